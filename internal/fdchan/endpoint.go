@@ -1,0 +1,262 @@
+package fdchan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/muxd/muxd/internal/fd"
+)
+
+// Limits of what an endpoint keeps for tickets that nobody has asked for yet. The call that names a ticket and
+// the packet with its fds travel on different sockets, so either can come first.
+const (
+	unclaimedMost = 64
+	unclaimedFor  = 10 * time.Second
+)
+
+// Delivery is descriptors that arrived under a ticket. Exactly one of Ack and Refuse must be called: the giver
+// keeps its copies until then.
+type Delivery struct {
+	FDs    []*fd.FD // owned by whoever took the delivery
+	ticket Ticket
+	ep     *Endpoint
+}
+
+// Ack tells the giver that the descriptors are safe.
+func (d *Delivery) Ack() error {
+	return d.ep.conn.Send(Packet{Type: Ack, Ticket: d.ticket})
+}
+
+// Refuse closes the descriptors and tells the giver why.
+func (d *Delivery) Refuse(why error) error {
+	fd.CloseAll(d.FDs)
+	return d.ep.refuse(d.ticket, why.Error())
+}
+
+// Endpoint gives and takes descriptors by ticket on one Conn. Deliveries that nobody takes are refused and closed
+// after a time, and die with the connection.
+type Endpoint struct {
+	conn *Conn
+	done chan struct{}
+	err  error // why done is closed
+
+	mu        sync.Mutex
+	unclaimed map[Ticket]*Delivery
+	expiry    map[Ticket]*time.Timer
+	takers    map[Ticket]chan *Delivery
+	givers    map[Ticket]chan error
+}
+
+// NewEndpoint takes ownership of c and starts to receive. Close ends it.
+func NewEndpoint(c *Conn) *Endpoint {
+	e := &Endpoint{
+		conn:      c,
+		done:      make(chan struct{}),
+		unclaimed: map[Ticket]*Delivery{},
+		expiry:    map[Ticket]*time.Timer{},
+		takers:    map[Ticket]chan *Delivery{},
+		givers:    map[Ticket]chan error{},
+	}
+	go e.receive()
+	return e
+}
+
+// Close closes the connection and every delivery that nobody took, and waits for the receiver to end.
+func (e *Endpoint) Close() error {
+	err := e.conn.Close()
+	<-e.done
+	return err
+}
+
+// Done is closed when the connection has ended.
+func (e *Endpoint) Done() <-chan struct{} { return e.done }
+
+// Give sends copies of fds under t and returns when the peer has acknowledged them. It does not take ownership.
+func (e *Endpoint) Give(ctx context.Context, t Ticket, fds ...int) error {
+	answer := make(chan error, 1)
+	e.mu.Lock()
+	if _, twice := e.givers[t]; twice {
+		e.mu.Unlock()
+		return fmt.Errorf("give descriptors: ticket %v is used twice", t)
+	}
+	e.givers[t] = answer
+	e.mu.Unlock()
+	defer func() {
+		e.mu.Lock()
+		delete(e.givers, t)
+		e.mu.Unlock()
+	}()
+	if err := e.conn.Send(Packet{Type: Give, Ticket: t}, fds...); err != nil {
+		return err
+	}
+	select {
+	case err := <-answer:
+		return err
+	case <-e.done:
+		return fmt.Errorf("give descriptors: %w", e.closedErr())
+	case <-ctx.Done():
+		return fmt.Errorf("give descriptors: no acknowledgement: %w", context.Cause(ctx))
+	}
+}
+
+// Take waits for the descriptors under t. A delivery of another number than n is refused. The descriptors are owned by
+// the caller, who must Ack or Refuse.
+func (e *Endpoint) Take(ctx context.Context, t Ticket, n int) (*Delivery, error) {
+	d, err := e.TakeAny(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	if len(d.FDs) != n {
+		err := fmt.Errorf("take descriptors: %d came, want %d", len(d.FDs), n)
+		d.Refuse(err)
+		return nil, err
+	}
+	return d, nil
+}
+
+// TakeAny is Take for a number of descriptors that is not known before.
+func (e *Endpoint) TakeAny(ctx context.Context, t Ticket) (*Delivery, error) {
+	d, err := e.take(ctx, t)
+	if err != nil {
+		return nil, fmt.Errorf("take descriptors: %w", err)
+	}
+	return d, nil
+}
+
+func (e *Endpoint) take(ctx context.Context, t Ticket) (*Delivery, error) {
+	e.mu.Lock()
+	if d, ok := e.unclaimed[t]; ok {
+		e.unclaim(t)
+		e.mu.Unlock()
+		return d, nil
+	}
+	if _, twice := e.takers[t]; twice {
+		e.mu.Unlock()
+		return nil, fmt.Errorf("ticket %v is used twice", t)
+	}
+	ch := make(chan *Delivery, 1)
+	e.takers[t] = ch
+	e.mu.Unlock()
+
+	var err error
+	select {
+	case d := <-ch:
+		return d, nil
+	case <-e.done:
+		err = e.closedErr()
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	e.mu.Lock()
+	delete(e.takers, t)
+	e.mu.Unlock()
+	select {
+	case d := <-ch: // it came in the same moment
+		return d, nil
+	default:
+		return nil, err
+	}
+}
+
+func (e *Endpoint) closedErr() error {
+	return fmt.Errorf("fd channel closed: %w", e.err)
+}
+
+// unclaim removes t from the unclaimed deliveries. e.mu is held.
+func (e *Endpoint) unclaim(t Ticket) {
+	delete(e.unclaimed, t)
+	e.expiry[t].Stop()
+	delete(e.expiry, t)
+}
+
+func (e *Endpoint) refuse(t Ticket, why string) error {
+	return e.conn.Send(Packet{Type: Refuse, Ticket: t, Payload: []byte(why[:min(len(why), MaxPayload)])})
+}
+
+func (e *Endpoint) receive() {
+	for {
+		p, fds, err := e.conn.Recv()
+		switch {
+		case errors.Is(err, ErrTruncated), errors.Is(err, ErrMalformed):
+			continue
+		case err != nil:
+			e.end(err)
+			return
+		}
+		if !e.dispatch(p, fds) {
+			fd.CloseAll(fds)
+		}
+	}
+}
+
+// dispatch says whether it has taken ownership of fds.
+func (e *Endpoint) dispatch(p Packet, fds []*fd.FD) bool {
+	switch p.Type {
+	case Give:
+		return e.deliver(&Delivery{FDs: fds, ticket: p.Ticket, ep: e})
+	case Ack:
+		e.answer(p.Ticket, nil)
+	case Refuse:
+		e.answer(p.Ticket, fmt.Errorf("the other side refused the descriptors: %s", p.Payload))
+	}
+	return false
+}
+
+func (e *Endpoint) deliver(d *Delivery) bool {
+	e.mu.Lock()
+	if ch, ok := e.takers[d.ticket]; ok {
+		delete(e.takers, d.ticket)
+		ch <- d
+		e.mu.Unlock()
+		return true
+	}
+	_, twice := e.unclaimed[d.ticket]
+	if twice || len(e.unclaimed) >= unclaimedMost {
+		e.mu.Unlock()
+		e.refuse(d.ticket, "nobody has asked for it, and too much is waiting")
+		return false
+	}
+	e.unclaimed[d.ticket] = d
+	e.expiry[d.ticket] = time.AfterFunc(unclaimedFor, func() { e.expire(d) })
+	e.mu.Unlock()
+	return true
+}
+
+func (e *Endpoint) expire(d *Delivery) {
+	e.mu.Lock()
+	if e.unclaimed[d.ticket] != d {
+		e.mu.Unlock()
+		return
+	}
+	e.unclaim(d.ticket)
+	e.mu.Unlock()
+	d.Refuse(errors.New("nobody has asked for it in time"))
+}
+
+func (e *Endpoint) answer(t Ticket, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if ch, ok := e.givers[t]; ok {
+		delete(e.givers, t)
+		ch <- err
+	}
+}
+
+func (e *Endpoint) end(err error) {
+	e.conn.Close()
+	e.mu.Lock()
+	e.err = err
+	left := e.unclaimed
+	e.unclaimed = map[Ticket]*Delivery{}
+	for _, t := range e.expiry {
+		t.Stop()
+	}
+	e.mu.Unlock()
+	for _, d := range left {
+		fd.CloseAll(d.FDs)
+	}
+	close(e.done)
+}
