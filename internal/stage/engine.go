@@ -1,0 +1,230 @@
+// Package stage reads streams for sinks such that a process killed at any moment neither loses nor doubles a byte.
+//
+// What a source gives is spliced into a stage, a pipe whose content only its reader can change. It is looked at
+// with tee(2), put out, and only then consumed; each step is recorded in memory that outlives the process (see
+// memory.go), so that a successor knows which step was the last. All sources of a process share one epoll set
+// of their own, outside Go's netpoller, and a few workers: an idle source costs a descriptor and a struct.
+package stage
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/muxd/muxd/internal/fd"
+)
+
+// Chunk is a piece of a stream.
+type Chunk struct {
+	Offset uint64 // of Data in the stream
+	Data   []byte // valid until Handler.Chunk returns
+	Time   time.Time
+	Last   bool // the stream has ended, and Data is empty
+	Again  bool // a killed predecessor had this chunk
+	Slot   Slot
+}
+
+// Handler is what a source's bytes go to. Its methods are called by one goroutine at a time, and in this order: Chunk any
+// number of times, Eof, Chunk once with Last set, and then Done. After an error of Chunk only Done is called.
+type Handler interface {
+	// Chunk puts a chunk out. It may block, and should return when the source is given up (Source.Done).
+	Chunk(c *Chunk) error
+	// Eof says that the stream has ended, after so many bytes.
+	Eof(bytes uint64)
+	// Done says that nothing more will be called: nil after the last chunk, or the error that ended the stream.
+	Done(bytes uint64, err error)
+}
+
+// Engine reads sources and hands their bytes to handlers.
+type Engine struct {
+	mem   *memory
+	ep    *fd.FD
+	wake  *fd.FD // eventfd that ends the epoll loop
+	null  *fd.FD
+	loop  sync.WaitGroup
+	extra sync.WaitGroup // workers
+
+	mu      sync.Mutex
+	sources []*Source // by slot; nil: free
+	free    []int     // freed slots below len(sources)
+	ready   []*Source
+	idle    *sync.Cond // workers wait here for ready sources
+	waiting int        // workers in idle.Wait
+	workers int
+	pairs   []*pair // stages without a worker
+	ids     []int   // free worker numbers
+	nextID  int
+	closed  bool
+	gen     int32
+}
+
+// permanent is how many workers stay when there is nothing to do. Up to workersMost are started while others are blocked
+// in handlers; beyond it, streams stay where they are, in their own pipe.
+func permanent() int { return min(runtime.GOMAXPROCS(0), 4) }
+
+const mostWorkers = 128
+
+// New makes an engine. Close ends it.
+func New() (*Engine, error) {
+	e := &Engine{}
+	e.idle = sync.NewCond(&e.mu)
+	var err error
+	if e.mem, err = newMemory(); err != nil {
+		return nil, err
+	}
+	fail := func(what string, err error) (*Engine, error) {
+		for _, p := range e.pairs {
+			p.close()
+		}
+		fd.CloseAll([]*fd.FD{e.ep, e.wake, e.null})
+		e.mem.close()
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	n, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return fail("make an epoll set", err)
+	}
+	e.ep = fd.New(n)
+	if n, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return fail("make an eventfd", err)
+	}
+	e.wake = fd.New(n)
+	// One pair is made ahead, so that streams flow, one after the other, even when descriptors have run out.
+	first, err := newPair()
+	if err != nil {
+		return fail("make a stage", err)
+	}
+	e.pairs = append(e.pairs, first)
+	if n, err = unix.Open("/dev/null", unix.O_WRONLY|unix.O_CLOEXEC, 0); err != nil {
+		return fail("open /dev/null", err)
+	}
+	e.null = fd.New(n)
+	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: -1}
+	if err := unix.EpollCtl(e.ep.Int(), unix.EPOLL_CTL_ADD, e.wake.Int(), &ev); err != nil {
+		return fail("watch the eventfd", err)
+	}
+	e.loop.Add(1)
+	go e.poll()
+	return e, nil
+}
+
+// Close gives up every source and waits for the workers. Handlers that are blocked must return by then.
+func (e *Engine) Close() error {
+	e.mu.Lock()
+	e.closed = true
+	sources := append([]*Source(nil), e.sources...)
+	e.idle.Broadcast()
+	e.mu.Unlock()
+	for _, s := range sources {
+		if s != nil {
+			s.giveUp()
+		}
+	}
+	unix.Write(e.wake.Int(), []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	e.loop.Wait()
+	e.extra.Wait()
+	for _, s := range sources {
+		if s != nil {
+			s.src.Close()
+		}
+	}
+	for _, p := range e.pairs {
+		p.close()
+	}
+	fd.CloseAll([]*fd.FD{e.ep, e.wake, e.null})
+	return e.mem.close()
+}
+
+// ErrTooMany says that the engine has no room for another source.
+var ErrTooMany = fmt.Errorf("%d streams are open, and no more fit: %w", slotsMost, unix.ENOSPC)
+
+// Add takes ownership of src, a pipe's read end or a PTY master, on which it sets O_NONBLOCK, and begins to read it.
+func (e *Engine) Add(src *fd.FD, h Handler) (*Source, error) {
+	if err := unix.SetNonblock(src.Int(), true); err != nil {
+		src.Close()
+		return nil, fmt.Errorf("set O_NONBLOCK on a stream: %w", err)
+	}
+	s := &Source{eng: e, src: src, h: h, done: make(chan struct{}), pipeSize: capacity(src.Int())}
+	_, err := unix.FcntlInt(uintptr(src.Int()), unix.F_GETPIPE_SZ, 0)
+	if s.pty = err != nil; s.pty {
+		s.lone = ptyLone
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.closed:
+		src.Close()
+		return nil, errors.New("the engine is closed")
+	case len(e.free) > 0:
+		s.k = e.free[len(e.free)-1]
+		e.free = e.free[:len(e.free)-1]
+		e.sources[s.k] = s
+	case len(e.sources) == slotsMost:
+		src.Close()
+		return nil, ErrTooMany
+	default:
+		s.k = len(e.sources)
+		e.sources = append(e.sources, s)
+	}
+	s.slot = e.mem.slot(s.k)
+	e.gen++
+	s.gen = e.gen
+	s.state = armed
+	ev := s.event()
+	if err := unix.EpollCtl(e.ep.Int(), unix.EPOLL_CTL_ADD, src.Int(), &ev); err != nil {
+		e.sources[s.k] = nil
+		e.free = append(e.free, s.k)
+		src.Close()
+		return nil, fmt.Errorf("watch a stream: %w", err)
+	}
+	return s, nil
+}
+
+// poll is the epoll loop: it moves sources that have something to the ready list. It blocks in epoll_wait(2) on a thread of
+// its own: Go's netpoller would wake the process for every write of a child even while nobody waits for it.
+func (e *Engine) poll() {
+	defer e.loop.Done()
+	events := make([]unix.EpollEvent, 64)
+	for {
+		n, err := unix.EpollWait(e.ep.Int(), events, -1)
+		if err != nil && err != unix.EINTR {
+			panic(fmt.Sprintf("epoll_wait: %v", err)) // only a closed descriptor can do that
+		}
+		e.mu.Lock()
+		if e.closed {
+			e.mu.Unlock()
+			return
+		}
+		for _, ev := range events[:max(n, 0)] {
+			if ev.Fd < 0 {
+				continue
+			}
+			// A source that was forgotten since has another generation in its slot, or none.
+			if s := e.sources[ev.Fd]; s != nil && s.gen == ev.Pad && s.state == armed {
+				e.queue(s)
+			}
+		}
+		e.mu.Unlock()
+	}
+}
+
+// queue makes s ready, and finds or starts a worker for it. e.mu is held.
+func (e *Engine) queue(s *Source) {
+	if e.closed {
+		return
+	}
+	s.state = queued
+	e.ready = append(e.ready, s)
+	switch {
+	case e.waiting >= len(e.ready):
+		e.idle.Signal()
+	case e.workers < mostWorkers:
+		e.workers++
+		e.extra.Add(1)
+		go e.work()
+	}
+}

@@ -1,0 +1,195 @@
+package stage
+
+import (
+	"fmt"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/muxd/muxd/internal/fd"
+)
+
+// The state memory is a memfd that outlives the process which writes it: a page of worker bindings, then a slot for
+// each source. It is sparse: what is not touched costs nothing.
+//
+//	page 0        binding of worker i at 8*i: slot number + 1 of the source whose bytes are in its stage, or 0
+//	slot k at     memHeader + k*slotSize:
+//	  0           word (below)
+//	  8, 16       bytes of the stream that are committed; the word says which of the two counts
+//	  24          the chunk's time, Unix nanoseconds
+//	  32          intent: length<<1 | which of the two intent areas
+//	  40, 48      length of each state area; the word says which counts
+//	  1024, 2048  intent areas
+//	  4096, …     state areas
+//
+// The word changes with one atomic store from step to step, so a process killed between any two of them leaves
+// a record of the last one. Its bits: 0-1 phase, 2 which committed count, 3 which state area, 4 the chunk is the
+// last one, 5 the state area was written anew for this chunk, 32-63 the chunk's length.
+const (
+	memHeader  = 4096
+	slotSize   = 64 << 10
+	slotsMost  = 32 << 10
+	intentMost = 1 << 10
+	stateMost  = 24 << 10
+
+	atCommitted = 8
+	atTime      = 24
+	atIntent    = 32
+	atStateLen  = 40
+	atIntents   = 1024
+	atStates    = 4096
+
+	workersMost = memHeader / 8
+)
+
+// Phases of a chunk, in their order.
+const (
+	phaseIdle    = 0 // no chunk; what is in the stage has not been looked at
+	phaseTaken   = 1 // the sink has the chunk, or is about to
+	phaseWritten = 2 // the sink has put it out; the stage is being consumed
+	phaseEnded   = 3 // the last chunk is put out
+)
+
+const (
+	phaseMask    = 3
+	bitCommitted = 1 << 2
+	bitState     = 1 << 3
+	bitLast      = 1 << 4
+	bitNewState  = 1 << 5
+)
+
+// memory is the mapped state memory.
+type memory struct {
+	file *fd.FD
+	base []byte
+}
+
+// newMemory makes a state memory. The mapping is address space only, until it is touched.
+func newMemory() (*memory, error) {
+	n, err := unix.MemfdCreate("muxd-state", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make state memory: %w", err)
+	}
+	f := fd.New(n)
+	const size = memHeader + slotsMost*slotSize
+	if err := unix.Ftruncate(n, size); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("size state memory: %w", err)
+	}
+	base, err := unix.Mmap(n, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("map state memory: %w", err)
+	}
+	return &memory{file: f, base: base}, nil
+}
+
+func (m *memory) close() error {
+	m.file.Close()
+	return unix.Munmap(m.base)
+}
+
+// bind records that worker w's stage belongs to the source in slot k; k < 0: to none.
+func (m *memory) bind(w, k int) { atomic.StoreUint64(word(m.base, 8*w), uint64(k+1)) }
+
+func word(b []byte, at int) *uint64 { return (*uint64)(unsafe.Pointer(&b[at])) }
+
+// Slot is one source's part of the state memory.
+type Slot struct{ b []byte }
+
+func (m *memory) slot(k int) Slot {
+	at := memHeader + k*slotSize
+	return Slot{m.base[at : at+slotSize]}
+}
+
+// clear makes the slot new, and gives its pages back.
+func (m *memory) clear(k int) {
+	at := int64(memHeader + k*slotSize)
+	unix.Fallocate(m.file.Int(), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, at, slotSize)
+}
+
+func (s Slot) load() uint64   { return atomic.LoadUint64(word(s.b, 0)) }
+func (s Slot) store(w uint64) { atomic.StoreUint64(word(s.b, 0), w) }
+
+// bit is 0 or 1, as b is set in w.
+func bit(w, b uint64) int {
+	if w&b != 0 {
+		return 1
+	}
+	return 0
+}
+
+// Committed is how many bytes of the stream have been put out for good.
+func (s Slot) Committed() uint64 {
+	return atomic.LoadUint64(word(s.b, atCommitted+8*bit(s.load(), bitCommitted)))
+}
+
+// take records a chunk of n bytes, before the sink sees it.
+func (s Slot) take(n int, last bool, nanos int64) {
+	atomic.StoreUint64(word(s.b, atTime), uint64(nanos))
+	atomic.StoreUint64(word(s.b, atIntent), 0)
+	w := s.load()&(bitCommitted|bitState) | phaseTaken | uint64(n)<<32
+	if last {
+		w |= bitLast
+	}
+	s.store(w)
+}
+
+// written records that the sink has put the chunk out.
+func (s Slot) written() {
+	s.store(s.load()&^phaseMask | phaseWritten)
+}
+
+// commit ends the chunk: its bytes count, and the state that came with it does.
+func (s Slot) commit() {
+	w := s.load()
+	next := w & (bitCommitted | bitState)
+	now := atomic.LoadUint64(word(s.b, atCommitted+8*bit(w, bitCommitted)))
+	next ^= bitCommitted
+	atomic.StoreUint64(word(s.b, atCommitted+8*bit(next, bitCommitted)), now+w>>32)
+	if w&bitNewState != 0 {
+		next ^= bitState
+	}
+	if w&bitLast != 0 {
+		next |= phaseEnded
+	}
+	s.store(next)
+}
+
+// Intent is what SetIntent recorded last for the chunk; nil where it did not.
+func (s Slot) Intent() []byte {
+	v := atomic.LoadUint64(word(s.b, atIntent))
+	if v == 0 {
+		return nil
+	}
+	at := atIntents + intentMost*int(v&1)
+	return s.b[at : at+int(v>>1)]
+}
+
+// SetIntent records b for the chunk that is taken, in one step.
+func (s Slot) SetIntent(b []byte) {
+	which := 1 - atomic.LoadUint64(word(s.b, atIntent))&1
+	copy(s.b[atIntents+intentMost*int(which):], b[:min(len(b), intentMost)])
+	atomic.StoreUint64(word(s.b, atIntent), uint64(len(b))<<1|which)
+}
+
+// State is the state as of the last commit.
+func (s Slot) State() []byte {
+	which := bit(s.load(), bitState)
+	n := atomic.LoadUint64(word(s.b, atStateLen+8*which))
+	if n == 0 {
+		return nil
+	}
+	at := atStates + stateMost*which
+	return s.b[at : at+int(n)]
+}
+
+// SetState records b, to count from the commit of the chunk that is taken.
+func (s Slot) SetState(b []byte) {
+	w := s.load()
+	which := 1 - bit(w, bitState)
+	n := copy(s.b[atStates+stateMost*which:atStates+stateMost*(which+1)], b)
+	atomic.StoreUint64(word(s.b, atStateLen+8*which), uint64(n))
+	s.store(w | bitNewState)
+}

@@ -1,0 +1,164 @@
+package stage
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/muxd/muxd/internal/fd"
+)
+
+// Sizes of stage and scratch, and of a busy source's pipe. 1 MiB is fs.pipe-max-size as the kernel has it by
+// default; an ordinary user has 64 MiB of pipes in all (fs.pipe-user-pages-soft), after which F_SETPIPE_SZ is EPERM and
+// new pipes have two pages (pipe(7)).
+const (
+	pipeSmall = 64 << 10
+	pipeBig   = 1 << 20
+)
+
+// pair is a stage and a scratch of equal size. What a source gives goes into the stage, and stays there until it
+// is put out; the scratch is where it is looked at.
+type pair struct {
+	stageR, stageW     *fd.FD
+	scratchR, scratchW *fd.FD
+	size               int // capacity of each, bytes
+	buf                []byte
+}
+
+func newPair() (*pair, error) {
+	p := &pair{}
+	var err error
+	if p.stageR, p.stageW, err = fd.Pipe(); err != nil {
+		return nil, err
+	}
+	if p.scratchR, p.scratchW, err = fd.Pipe(); err != nil {
+		p.close()
+		return nil, err
+	}
+	p.size = min(capacity(p.stageR.Int()), capacity(p.scratchR.Int()))
+	return p, nil
+}
+
+func (p *pair) close() {
+	fd.CloseAll([]*fd.FD{p.stageR, p.stageW, p.scratchR, p.scratchW})
+}
+
+// grow makes the pair big, as far as the kernel allows.
+func (p *pair) grow() {
+	if p.size >= pipeBig {
+		return
+	}
+	// The scratch first: a scratch that is larger than its stage does no harm.
+	if n := resize(p.scratchR.Int(), pipeBig); n < pipeBig {
+		return
+	}
+	if n := resize(p.stageR.Int(), pipeBig); n < pipeBig {
+		resize(p.scratchR.Int(), p.size)
+		return
+	}
+	p.size = pipeBig
+}
+
+// buffer is memory for what the scratch can hold, made when it is first needed.
+func (p *pair) buffer() []byte {
+	if len(p.buf) < p.size {
+		p.buf = make([]byte, p.size)
+	}
+	return p.buf
+}
+
+// fill moves at most n bytes from src into the empty stage. It does not block: EAGAIN where there is nothing. 0 is
+// the source's end.
+func (p *pair) fill(src, n int) (int, error) {
+	for {
+		k, err := unix.Splice(src, nil, p.stageW.Int(), nil, n, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+		if err == unix.EINTR {
+			continue
+		}
+		return int(k), err
+	}
+}
+
+// copyIn is fill for a source that cannot be spliced from: a terminal on kernels from 5.10 to 6.4, which had lost
+// splice_read for ttys. A process killed between its read and its write loses what it read.
+func (p *pair) copyIn(src, n int) (int, error) {
+	for {
+		k, err := unix.Read(src, p.buffer()[:min(n, p.size)])
+		if err == unix.EINTR {
+			continue
+		}
+		if k <= 0 || err != nil {
+			return 0, err
+		}
+		if _, err := unix.Write(p.stageW.Int(), p.buf[:k]); err != nil { // the stage is empty: it takes all
+			return 0, fmt.Errorf("fill the stage: %w", err)
+		}
+		return k, nil
+	}
+}
+
+// look returns the first bytes of the stage, at most n, without consuming them. They are valid until the next look.
+func (p *pair) look(n int) ([]byte, error) {
+	p.buffer()
+	var k int64
+	for {
+		var err error
+		k, err = unix.Tee(p.stageR.Int(), p.scratchW.Int(), n, unix.SPLICE_F_NONBLOCK)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look into the stage: %w", err)
+		}
+		break
+	}
+	for got := 0; got < int(k); {
+		r, err := unix.Read(p.scratchR.Int(), p.buf[got:k])
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return nil, fmt.Errorf("read the scratch: %w", err)
+		case r == 0:
+			return nil, fmt.Errorf("read the scratch: %w", io.ErrUnexpectedEOF)
+		default:
+			got += r
+		}
+	}
+	return p.buf[:k], nil
+}
+
+// consume takes n bytes out of the stage.
+func (p *pair) consume(n int, null int) error {
+	for n > 0 {
+		k, err := unix.Splice(p.stageR.Int(), nil, null, nil, n, unix.SPLICE_F_MOVE)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return fmt.Errorf("consume the stage: %w", err)
+		case k == 0:
+			return fmt.Errorf("consume the stage: %w", io.ErrUnexpectedEOF)
+		default:
+			n -= int(k)
+		}
+	}
+	return nil
+}
+
+// capacity is the size of the pipe that n is an end of.
+func capacity(n int) int {
+	k, err := unix.FcntlInt(uintptr(n), unix.F_GETPIPE_SZ, 0)
+	if err != nil {
+		return pipeSmall
+	}
+	return k
+}
+
+// resize asks for a capacity and returns what the pipe has afterwards.
+func resize(n, size int) int {
+	if k, err := unix.FcntlInt(uintptr(n), unix.F_SETPIPE_SZ, size); err == nil {
+		return k
+	}
+	return capacity(n)
+}

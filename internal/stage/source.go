@@ -1,0 +1,126 @@
+package stage
+
+import (
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/muxd/muxd/internal/fd"
+)
+
+// A source is in one of these states:
+//
+//	armed    in the epoll set; poll moves it to queued when there is something to read
+//	queued   in the ready list; a worker moves it to running
+//	running  with a worker, which moves it to armed (nothing left), queued (its turn is over) or ended
+//	ended    the handler's Done has been called, or is about to be
+const (
+	armed = iota
+	queued
+	running
+	ended
+)
+
+// Source is a stream that the engine reads.
+type Source struct {
+	eng  *Engine
+	src  *fd.FD
+	h    Handler
+	slot Slot
+	k    int   // slot number
+	gen  int32 // tells it from an earlier source of the same slot
+	pty  bool
+	lone int // a read of fewer bytes is not waited after
+	done chan struct{}
+
+	state int         // of the state machine above; eng.mu
+	cut   atomic.Bool // EAGAIN is the end
+	quit  atomic.Bool // given up: done is closed
+
+	// The worker's that has it.
+	chunk    Chunk
+	pipeSize int
+	noSplice bool
+	noGrow   bool
+}
+
+func (s *Source) event() unix.EpollEvent {
+	return unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT, Fd: int32(s.k), Pad: s.gen}
+}
+
+// Committed is how many bytes of the stream the handler has put out.
+func (s *Source) Committed() uint64 { return s.slot.Committed() }
+
+// Done is closed when the source is given up: a handler that blocks should return then.
+func (s *Source) Done() <-chan struct{} { return s.done }
+
+// Cut ends the stream as soon as nothing can be read from it without waiting, whoever may still write to it.
+func (s *Source) Cut() {
+	s.cut.Store(true)
+	s.eng.mu.Lock()
+	defer s.eng.mu.Unlock()
+	if s.state == armed && !s.eng.closed {
+		s.eng.queue(s)
+	}
+}
+
+func (s *Source) isCut() bool { return s.cut.Load() }
+
+// GiveUp closes Done, and ends the stream like Cut. What a handler does not put out is lost then.
+func (s *Source) GiveUp() {
+	s.giveUp()
+	s.Cut()
+}
+
+func (s *Source) giveUp() {
+	if s.quit.CompareAndSwap(false, true) {
+		close(s.done)
+	}
+}
+
+// Forget closes the stream and frees its slot. It may be called after Handler.Done only.
+func (s *Source) Forget() {
+	e := s.eng
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed || e.sources[s.k] != s {
+		return
+	}
+	s.src.Close()
+	e.mem.clear(s.k)
+	e.sources[s.k] = nil
+	e.free = append(e.free, s.k)
+}
+
+// rearm waits for the source again. It says false where the source was cut meanwhile.
+func (s *Source) rearm() bool {
+	e := s.eng
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if s.cut.Load() {
+		return false
+	}
+	s.state = armed
+	ev := s.event()
+	unix.EpollCtl(e.ep.Int(), unix.EPOLL_CTL_MOD, s.src.Int(), &ev)
+	return true
+}
+
+// again puts the source at the end of the ready list.
+func (s *Source) again() {
+	s.eng.mu.Lock()
+	defer s.eng.mu.Unlock()
+	s.eng.queue(s)
+}
+
+// finish ends the source: its far end stays open, so that its writers do not get EPIPE, until Forget.
+func (s *Source) finish(err error) {
+	e := s.eng
+	e.mu.Lock()
+	s.state = ended
+	if !e.closed {
+		unix.EpollCtl(e.ep.Int(), unix.EPOLL_CTL_DEL, s.src.Int(), nil)
+	}
+	e.mu.Unlock()
+	s.h.Done(s.slot.Committed(), err)
+}
