@@ -1,0 +1,250 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"syscall"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/muxd/muxd/core/keeper/keeperpb"
+	"github.com/muxd/muxd/internal/fd"
+	"github.com/muxd/muxd/internal/fdchan"
+)
+
+// Client is the agent's half of the keeper channel. Its methods may be called from several goroutines. Each blocks
+// until the keeper has answered, ctx is done, or the channel has closed; a call that ends by ctx may have
+// had its effect all the same, and can be repeated (Spawn and Watch know their key again).
+//
+// The keeper forwards SIGTERM, SIGINT and SIGHUP to the agent from its first request on, and keeps those that come
+// before: so install the agent's signal handlers before the first call.
+type Client struct {
+	conn   *fdchan.Conn
+	onExit func(*keeperpb.Process)
+	done   chan struct{}
+
+	mu      sync.Mutex
+	last    uint64
+	waiting map[uint64]chan answer
+	err     error // why done is closed
+}
+
+// answer is a reply and its descriptors, which are owned by whoever takes it.
+type answer struct {
+	reply *keeperpb.Reply
+	fds   []*fd.FD
+}
+
+// Connect takes ownership of channel, whatever happens, and starts to receive. onExit is called for every process that
+// exits, in order, from the receiving goroutine: it must not block, and must not call the Client. The
+// reply to a Spawn always comes before the exit of its process.
+func Connect(channel *fd.FD, onExit func(*keeperpb.Process)) (*Client, error) {
+	conn, _, err := newChannel(channel)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{conn: conn, onExit: onExit, done: make(chan struct{}), waiting: map[uint64]chan answer{}}
+	go c.receive()
+	return c, nil
+}
+
+// Close closes the channel and waits for the receiver to end. The keeper takes that for the agent's death.
+func (c *Client) Close() error {
+	err := c.conn.Close()
+	<-c.done
+	return err
+}
+
+// Done is closed when the channel has ended: the keeper is gone, or Close was called.
+func (c *Client) Done() <-chan struct{} { return c.done }
+
+// Spawn starts a process. fds are the child's descriptors, one for each of s.Fds, and then one for each of s.Hold;
+// it does not take ownership of them. A key that the keeper knows already returns the first spawn's process.
+func (c *Client) Spawn(ctx context.Context, s *keeperpb.Spawn, fds []int) (*keeperpb.Process, error) {
+	if len(fds) != len(s.GetFds())+len(s.GetHold()) {
+		return nil, fmt.Errorf("spawn %s: %d descriptors for %d numbers and %d names", s.GetKey(), len(fds), len(s.GetFds()), len(s.GetHold()))
+	}
+	r, err := c.call(ctx, &keeperpb.Request{What: &keeperpb.Request_Spawn{Spawn: s}}, fds...)
+	return r.GetProcess(), err
+}
+
+// Signal sends sig to the process of that key, or to its group. ESRCH where there is none any more.
+func (c *Client) Signal(ctx context.Context, key string, sig syscall.Signal, group bool) error {
+	_, err := c.call(ctx, &keeperpb.Request{What: &keeperpb.Request_Signal{
+		Signal: &keeperpb.Signal{Key: key, Signal: uint32(sig), Group: group}}})
+	return err
+}
+
+// Hold gives the keeper a copy of descriptor n under name, in place of what it held there. It does not take ownership
+// of n; the copy is safe when Hold returns nil.
+func (c *Client) Hold(ctx context.Context, name string, note []byte, n int) error {
+	_, err := c.call(ctx, &keeperpb.Request{What: &keeperpb.Request_Hold{Hold: &keeperpb.Hold{Name: name, Note: note}}}, n)
+	return err
+}
+
+// Fetch returns a copy of the descriptor under name, owned by the caller. ENOENT where there is none.
+func (c *Client) Fetch(ctx context.Context, name string) (*fd.FD, error) {
+	a, err := c.ask(ctx, &keeperpb.Request{What: &keeperpb.Request_Fetch{Fetch: &keeperpb.Fetch{Name: name}}})
+	if err != nil {
+		return nil, err
+	}
+	if err := replyError(a.reply); err != nil {
+		fd.CloseAll(a.fds)
+		return nil, err
+	}
+	if len(a.fds) != 1 {
+		fd.CloseAll(a.fds)
+		return nil, fmt.Errorf("fetch %s from the keeper: it answered with %d descriptors", name, len(a.fds))
+	}
+	return a.fds[0], nil
+}
+
+// Drop closes the keeper's descriptor under name, or with prefix those of all names that begin with it. A name that
+// is not there is no error.
+func (c *Client) Drop(ctx context.Context, name string, prefix bool) error {
+	_, err := c.call(ctx, &keeperpb.Request{What: &keeperpb.Request_Drop{Drop: &keeperpb.Drop{Name: name, Prefix: prefix}}})
+	return err
+}
+
+// List returns what the keeper holds and all processes that are not forgotten, each sorted by name or key.
+func (c *Client) List(ctx context.Context) ([]*keeperpb.Held, []*keeperpb.Process, error) {
+	r, err := c.call(ctx, &keeperpb.Request{What: &keeperpb.Request_List{List: &keeperpb.List{}}})
+	return r.GetHeld(), r.GetProcesses(), err
+}
+
+// Forget removes the record of an exited process; EBUSY while it runs. A key that is not there is no error.
+func (c *Client) Forget(ctx context.Context, key string) error {
+	_, err := c.call(ctx, &keeperpb.Request{What: &keeperpb.Request_Forget{Forget: &keeperpb.Forget{Key: key}}})
+	return err
+}
+
+// Watch gives the keeper a copy of pidfd, of a process pid that somebody else started, so that its exit is told as any
+// other's. It does not take ownership of pidfd.
+func (c *Client) Watch(ctx context.Context, key string, pid int, note []byte, pidfd int) (*keeperpb.Process, error) {
+	r, err := c.call(ctx, &keeperpb.Request{What: &keeperpb.Request_Watch{
+		Watch: &keeperpb.Watch{Key: key, Pid: int32(pid), Note: note}}}, pidfd)
+	return r.GetProcess(), err
+}
+
+// Stop ends the keeper and whatever processes it still has, by SIGKILL, and returns when the channel has closed. The
+// agent should exit then: the keeper waits for it a moment, and kills it.
+func (c *Client) Stop(ctx context.Context) error {
+	b, err := proto.Marshal(wrap(&keeperpb.Request{What: &keeperpb.Request_Stop{Stop: &keeperpb.Stop{}}}))
+	if err != nil {
+		return err
+	}
+	if err := send(c.conn, b); err != nil {
+		return fmt.Errorf("stop the keeper: %w", err)
+	}
+	select {
+	case <-c.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("stop the keeper: %w", context.Cause(ctx))
+	}
+}
+
+func wrap(r *keeperpb.Request) *keeperpb.Message {
+	return &keeperpb.Message{What: &keeperpb.Message_Request{Request: r}}
+}
+
+// call asks for something whose answer has no descriptors.
+func (c *Client) call(ctx context.Context, r *keeperpb.Request, fds ...int) (*keeperpb.Reply, error) {
+	a, err := c.ask(ctx, r, fds...)
+	if err != nil {
+		return nil, err
+	}
+	fd.CloseAll(a.fds)
+	if err := replyError(a.reply); err != nil {
+		return nil, err
+	}
+	return a.reply, nil
+}
+
+// ask sends r and waits for the answer, whose descriptors are owned by the caller.
+func (c *Client) ask(ctx context.Context, r *keeperpb.Request, fds ...int) (answer, error) {
+	if len(fds) > maxRequestFDs {
+		return answer{}, &Error{Errno: syscall.E2BIG,
+			Text: fmt.Sprintf("%d descriptors in one request to the keeper, the most is %d", len(fds), maxRequestFDs)}
+	}
+	ch := make(chan answer, 1)
+	c.mu.Lock()
+	c.last++
+	r.Id = c.last
+	c.waiting[r.Id] = ch
+	c.mu.Unlock()
+	defer c.abandon(r.Id, ch)
+
+	b, err := proto.Marshal(wrap(r))
+	if err != nil {
+		return answer{}, fmt.Errorf("ask the keeper: %w", err)
+	}
+	if err := send(c.conn, b, fds...); err != nil {
+		return answer{}, fmt.Errorf("ask the keeper: %w", err)
+	}
+	select {
+	case a := <-ch:
+		return a, nil
+	case <-c.done:
+	case <-ctx.Done():
+		return answer{}, fmt.Errorf("wait for the keeper: %w", context.Cause(ctx))
+	}
+	select {
+	case a := <-ch: // it came just before the end
+		return a, nil
+	default:
+		return answer{}, fmt.Errorf("the keeper is gone: %w", c.err)
+	}
+}
+
+// abandon closes the descriptors of an answer that nobody took.
+func (c *Client) abandon(id uint64, ch chan answer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.waiting, id)
+	select {
+	case a := <-ch:
+		fd.CloseAll(a.fds)
+	default:
+	}
+}
+
+func (c *Client) receive() {
+	defer close(c.done)
+	for {
+		m, fds, err := receive(c.conn)
+		switch {
+		case errors.Is(err, fdchan.ErrTruncated), errors.Is(err, fdchan.ErrMalformed):
+			continue // whoever waits for it is told by its context
+		case err != nil:
+			c.conn.Close()
+			c.err = err
+			return
+		}
+		if !c.dispatch(m, fds) {
+			fd.CloseAll(fds)
+		}
+	}
+}
+
+// dispatch says whether it has taken ownership of fds.
+func (c *Client) dispatch(m *keeperpb.Message, fds []*fd.FD) bool {
+	if e := m.GetExit(); e != nil {
+		if c.onExit != nil {
+			c.onExit(e.GetProcess())
+		}
+		return false
+	}
+	r := m.GetReply()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ch, ok := c.waiting[r.GetId()]
+	if !ok {
+		return false
+	}
+	delete(c.waiting, r.GetId())
+	ch <- answer{reply: r, fds: fds}
+	return true
+}

@@ -1,0 +1,107 @@
+package keeper
+
+import (
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/muxd/muxd/core/keeper/keeperpb"
+	"github.com/muxd/muxd/internal/fd"
+)
+
+// held is a descriptor that the keeper owns under a name.
+type held struct {
+	fd   *fd.FD
+	note []byte
+}
+
+// reserve is how many descriptors the keeper never gives to anybody: for the next request's own, for a fork's pipe, for
+// the next agent's channel.
+const reserve = 64
+
+// room refuses when fds reach into the reserve. A descriptor is always the lowest free number (open(2)), so one whose number is n
+// says that n others are open.
+func room(fds ...*fd.FD) *Error {
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
+		return fail(err.(syscall.Errno), "get RLIMIT_NOFILE")
+	}
+	for _, f := range fds {
+		if uint64(f.Int())+reserve >= lim.Cur {
+			return fail(syscall.EMFILE, "muxd's keeper may have %d descriptors open (RLIMIT_NOFILE) and keeps %d in reserve: "+
+				"raise the limit of muxd (ulimit -n, or LimitNOFILE= in its systemd unit), or end something", lim.Cur, reserve)
+		}
+	}
+	return nil
+}
+
+// hold takes fds[0]. k.mu is held, here and below.
+func (k *keeper) hold(h *keeperpb.Hold, fds []*fd.FD) *Error {
+	if len(fds) != 1 {
+		return fail(syscall.EINVAL, "hold %s: %d descriptors came, want 1", h.GetName(), len(fds))
+	}
+	if h.GetName() == "" {
+		return fail(syscall.EINVAL, "hold a descriptor without a name")
+	}
+	if err := room(fds...); err != nil {
+		return err
+	}
+	k.keep(h.GetName(), h.GetNote(), fds[0])
+	fds[0] = nil
+	return nil
+}
+
+// keep takes ownership of f, and closes what had the name before.
+func (k *keeper) keep(name string, note []byte, f *fd.FD) {
+	if old := k.held[name]; old != nil {
+		old.fd.Close()
+	}
+	k.held[name] = &held{fd: f, note: note}
+}
+
+// fetch returns a copy, owned by the caller.
+func (k *keeper) fetch(name string) ([]*fd.FD, *Error) {
+	h := k.held[name]
+	if h == nil {
+		return nil, fail(syscall.ENOENT, "the keeper holds no descriptor named %s", name)
+	}
+	n, err := unix.FcntlInt(uintptr(h.fd.Int()), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, fail(err.(syscall.Errno), "copy descriptor %s", name)
+	}
+	f := fd.New(n)
+	if err := room(f); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return []*fd.FD{f}, nil
+}
+
+// drop closes what is held under name, or under all names with that prefix.
+func (k *keeper) drop(name string, prefix bool) {
+	for n, h := range k.held {
+		if n == name || prefix && strings.HasPrefix(n, name) {
+			h.fd.Close()
+			delete(k.held, n)
+		}
+	}
+}
+
+// holdings returns what is held, sorted by name.
+func (k *keeper) holdings() []*keeperpb.Held {
+	out := make([]*keeperpb.Held, 0, len(k.held))
+	for name, h := range k.held {
+		out = append(out, &keeperpb.Held{Name: name, Note: h.note})
+	}
+	slices.SortFunc(out, func(a, b *keeperpb.Held) int { return strings.Compare(a.GetName(), b.GetName()) })
+	return out
+}
+
+// empty says whether the keeper keeps nothing for anybody.
+func (k *keeper) empty() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.procs) == 0 && len(k.held) == 0
+}

@@ -1,0 +1,79 @@
+package keeper
+
+import (
+	"bufio"
+	"fmt"
+	"math"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// closeInherited marks every descriptor above 2 close-on-exec, so that what the keeper's own parent left open reaches
+// no child. CLOSE_RANGE_CLOEXEC is of Linux 5.11 (close_range(2)).
+func closeInherited() error {
+	if unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC) == nil {
+		return nil
+	}
+	dir, err := os.Open("/proc/self/fd")
+	if err != nil {
+		return fmt.Errorf("list inherited descriptors: %w", err)
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return fmt.Errorf("list inherited descriptors: %w", err)
+	}
+	for _, name := range names {
+		if n, err := strconv.Atoi(name); err == nil && n > 2 {
+			unix.CloseOnExec(n)
+		}
+	}
+	return nil
+}
+
+// takeIgnored takes the signals that the keeper was started with ignored (nohup(1), a shell's background job, a
+// supervisor), and drops them. An ignored signal stays ignored over execve(2), but one that os/signal handles is set
+// back to its default in a forked child by the Go runtime, and that is what a child shall have. To the keeper
+// itself they mean as little as before. SIGHUP, SIGINT and SIGTERM are handled besides, ignored or not.
+func takeIgnored() error {
+	ignored, err := ignoredSignals()
+	if err != nil {
+		return fmt.Errorf("find the ignored signals: %w", err)
+	}
+	if len(ignored) > 0 { // Notify of no signal would be of all
+		signal.Notify(make(chan os.Signal, 1), ignored...)
+	}
+	return nil
+}
+
+func ignoredSignals() ([]os.Signal, error) {
+	f, err := os.Open("/proc/self/status")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		hex, ok := strings.CutPrefix(lines.Text(), "SigIgn:")
+		if !ok {
+			continue
+		}
+		mask, err := strconv.ParseUint(strings.TrimSpace(hex), 16, 64)
+		if err != nil {
+			return nil, err
+		}
+		var out []os.Signal
+		for n := 1; n <= 64; n++ {
+			if mask&(1<<(n-1)) != 0 {
+				out = append(out, syscall.Signal(n))
+			}
+		}
+		return out, nil
+	}
+	return nil, fmt.Errorf("/proc/self/status has no SigIgn: %w", lines.Err())
+}

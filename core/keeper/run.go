@@ -1,0 +1,173 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/muxd/muxd/internal/fd"
+)
+
+// Options is what a keeper needs to know.
+type Options struct {
+	RuntimeDir string   // made with mode 0700 where it does not exist
+	Agent      []string // the agent's argv; the first is the executable
+	Env        []string // the agent's environment; nil: the keeper's own
+	Stderr     *os.File // for the keeper's own words, and the agent's stdout and stderr; Run does not take ownership; nil: os.Stderr
+	Version    string   // what the agent finds in MUXD_KEEPER_VERSION
+}
+
+// Exit statuses of Run, and of an agent.
+const (
+	// ExitFailed is Run's when it could not start, or could not end in good order.
+	ExitFailed = 1
+	// ExitConfig is an agent's that cannot start because of its configuration (EX_CONFIG, sysexits.h), and has said so. The
+	// keeper does not start it again, unless it keeps something for an earlier one.
+	ExitConfig = 78
+)
+
+// keeper is the state of Run. Its goroutines: Run's own, which minds the agent; the reaper; the spawner's thread; two of
+// the session, to receive and to send; one for all watches.
+type keeper struct {
+	stderr    *fd.FD
+	dir       *runtimeDir
+	listeners [2]*fd.FD // control.sock, fd.sock
+	spawner   *spawner
+	signals   chan os.Signal // SIGTERM, SIGINT, SIGHUP
+	children  chan os.Signal // SIGCHLD
+	cleanup   []func()       // undoes what newKeeper did, the last first
+
+	serving chan struct{} // an agent has sent its first request
+	stop    chan struct{} // the agent has asked for the end
+	reaped  chan struct{} // a process was reaped
+
+	mu       sync.Mutex
+	agent    agent
+	session  *session // with the agent; nil where there is none
+	procs    map[string]*process
+	pids     map[int]*process // those that have not exited
+	held     map[string]*held
+	watches  *watches
+	spawning bool // a fork is under way whose pid is not recorded yet
+	ending   bool
+}
+
+// Run is the keeper. It returns the exit status of muxd, when the agent has asked for the end, or when there can be none:
+// then it has said why on o.Stderr. It takes over signals and children of the whole process, so a process
+// calls it once, from main.
+func Run(o Options) int {
+	if o.Stderr == nil {
+		o.Stderr = os.Stderr
+	}
+	k, err := newKeeper(o)
+	if err != nil {
+		fmt.Fprintf(o.Stderr, "muxd: %v\n", err)
+		return ExitFailed
+	}
+	return k.run()
+}
+
+func newKeeper(o Options) (k *keeper, err error) {
+	if len(o.Agent) == 0 {
+		return nil, errors.New("start the agent: no command")
+	}
+	if err := closeInherited(); err != nil {
+		return nil, err
+	}
+	k = &keeper{
+		signals:  make(chan os.Signal, 16),
+		children: make(chan os.Signal, 1), // one that waits stands for all that come meanwhile
+		serving:  make(chan struct{}, 1),
+		stop:     make(chan struct{}, 1),
+		reaped:   make(chan struct{}, 1),
+		procs:    map[string]*process{},
+		pids:     map[int]*process{},
+		held:     map[string]*held{},
+	}
+	defer func() {
+		if err != nil {
+			k.undo()
+		}
+	}()
+	if err := takeIgnored(); err != nil {
+		return nil, err
+	}
+	signal.Notify(k.signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	signal.Notify(k.children, syscall.SIGCHLD)
+	k.later(func() { signal.Stop(k.signals); signal.Stop(k.children) })
+
+	if k.stderr, err = fd.DupFile(o.Stderr); err != nil {
+		return nil, fmt.Errorf("copy stderr: %w", err)
+	}
+	k.later(func() { k.stderr.Close() })
+	if k.dir, err = openRuntimeDir(o.RuntimeDir); err != nil {
+		return nil, err
+	}
+	k.later(k.dir.remove)
+	for i, s := range []struct {
+		name string
+		typ  int
+	}{{controlSock, unix.SOCK_STREAM}, {fdSock, unix.SOCK_SEQPACKET}} {
+		l, err := k.dir.listen(s.name, s.typ)
+		if err != nil {
+			return nil, err
+		}
+		k.listeners[i] = l
+		k.later(func() { l.Close() })
+	}
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return nil, fmt.Errorf("become subreaper: %w", err)
+	}
+	if k.spawner, err = newSpawner(); err != nil {
+		return nil, fmt.Errorf("start the spawner: %w", err)
+	}
+	k.later(k.spawner.close)
+	k.agent = newAgent(o)
+	return k, nil
+}
+
+// later adds f to what undo does.
+func (k *keeper) later(f func()) { k.cleanup = append(k.cleanup, f) }
+
+func (k *keeper) undo() {
+	for i := len(k.cleanup) - 1; i >= 0; i-- {
+		k.cleanup[i]()
+	}
+	k.cleanup = nil
+}
+
+// logf says something to the person who runs muxd.
+func (k *keeper) logf(format string, args ...any) {
+	line := []byte("muxd: " + fmt.Sprintf(format, args...) + "\n")
+	unix.Write(k.stderr.Int(), line) // nothing can be done about an error here
+}
+
+// run minds the agent until the end.
+func (k *keeper) run() int {
+	reaperEnd := make(chan struct{})
+	go func() {
+		defer close(reaperEnd)
+		for range k.children {
+			k.reap()
+		}
+	}()
+	k.later(func() { // runs first: signal.Stop comes later, and a send to a closed channel cannot be
+		signal.Stop(k.children)
+		close(k.children)
+		<-reaperEnd
+	})
+	code := k.mind()
+	k.end()
+	return code
+}
+
+// SocketPaths returns the paths of control.sock and fd.sock in a runtime dir.
+func SocketPaths(runtimeDir string) (control, fd string) {
+	return filepath.Join(runtimeDir, controlSock), filepath.Join(runtimeDir, fdSock)
+}

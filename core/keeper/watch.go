@@ -1,0 +1,191 @@
+package keeper
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/muxd/muxd/core/keeper/keeperpb"
+	"github.com/muxd/muxd/internal/fd"
+)
+
+// watches is one epoll set of the pidfds of processes that are not the keeper's children, and one goroutine for all of them.
+// The set itself stands in the runtime's netpoller, so that waiting costs no thread either.
+type watches struct {
+	set  *os.File
+	raw  syscall.RawConn
+	done chan struct{}
+	of   map[int]*process // by pidfd; guarded by keeper.mu
+}
+
+// watch takes fds[0], a pidfd. k.mu is held, here and below.
+func (k *keeper) watch(w *keeperpb.Watch, fds []*fd.FD) (*keeperpb.Process, *Error) {
+	if known := k.procs[w.GetKey()]; known != nil {
+		return known.pb, nil
+	}
+	if len(fds) != 1 || w.GetKey() == "" {
+		return nil, fail(syscall.EINVAL, "watch %q: %d descriptors came, want a key and 1 pidfd", w.GetKey(), len(fds))
+	}
+	if err := room(fds...); err != nil {
+		return nil, err
+	}
+	pidfd := fds[0]
+	pid, err := pidOf(pidfd)
+	if err != nil {
+		return nil, fail(syscall.EINVAL, "watch %s: %v", w.GetKey(), err)
+	}
+	if pid > 0 && pid != int(w.GetPid()) { // -1: it has been reaped, and nobody can say what its pid was
+		return nil, fail(syscall.EINVAL, "watch %s: the pidfd is of pid %d, not of %d", w.GetKey(), pid, w.GetPid())
+	}
+	if other := k.pids[int(w.GetPid())]; pid > 0 && other != nil {
+		return nil, fail(syscall.EEXIST, "watch %s: pid %d is known as %s", w.GetKey(), pid, other.pb.GetKey())
+	}
+	if err := k.startWatches(); err != nil {
+		return nil, fail(errnoOf(err), "watch %s", w.GetKey())
+	}
+	n := pidfd.Int()
+	if err := k.watches.control(unix.EPOLL_CTL_ADD, n, unix.EPOLLIN|unix.EPOLLONESHOT); err != nil {
+		return nil, fail(errnoOf(err), "watch %s", w.GetKey())
+	}
+	p := &process{
+		pb:      &keeperpb.Process{Key: w.GetKey(), Pid: w.GetPid(), Started: time.Now().UnixNano(), Note: w.GetNote()},
+		pidfd:   pidfd,
+		watched: true,
+		group:   true,
+	}
+	fds[0] = nil
+	k.watches.of[n] = p
+	k.procs[w.GetKey()] = p
+	if pid > 0 {
+		k.pids[pid] = p // an orphan that comes to us is reaped under this record
+	}
+	return p.pb, nil
+}
+
+// pidOf returns the pid that a pidfd refers to, in this pid namespace, -1 when it has been reaped (pidfd_open(2), fdinfo).
+func pidOf(pidfd *fd.FD) (int, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", pidfd.Int()))
+	if err != nil {
+		return 0, err
+	}
+	for line := range bytes.Lines(b) {
+		if v, ok := bytes.CutPrefix(line, []byte("Pid:")); ok {
+			return strconv.Atoi(string(bytes.TrimSpace(v)))
+		}
+	}
+	return 0, fmt.Errorf("the descriptor is not a pidfd")
+}
+
+func (k *keeper) startWatches() error {
+	if k.watches != nil {
+		return nil
+	}
+	n, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	if err := unix.SetNonblock(n, true); err != nil { // for os.NewFile: only then it uses the netpoller
+		unix.Close(n)
+		return err
+	}
+	w := &watches{set: os.NewFile(uintptr(n), "watches"), done: make(chan struct{}), of: map[int]*process{}}
+	if w.raw, err = w.set.SyscallConn(); err != nil {
+		w.set.Close()
+		return err
+	}
+	k.watches = w
+	k.later(func() { w.set.Close(); <-w.done })
+	go func() {
+		defer close(w.done)
+		w.run(k.ready)
+	}()
+	return nil
+}
+
+// control changes the set. The data of an event is the pidfd's number.
+func (w *watches) control(op, pidfd int, events uint32) error {
+	var err error
+	if rawErr := w.raw.Control(func(set uintptr) {
+		err = unix.EpollCtl(int(set), op, pidfd, &unix.EpollEvent{Events: events, Fd: int32(pidfd)})
+	}); rawErr != nil {
+		return rawErr
+	}
+	return err
+}
+
+// run calls ready for every event until the set is closed.
+func (w *watches) run(ready func(pidfd int, hup bool)) {
+	for {
+		var events [64]unix.EpollEvent
+		var n int
+		err := w.raw.Read(func(set uintptr) bool {
+			var err error
+			for n, err = unix.EpollWait(int(set), events[:], 0); err == unix.EINTR; {
+				n, err = unix.EpollWait(int(set), events[:], 0)
+			}
+			return n > 0
+		})
+		if err != nil {
+			return
+		}
+		for _, e := range events[:n] {
+			ready(int(e.Fd), e.Events&unix.EPOLLHUP != 0)
+		}
+	}
+}
+
+// ready is called when a watched process has exited, and with hup when its own parent has reaped it besides.
+func (k *keeper) ready(pidfd int, hup bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	p := k.watches.of[pidfd]
+	if p == nil || !readable(pidfd) { // of an earlier pidfd with this number
+		return
+	}
+	k.reapLocked() // an orphan that came to us: nobody but us knows its status
+	if p.pb.GetExited() {
+		return
+	}
+	ws, answered := exitInfo(pidfd)
+	if ws == nil && answered && !hup {
+		// It is not reaped yet. The kernel can tell (Linux 6.15) when it is, and that is a hang-up (Linux 6.9), which needs not
+		// be asked for.
+		if k.watches.control(unix.EPOLL_CTL_MOD, pidfd, unix.EPOLLONESHOT) == nil {
+			return
+		}
+	}
+	k.exited(p, ws, nil)
+}
+
+func readable(n int) bool {
+	fds := []unix.PollFd{{Fd: int32(n), Events: unix.POLLIN}}
+	got, err := unix.Poll(fds, 0)
+	return err == nil && got == 1
+}
+
+// exitInfo asks the kernel for the wait status of an exited process. The status is nil where it is not known; answered says
+// that the kernel knows PIDFD_GET_INFO (Linux 6.13) and the process has not been reaped without a trace.
+func exitInfo(pidfd int) (ws *unix.WaitStatus, answered bool) {
+	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+	if err := unix.IoctlPidfdInfo(pidfd, &info); err != nil {
+		return nil, false
+	}
+	if info.Mask&unix.PIDFD_INFO_EXIT == 0 {
+		return nil, true
+	}
+	status := unix.WaitStatus(info.Exit_code)
+	return &status, true
+}
+
+// unwatch takes p out of the set. The agent has a copy of the pidfd, so closing ours would not.
+func (k *keeper) unwatch(p *process) {
+	if p.watched && k.watches.of[p.pidfd.Int()] == p {
+		delete(k.watches.of, p.pidfd.Int())
+		k.watches.control(unix.EPOLL_CTL_DEL, p.pidfd.Int(), 0)
+	}
+}
