@@ -1,0 +1,282 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/muxd/muxd/internal/fd"
+	"github.com/muxd/muxd/internal/fdchan"
+	"github.com/muxd/muxd/internal/stage"
+	"github.com/muxd/muxd/sink/sinkpb"
+)
+
+// opening is an Opening that is being served.
+type opening struct {
+	srv     *server
+	pub     *Opening
+	wiring  Wiring
+	sink    Sink
+	console ConsoleSink // the same as sink, where it is one
+	ctx     context.Context
+	cancel  context.CancelFunc
+	opened  chan error     // closed when open has returned, with its error before
+	viewers sync.WaitGroup // Attach calls
+	closing sync.Once
+	flows   []*flow
+}
+
+func newOpening(s *server, id string, r *Request, w Wiring) *opening {
+	o := &opening{srv: s, wiring: w, opened: make(chan error, 1)}
+	o.ctx, o.cancel = context.WithCancel(context.Background())
+	o.pub = &Opening{Request: *r, ID: id, Rows: 24, Cols: 80, live: o}
+	return o
+}
+
+// open makes the sink and moves the descriptors.
+func (o *opening) open(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {
+	switch o.wiring {
+	case Direct:
+		return o.openDirect(ctx, ticket)
+	case PTY:
+		return o.openConsole(ctx, ticket)
+	}
+	return o.openPipes(ctx, ticket)
+}
+
+func (o *opening) openPipes(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {
+	d, err := o.srv.ep.Take(ctx, ticket, len(o.pub.Streams))
+	if err != nil {
+		return nil, openError(err)
+	}
+	fail := func(err error) (*sinkpb.OpenResponse, error) {
+		d.Refuse(err)
+		o.close()
+		return nil, openError(err)
+	}
+	for i, st := range o.pub.Streams {
+		if st != Stdin {
+			continue
+		}
+		if o.pub.Input, err = newInput(d.FDs[i]); err != nil {
+			return fail(fmt.Errorf("take stdin: %w", err))
+		}
+		d.FDs[i] = nil
+	}
+	if o.sink, err = o.srv.plugin.Open(ctx, o.pub); err != nil {
+		return fail(err)
+	}
+	for i, st := range o.pub.Streams {
+		if st == Stdin {
+			continue
+		}
+		far := d.FDs[i]
+		d.FDs[i] = nil
+		if err := o.read(far, st); err != nil {
+			return fail(err)
+		}
+	}
+	if err := d.Ack(); err != nil {
+		o.close()
+		return nil, openError(err)
+	}
+	return &sinkpb.OpenResponse{Wiring: sinkpb.Wiring_PIPE}, nil
+}
+
+func (o *opening) openDirect(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {
+	if o.srv.plugin.OpenDirect == nil {
+		return nil, openError(fmt.Errorf("sink %s has no direct mode", o.srv.plugin.Name))
+	}
+	files, err := o.srv.plugin.OpenDirect(ctx, &o.pub.Request)
+	if err != nil {
+		return nil, openError(err)
+	}
+	var near []*fd.FD
+	defer func() { fd.CloseAll(near) }()
+	for _, f := range files {
+		n, fdErr := fd.FromFile(f)
+		if fdErr != nil {
+			err = fdErr
+			continue
+		}
+		near = append(near, n)
+	}
+	if err == nil && len(near) != len(o.pub.Streams) {
+		err = fmt.Errorf("sink %s gave %d files for %d streams", o.srv.plugin.Name, len(near), len(o.pub.Streams))
+	}
+	if err == nil {
+		err = o.srv.ep.Give(ctx, ticket, fd.Ints(near)...)
+	}
+	if err != nil {
+		return nil, openError(err)
+	}
+	return &sinkpb.OpenResponse{Wiring: sinkpb.Wiring_DIRECT, NearEnds: uint32(len(near))}, nil
+}
+
+func (o *opening) openConsole(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {
+	fail := func(err error) (*sinkpb.OpenResponse, error) {
+		o.pub.master.Close()
+		o.close()
+		return nil, openError(err)
+	}
+	var err error
+	if o.console, err = o.srv.plugin.OpenConsole(ctx, o.pub); err != nil {
+		return fail(err)
+	}
+	o.sink = o.console
+	if o.pub.master == nil || o.pub.tty == nil {
+		return fail(fmt.Errorf("sink %s made no terminal", o.srv.plugin.Name))
+	}
+	if err := unix.SetNonblock(o.pub.master.Int(), true); err != nil {
+		return fail(fmt.Errorf("set O_NONBLOCK on the terminal's master: %w", err))
+	}
+	if err := o.srv.ep.Give(ctx, ticket, o.pub.tty.Int(), o.pub.master.Int()); err != nil {
+		return fail(err)
+	}
+	if err := o.read(o.pub.master, Console); err != nil {
+		return fail(err)
+	}
+	return &sinkpb.OpenResponse{Wiring: sinkpb.Wiring_PTY, NearEnds: 1, FarEnds: 1}, nil
+}
+
+// read takes ownership of far and begins to read it.
+func (o *opening) read(far *fd.FD, st Stream) error {
+	f := &flow{op: o, stream: st, done: make(chan struct{})}
+	src, err := o.srv.eng.Add(far, f)
+	if err != nil {
+		return err
+	}
+	o.srv.mu.Lock()
+	f.src = src
+	o.flows = append(o.flows, f)
+	o.srv.mu.Unlock()
+	return nil
+}
+
+// childExited ends the input, and lets go of the terminal side of a console: until now it was kept so that a child
+// which closes its terminal and opens it again does not end its console (a master whose last terminal side is
+// closed reads EIO).
+func (o *opening) childExited(status uint32, known bool) {
+	o.srv.mu.Lock()
+	o.pub.status, o.pub.statusKnown = status, known
+	tty := o.pub.tty
+	o.pub.tty = nil
+	o.srv.mu.Unlock()
+	tty.Close()
+	if o.pub.Input != nil {
+		o.pub.Input.Close()
+	}
+}
+
+// cut ends the streams now. A sink that does not put out the rest within cutGrace loses it.
+func (o *opening) cut() {
+	o.srv.mu.Lock()
+	flows := o.flows
+	o.srv.mu.Unlock()
+	for _, f := range flows {
+		f.src.Cut()
+		time.AfterFunc(cutGrace, func() {
+			select {
+			case <-f.done:
+			default:
+				o.cancel()
+				f.src.GiveUp()
+			}
+		})
+	}
+}
+
+// over says whether every stream has ended. server.mu is held.
+func (o *opening) over() bool {
+	for _, f := range o.flows {
+		if !f.flushed && f.failed == "" {
+			return false
+		}
+	}
+	return true
+}
+
+// close releases everything, once. All streams have ended, or the process ends.
+func (o *opening) close() {
+	o.closing.Do(func() {
+		o.cancel()
+		o.childExited(0, false)
+		o.viewers.Wait()
+		for _, f := range o.flows {
+			f.src.GiveUp()
+			<-f.done
+		}
+		if o.sink != nil {
+			if err := o.sink.Close(); err != nil {
+				fmt.Fprintf(os.Stderr, "sink %s: close %s: %v\n", o.srv.plugin.Name, o.pub.ID, err)
+			}
+		}
+		for _, f := range o.flows {
+			f.src.Forget()
+		}
+	})
+}
+
+// flow is one output stream of an opening, and what muxd is told of it.
+type flow struct {
+	op     *opening
+	stream Stream
+	src    *stage.Source
+	chunk  Chunk
+	done   chan struct{} // closed when nothing more is written
+
+	told // server.mu
+}
+
+// told is what muxd is told of a flow.
+type told struct {
+	eof     bool
+	flushed bool
+	failed  string
+	trouble string
+	bytes   uint64 // at the end
+}
+
+// stageSlot is the author's view of a stage.Slot.
+type stageSlot struct{ stage.Slot }
+
+func (s stageSlot) intent() []byte     { return s.Intent() }
+func (s stageSlot) setIntent(b []byte) { s.SetIntent(b) }
+func (s stageSlot) state() []byte      { return s.State() }
+func (s stageSlot) setState(b []byte)  { s.SetState(b) }
+
+func (f *flow) Chunk(c *stage.Chunk) error {
+	f.chunk = Chunk{
+		Stream: f.stream, Offset: c.Offset, Data: c.Data, Time: c.Time, Last: c.Last, Again: c.Again,
+		slot: stageSlot{c.Slot},
+	}
+	return f.op.sink.Write(f.op.ctx, &f.chunk)
+}
+
+func (f *flow) Eof(n uint64) {
+	f.update(func() { f.eof, f.bytes = true, n })
+}
+
+func (f *flow) Done(n uint64, err error) {
+	f.update(func() {
+		f.bytes, f.trouble = n, ""
+		if err != nil {
+			f.failed = err.Error()
+		} else {
+			f.flushed = true
+		}
+	})
+	close(f.done)
+}
+
+// update changes what muxd is to know of f, and tells it.
+func (f *flow) update(change func()) {
+	f.op.srv.mu.Lock()
+	defer f.op.srv.mu.Unlock()
+	change()
+	f.op.srv.changed(f)
+}

@@ -1,0 +1,233 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/muxd/muxd/internal/fd"
+	"github.com/muxd/muxd/internal/fdchan"
+	"github.com/muxd/muxd/internal/stage"
+	"github.com/muxd/muxd/sink/sinkpb"
+)
+
+// cutGrace is how long a sink may still take to put out what a stream held when it was cut.
+const cutGrace = 2 * time.Second
+
+// server is the sink service of one plugin process.
+type server struct {
+	sinkpb.UnimplementedSinkServer
+	plugin *Plugin
+	eng    *stage.Engine
+	ep     *fdchan.Endpoint
+
+	mu       sync.Mutex
+	openings map[string]*opening
+	watcher  *watcher
+}
+
+// newServer takes ownership of ep.
+func newServer(p *Plugin, ep *fdchan.Endpoint) (*server, error) {
+	eng, err := stage.New()
+	if err != nil {
+		ep.Close()
+		return nil, err
+	}
+	return &server{plugin: p, eng: eng, ep: ep, openings: map[string]*opening{}}, nil
+}
+
+// close ends every opening: what their streams still hold stays there.
+func (s *server) close() {
+	s.mu.Lock()
+	var all []*opening
+	for _, o := range s.openings {
+		all = append(all, o)
+	}
+	s.mu.Unlock()
+	for _, o := range all {
+		o.cancel()
+	}
+	s.eng.Close()
+	for _, o := range all {
+		o.close()
+	}
+	s.ep.Close()
+}
+
+func (s *server) Describe(context.Context, *sinkpb.DescribeRequest) (*sinkpb.Description, error) {
+	return s.plugin.describe(), nil
+}
+
+// check parses a spec and asks the author for the wiring.
+func (s *server) check(sp *sinkpb.Spec, child *sinkpb.Child, streams []sinkpb.Stream) (*Request, Wiring, error) {
+	r, err := s.plugin.request(sp, child, streams)
+	if err != nil {
+		return nil, 0, status.Error(codes.InvalidArgument, err.Error())
+	}
+	wiring := Pipe
+	if s.plugin.OpenConsole != nil {
+		wiring = PTY
+	}
+	if s.plugin.Check != nil {
+		w, err := s.plugin.Check(r)
+		if err != nil {
+			return nil, 0, status.Errorf(codes.InvalidArgument, "sink %s: %v", s.plugin.Name, err)
+		}
+		if wiring != PTY {
+			wiring = w
+		}
+	}
+	return r, wiring, nil
+}
+
+func (s *server) Check(_ context.Context, req *sinkpb.CheckRequest) (*sinkpb.CheckResponse, error) {
+	r, wiring, err := s.check(req.Spec, req.Child, req.Streams)
+	if err != nil {
+		return nil, err
+	}
+	return &sinkpb.CheckResponse{Wiring: sinkpb.Wiring(wiring), Location: r.Location}, nil
+}
+
+func (s *server) Open(ctx context.Context, req *sinkpb.OpenRequest) (*sinkpb.OpenResponse, error) {
+	ticket, err := fdchan.TicketFrom(req.Ticket)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	r, wiring, err := s.check(req.Spec, req.Child, req.Streams)
+	if err != nil {
+		return nil, err
+	}
+	if req.Opening == "" {
+		return nil, status.Error(codes.InvalidArgument, "open: the opening has no name")
+	}
+	o := newOpening(s, req.Opening, r, wiring)
+	if size := req.Size; size.GetRows() > 0 && size.GetCols() > 0 {
+		o.pub.Rows, o.pub.Cols = int(size.Rows), int(size.Cols)
+	}
+	s.mu.Lock()
+	if old := s.openings[req.Opening]; old != nil {
+		s.mu.Unlock()
+		return s.openedBefore(ctx, old, ticket)
+	}
+	s.openings[req.Opening] = o
+	s.mu.Unlock()
+
+	resp, err := o.open(ctx, ticket)
+	if err != nil {
+		s.mu.Lock()
+		delete(s.openings, req.Opening)
+		s.mu.Unlock()
+		o.cancel()
+	}
+	o.opened <- err
+	close(o.opened)
+	return resp, err
+}
+
+// openedBefore answers an Open that was made again: the far ends that came with it are copies of what is here.
+func (s *server) openedBefore(ctx context.Context, o *opening, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {
+	if err := <-o.opened; err != nil {
+		return nil, err
+	}
+	if o.wiring == Pipe {
+		d, err := s.ep.Take(ctx, ticket, len(o.pub.Streams))
+		if err != nil {
+			return nil, openError(err)
+		}
+		fd.CloseAll(d.FDs)
+		if err := d.Ack(); err != nil {
+			return nil, openError(err)
+		}
+	}
+	return &sinkpb.OpenResponse{Wiring: sinkpb.Wiring(o.wiring)}, nil
+}
+
+// openError gives an error of an open the gRPC code that the core acts on.
+func openError(err error) error {
+	code := codes.FailedPrecondition
+	switch {
+	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOSPC), errors.Is(err, unix.ENOMEM):
+		code = codes.ResourceExhausted
+	case errors.Is(err, os.ErrNotExist):
+		code = codes.NotFound
+	case errors.Is(err, os.ErrPermission):
+		code = codes.PermissionDenied
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		code = codes.DeadlineExceeded
+	}
+	return status.Error(code, err.Error())
+}
+
+// find returns the opening of that name.
+func (s *server) find(name string) (*opening, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if o := s.openings[name]; o != nil {
+		return o, nil
+	}
+	return nil, status.Errorf(codes.NotFound, "there is no opening %q", name)
+}
+
+// console returns the opening of that name, which must have a console.
+func (s *server) console(name string) (*opening, error) {
+	o, err := s.find(name)
+	if err != nil {
+		return nil, err
+	}
+	if o.console == nil {
+		return nil, status.Errorf(codes.FailedPrecondition, "sink %s is not a console", s.plugin.Name)
+	}
+	return o, nil
+}
+
+func (s *server) End(_ context.Context, req *sinkpb.EndRequest) (*sinkpb.EndResponse, error) {
+	o, err := s.find(req.Opening)
+	if err != nil {
+		return nil, err
+	}
+	o.childExited(req.Status, req.HasStatus)
+	return &sinkpb.EndResponse{}, nil
+}
+
+func (s *server) Cut(_ context.Context, req *sinkpb.CutRequest) (*sinkpb.CutResponse, error) {
+	o, err := s.find(req.Opening)
+	if err != nil {
+		return nil, err
+	}
+	o.cut()
+	return &sinkpb.CutResponse{}, nil
+}
+
+func (s *server) Forget(_ context.Context, req *sinkpb.ForgetRequest) (*sinkpb.ForgetResponse, error) {
+	s.mu.Lock()
+	o := s.openings[req.Opening]
+	if o != nil && !o.over() {
+		s.mu.Unlock()
+		return nil, status.Errorf(codes.FailedPrecondition, "opening %q has streams that have not ended", req.Opening)
+	}
+	delete(s.openings, req.Opening)
+	s.mu.Unlock()
+	if o != nil {
+		o.cancel()
+		o.close()
+	}
+	return &sinkpb.ForgetResponse{}, nil
+}
+
+func (s *server) Resize(_ context.Context, req *sinkpb.ResizeRequest) (*sinkpb.ResizeResponse, error) {
+	o, err := s.console(req.Opening)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.console.Resize(int(req.Size.GetRows()), int(req.Size.GetCols())); err != nil {
+		return nil, status.Error(codes.FailedPrecondition, fmt.Sprintf("resize: %v", err))
+	}
+	return &sinkpb.ResizeResponse{}, nil
+}

@@ -1,0 +1,227 @@
+// Package sink is the SDK for sink plugins of muxd.
+//
+// A sink plugin is an executable that calls [Serve] with a [Plugin]. muxd starts it when a sink spec names
+// it for the first time, hands it the far ends of children's streams, and restarts it when it dies. The author
+// fills in Plugin and implements [Sink]: the SDK reads the streams, in chunks, batches small writes into
+// larger chunks, keeps counters, and tells muxd when a stream has ended and when all of it is put out.
+package sink
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"github.com/muxd/muxd/internal/spec"
+)
+
+// Stream is one of a child's streams.
+type Stream int
+
+const (
+	Stdin   Stream = 1
+	Stdout  Stream = 2
+	Stderr  Stream = 3
+	Console Stream = 4 // one terminal that is all three
+)
+
+var streamNames = map[Stream]string{Stdin: "stdin", Stdout: "stdout", Stderr: "stderr", Console: "console"}
+
+func (s Stream) String() string { return streamNames[s] }
+
+// Wiring says what the child has as its end of a stream, and who makes it.
+type Wiring int
+
+const (
+	// Pipe is the usual one: the core makes a pipe for each stream, and the SDK reads its far end.
+	Pipe Wiring = 1
+	// PTY is a terminal pair that the plugin makes: only consoles have it.
+	PTY Wiring = 2
+	// Direct gives the child the file or connected socket itself. The plugin makes it and keeps nothing.
+	Direct Wiring = 3
+)
+
+// Option declares one option of a sink, or its argument. Parsing, checking, help and completion follow from it.
+type Option = spec.Option
+
+// The types that an option can have, with what Values returns for them.
+const (
+	String   = spec.String   // string
+	Int      = spec.Int      // int64
+	Bool     = spec.Bool     // bool
+	Duration = spec.Duration // time.Duration
+	Size     = spec.Size     // int64, bytes
+	Enum     = spec.Enum     // string, one of Option.Values
+	Path     = spec.Path     // string, absolute
+)
+
+// Plugin is what an executable serves. Name, Carries and exactly one of Open and OpenConsole are required.
+type Plugin struct {
+	Name    string // what a sink spec begins with
+	Version string
+	Help    string // one sentence
+	Carries []Stream
+	Arg     *Option // what may stand behind "NAME:" in a spec; nil: nothing
+	Options []Option
+
+	// Check judges a spec whose options are well-formed one by one, before anything is spawned; nil accepts all and
+	// means Pipe. It must not change anything outside, and should not block.
+	Check func(r *Request) (Wiring, error)
+
+	// Open makes a sink for the streams of r. Everything that can fail for a reason of the user's should fail here. It
+	// may block as long as ctx lasts.
+	Open func(ctx context.Context, o *Opening) (Sink, error)
+
+	// OpenDirect is called instead of Open where Check answered Direct. It returns what the child shall have, one
+	// for each of r.Streams in their order, and relinquishes it.
+	OpenDirect func(ctx context.Context, r *Request) ([]*os.File, error)
+
+	// OpenConsole makes a console. It must call o.Terminal.
+	OpenConsole func(ctx context.Context, o *Opening) (ConsoleSink, error)
+
+	// Logs reads back what sinks opened with a request equal to q.Request have kept, in the order in which it was
+	// written, and calls emit for each record. It returns at the end of the log, or with q.Follow when ctx is done;
+	// ctx is also done when nobody reads any more. nil: the sink keeps nothing.
+	Logs func(ctx context.Context, q *LogQuery, emit func(Record) error) error
+}
+
+// Child is the process that the streams belong to.
+type Child struct {
+	ID      string
+	Name    string
+	Run     int    // counts the runs of a restarted child, from 1
+	Command string // the program's name
+}
+
+// Request is a spec and the streams that it is asked to carry.
+type Request struct {
+	Child   Child
+	Arg     string
+	Options Values
+	Streams []Stream // of those that the plugin carries; never empty
+	// Location may be set by Check and Open: where the bytes go, for people (a path, an address).
+	Location string
+}
+
+// Values are the options of a spec, parsed, with defaults filled in.
+type Values map[string]any
+
+// String returns the option of that name; "" where it has neither value nor default.
+func (v Values) String(name string) string { s, _ := v[name].(string); return s }
+
+// Int returns an Int or Size option; 0 where it has neither value nor default.
+func (v Values) Int(name string) int64 { n, _ := v[name].(int64); return n }
+
+// Bool returns a Bool option; false where it has neither value nor default.
+func (v Values) Bool(name string) bool { b, _ := v[name].(bool); return b }
+
+// Duration returns a Duration option; 0 where it has neither value nor default.
+func (v Values) Duration(name string) time.Duration { d, _ := v[name].(time.Duration); return d }
+
+// Has says whether the option was given or has a default.
+func (v Values) Has(name string) bool { _, ok := v[name]; return ok }
+
+// Sink puts out the streams of one opening. Write is called by one goroutine at a time for each stream; chunks
+// of different streams of one opening may be written at the same time.
+type Sink interface {
+	// Write puts out one chunk of an output stream, and returns when the bytes are where they belong, or when they
+	// are in c's state: once it has returned nil the chunk never comes again. It may block: the stream then waits,
+	// under back-pressure, and no other stream does. After the last chunk of a stream it is called once more
+	// with c.Last set and no data: then it returns when everything of this stream is where it belongs. An error
+	// ends the stream for good (failed); for what can be mended outside, block, try again, and say so with
+	// Opening.Trouble. ctx is done when muxd gives the stream up.
+	Write(ctx context.Context, c *Chunk) error
+
+	// Close is called once, when no other call is being made and none will be. With Stdin among the streams it is
+	// also the sink's duty to have ended by then whatever writes to Opening.Input.
+	Close() error
+}
+
+// ConsoleSink is a sink for a console. All methods may be called at the same time as Write.
+type ConsoleSink interface {
+	Sink
+
+	// Attach serves a viewer until it leaves, the console ends, or ctx is done. It blocks for as long.
+	Attach(ctx context.Context, v *Viewer) error
+
+	// Resize sets the window size.
+	Resize(rows, cols int) error
+
+	// Size is the window size, and Viewers how many are attached.
+	Size() (rows, cols int)
+	Viewers() int
+}
+
+// Chunk is a piece of an output stream.
+type Chunk struct {
+	Stream Stream
+	Offset uint64    // in the stream, of the first byte of Data
+	Data   []byte    // valid until Write returns
+	Time   time.Time // when it was read; the same if the chunk comes again
+	Last   bool      // the stream has ended before this chunk, which has no data
+	// Again says that an earlier process of this plugin was killed while it had this chunk, so that some or all
+	// of it may have been written; Intent tells what that process had recorded.
+	Again bool
+
+	slot slot
+}
+
+// IntentMost and StateMost bound what Intend and SetState take, in bytes.
+const (
+	IntentMost = 1 << 10
+	StateMost  = 24 << 10
+)
+
+// slot is the memory of a stream that outlives the process.
+type slot interface {
+	intent() []byte
+	setIntent([]byte)
+	state() []byte
+	setState([]byte)
+}
+
+// Intent is what Intend recorded for this chunk before the process was killed; nil where Again is false.
+func (c *Chunk) Intent() []byte {
+	if !c.Again {
+		return nil
+	}
+	return c.slot.intent()
+}
+
+// Intend records what is going to be written, before it is written, so that a successor can tell from the
+// outside world how far it came. At most IntentMost bytes; it panics with more.
+func (c *Chunk) Intend(b []byte) {
+	if len(b) > IntentMost {
+		panic("sink: intent is longer than IntentMost")
+	}
+	c.slot.setIntent(b)
+}
+
+// State is what SetState recorded with the stream's last chunk that was committed; it survives the process. nil at the
+// stream's beginning. It is valid until Write returns.
+func (c *Chunk) State() []byte { return c.slot.state() }
+
+// SetState records what the sink wants to know when the next chunk comes, such as the beginning of a line whose end
+// has not been seen. It takes effect together with the chunk, when Write returns nil. At most StateMost bytes; it
+// panics with more.
+func (c *Chunk) SetState(b []byte) {
+	if len(b) > StateMost {
+		panic("sink: state is longer than StateMost")
+	}
+	c.slot.setState(b)
+}
+
+// LogQuery asks for what a sink has kept.
+type LogQuery struct {
+	Request
+	Follow bool
+	Tail   int       // only the last so many lines; negative: all
+	Since  time.Time // zero: from the beginning
+}
+
+// Record is one line of a log.
+type Record struct {
+	Time    time.Time // zero where the log does not say
+	Stream  Stream    // zero where the log does not say
+	Text    []byte    // without the newline
+	Partial bool      // the line goes on in the next record
+}

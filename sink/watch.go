@@ -1,0 +1,183 @@
+package sink
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/muxd/muxd/sink/sinkpb"
+)
+
+// watcher is the Watch call of the agent. What has changed is a set, not a queue: however slow the agent is, it costs
+// no more than the streams that there are.
+type watcher struct {
+	wake    chan struct{} // capacity 1
+	flows   []*flow       // changed since they were last told; server.mu
+	pending map[*flow]bool
+	ended   chan struct{} // closed when another watcher takes over
+}
+
+// changed marks f for the watcher. server.mu is held.
+func (s *server) changed(f *flow) {
+	w := s.watcher
+	if w == nil {
+		return
+	}
+	if !w.pending[f] {
+		w.pending[f] = true
+		w.flows = append(w.flows, f)
+	}
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *server) Watch(_ *sinkpb.WatchRequest, out grpc.ServerStreamingServer[sinkpb.Event]) error {
+	w := &watcher{wake: make(chan struct{}, 1), pending: map[*flow]bool{}, ended: make(chan struct{})}
+	s.mu.Lock()
+	if s.watcher != nil {
+		close(s.watcher.ended)
+	}
+	s.watcher = w
+	for _, o := range s.openings {
+		for _, f := range o.flows {
+			s.changed(f)
+		}
+	}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		if s.watcher == w {
+			s.watcher = nil
+		}
+		s.mu.Unlock()
+	}()
+	if err := s.tell(w, out); err != nil {
+		return err
+	}
+	if err := out.Send(&sinkpb.Event{What: &sinkpb.Event_Snapshot{Snapshot: &sinkpb.Snapshot{}}}); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-w.wake:
+		case <-w.ended:
+			return status.Error(codes.Aborted, "another watcher has taken over")
+		case <-out.Context().Done():
+			return nil
+		}
+		if err := s.tell(w, out); err != nil {
+			return err
+		}
+	}
+}
+
+// tell sends the state of every flow that has changed.
+func (s *server) tell(w *watcher, out grpc.ServerStreamingServer[sinkpb.Event]) error {
+	s.mu.Lock()
+	flows := w.flows
+	w.flows = nil
+	clear(w.pending)
+	s.mu.Unlock()
+	for _, f := range flows {
+		for _, ev := range f.events() {
+			if err := out.Send(ev); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// events is the state of f as events: the same whether they are told once or again.
+func (f *flow) events() []*sinkpb.Event {
+	f.op.srv.mu.Lock()
+	now := f.told
+	f.op.srv.mu.Unlock()
+	ev := func() *sinkpb.Event {
+		return &sinkpb.Event{Opening: f.op.pub.ID, Stream: sinkpb.Stream(f.stream)}
+	}
+	var out []*sinkpb.Event
+	t := ev()
+	t.What = &sinkpb.Event_Trouble{Trouble: &sinkpb.Trouble{Error: now.trouble}}
+	out = append(out, t)
+	if c := f.op.console; c != nil {
+		v := ev()
+		v.What = &sinkpb.Event_Viewers{Viewers: &sinkpb.Viewers{Count: uint32(c.Viewers())}}
+		out = append(out, v)
+	}
+	if now.eof {
+		e := ev()
+		e.What = &sinkpb.Event_Eof{Eof: &sinkpb.Eof{Bytes: now.bytes}}
+		out = append(out, e)
+	}
+	switch {
+	case now.failed != "":
+		e := ev()
+		e.What = &sinkpb.Event_Failed{Failed: &sinkpb.Failed{Error: now.failed, Bytes: now.bytes}}
+		out = append(out, e)
+	case now.flushed:
+		e := ev()
+		e.What = &sinkpb.Event_Flushed{Flushed: &sinkpb.Flushed{Bytes: now.bytes}}
+		out = append(out, e)
+	}
+	return out
+}
+
+func (s *server) Stat(_ context.Context, req *sinkpb.StatRequest) (*sinkpb.StatResponse, error) {
+	o, err := s.find(req.Opening)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	flows := o.flows
+	s.mu.Unlock()
+	resp := &sinkpb.StatResponse{}
+	for _, f := range flows {
+		s.mu.Lock()
+		now := f.told
+		s.mu.Unlock()
+		st := &sinkpb.StreamStat{
+			Stream: sinkpb.Stream(f.stream), Bytes: f.src.Committed(), Eof: now.eof, Flushed: now.flushed,
+			Error: now.trouble, Location: o.pub.Location,
+		}
+		if now.failed != "" {
+			st.Error = now.failed
+		}
+		if o.console != nil {
+			st.Viewers = uint32(o.console.Viewers())
+			rows, cols := o.console.Size()
+			st.Size = &sinkpb.Size{Rows: uint32(rows), Cols: uint32(cols)}
+		}
+		resp.Streams = append(resp.Streams, st)
+	}
+	return resp, nil
+}
+
+// troubled tells that every output stream of o waits for something, or no longer does.
+func (o *opening) troubled(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	o.srv.mu.Lock()
+	defer o.srv.mu.Unlock()
+	for _, f := range o.flows {
+		if f.trouble != text && f.failed == "" && !f.flushed {
+			f.trouble = text
+			o.srv.changed(f)
+		}
+	}
+}
+
+// viewersChanged tells how many viewers there are.
+func (o *opening) viewersChanged() {
+	o.srv.mu.Lock()
+	defer o.srv.mu.Unlock()
+	for _, f := range o.flows {
+		o.srv.changed(f)
+	}
+}
