@@ -1,0 +1,122 @@
+package file
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// dirPerm is for parent directories that do not exist.
+const dirPerm = 0o750
+
+// identity is what makes two names the same file.
+type identity struct {
+	dev, ino uint64
+}
+
+func identityOf(info fs.FileInfo) identity {
+	st := info.Sys().(*syscall.Stat_t)
+	return identity{st.Dev, st.Ino}
+}
+
+// openAppend opens path for appending, and makes it and its parents where they do not exist. The file is
+// returned, owned by the caller.
+//
+// O_NONBLOCK keeps the open of a FIFO that nobody reads from waiting for a reader (fifo(7): it is ENXIO then).
+func openAppend(path string, perm os.FileMode) (*os.File, error) {
+	const flags = unix.O_WRONLY | unix.O_APPEND | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC
+	made := false
+	for {
+		n, err := openRetry(path, flags, 0)
+		if errors.Is(err, unix.ENOENT) {
+			if err = os.MkdirAll(filepath.Dir(path), dirPerm); err != nil {
+				return nil, explain(err, path)
+			}
+			n, err = openRetry(path, flags|unix.O_CREAT|unix.O_EXCL, uint32(perm))
+			if errors.Is(err, unix.EEXIST) && !dangling(path) {
+				continue // somebody else made it in between
+			}
+			made = err == nil
+		}
+		if err != nil {
+			return nil, explain(&fs.PathError{Op: "open", Path: path, Err: err}, path)
+		}
+		f := os.NewFile(uintptr(n), path)
+		if err := judge(f, path); err != nil {
+			f.Close()
+			return nil, err
+		}
+		if made { // open(2) took the umask from perm
+			if err := f.Chmod(perm); err != nil {
+				f.Close()
+				return nil, explain(err, path)
+			}
+		}
+		return f, nil
+	}
+}
+
+func openRetry(path string, flags int, perm uint32) (int, error) {
+	for {
+		n, err := unix.Open(path, flags, perm)
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
+}
+
+// dangling says whether path is a symbolic link to nothing, which O_EXCL does not follow.
+func dangling(path string) bool {
+	_, err := os.Stat(path)
+	info, linkErr := os.Lstat(path)
+	return errors.Is(err, fs.ErrNotExist) && linkErr == nil && info.Mode()&fs.ModeSymlink != 0
+}
+
+// judge refuses what output cannot be appended to.
+func judge(f *os.File, path string) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	switch m := info.Mode(); {
+	case m.IsRegular(), m&fs.ModeNamedPipe != 0, m&fs.ModeCharDevice != 0:
+		return nil
+	default:
+		return fmt.Errorf("open %s: it is neither a file, a FIFO nor a character device (%s)", path, m)
+	}
+}
+
+// explain adds a way out to the error of opening path.
+func explain(err error, path string) error {
+	hint := ""
+	switch {
+	case errors.Is(err, unix.EISDIR):
+		hint = "name a file in it, as in " + filepath.Join(path, "{name}.log")
+	case errors.Is(err, unix.EEXIST) && dangling(path):
+		hint = "it is a symbolic link to nothing; make what it points to, or remove it"
+	case errors.Is(err, unix.ENXIO):
+		hint = "it is a FIFO that nobody reads; start its reader first"
+		if info, statErr := os.Stat(path); statErr == nil && info.Mode()&fs.ModeSocket != 0 {
+			hint = "it is a socket; use the sink socket:unix:" + path
+		}
+	case errors.Is(err, fs.ErrPermission):
+		hint = fmt.Sprintf("let user id %d write there, or choose another path", os.Geteuid())
+	case errors.Is(err, unix.ENOTDIR):
+		hint = "one of its parents is a file"
+	case errors.Is(err, unix.EROFS):
+		hint = "the file system is mounted read-only; choose another path"
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		hint = "free some space, or choose another path"
+	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
+		hint = "raise the limit of open files"
+	}
+	if hint == "" {
+		return err
+	}
+	return fmt.Errorf("%w; %s", err, hint)
+}

@@ -1,0 +1,213 @@
+package file
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// files are the outputs that this process writes. There is one for each file, however many streams and paths
+// lead to it.
+type files struct {
+	mu      sync.Mutex
+	open    map[identity]*output
+	buffers sync.Pool // of *[]byte, for rendering; an idle stream has none
+
+	retryFirst, retryMost time.Duration // back-off while a file cannot be written
+	lookAgain             time.Duration // how seldom a stream looks whether its path still leads to its file
+}
+
+func newFiles() *files {
+	return &files{
+		open:       map[identity]*output{},
+		buffers:    sync.Pool{New: func() any { b := make([]byte, 0, pieceSize+recordMost); return &b }},
+		retryFirst: 100 * time.Millisecond,
+		retryMost:  5 * time.Second,
+		lookAgain:  time.Second,
+	}
+}
+
+// output is one open file. It stays the same file for as long as it is held: a path that has come to lead
+// elsewhere is another output.
+type output struct {
+	files   *files
+	file    *os.File
+	id      identity
+	regular bool
+	holders int           // guarded by files.mu
+	turn    chan struct{} // holds a token while nobody writes
+	begun   bool          // somebody of this process has written; guarded by turn
+}
+
+// acquire opens path and returns its output, which the caller must release. It does not wait for a turn.
+func (fs *files) acquire(path string, perm os.FileMode) (*output, error) {
+	f, err := openAppend(path, perm)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	id := identityOf(info)
+
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if o := fs.open[id]; o != nil {
+		f.Close()
+		o.holders++
+		return o, nil
+	}
+	o := &output{files: fs, file: f, id: id, regular: info.Mode().IsRegular(), holders: 1, turn: make(chan struct{}, 1)}
+	o.turn <- struct{}{}
+	fs.open[id] = o
+	return o, nil
+}
+
+// acquireRenamed is acquire for a file that was renamed within dir. nil where it is not there.
+func (fs *files) acquireRenamed(dir string, id identity, perm os.FileMode) (*output, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || !info.Mode().IsRegular() || identityOf(info) != id {
+			continue
+		}
+		o, err := fs.acquire(filepath.Join(dir, e.Name()), perm)
+		if err != nil {
+			return nil, err
+		}
+		if o.id == id {
+			return o, nil
+		}
+		if err := o.release(); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+// release closes the file when the last holder is gone.
+func (o *output) release() error {
+	o.files.mu.Lock()
+	defer o.files.mu.Unlock()
+	if o.holders--; o.holders > 0 {
+		return nil
+	}
+	delete(o.files.open, o.id)
+	return o.file.Close()
+}
+
+// lock waits for the turn to write, or for ctx.
+func (o *output) lock(ctx context.Context) error {
+	select {
+	case <-o.turn:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (o *output) unlock() { o.turn <- struct{}{} }
+
+// write appends b, and returns how much of it the kernel took. A FIFO whose reader is slow blocks it until ctx is
+// done; a regular file is written without regard to ctx.
+func (o *output) write(ctx context.Context, b []byte) (int, error) {
+	if o.regular {
+		return o.file.Write(b)
+	}
+	over := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		o.file.SetWriteDeadline(time.Unix(1, 0))
+		close(over)
+	})
+	n, err := o.file.Write(b)
+	if !stop() {
+		<-over
+		o.file.SetWriteDeadline(time.Time{})
+	}
+	return n, err
+}
+
+// end is the length of the file; 0 of what has none.
+func (o *output) end() (int64, error) {
+	if !o.regular {
+		return 0, nil
+	}
+	return o.file.Seek(0, io.SeekEnd)
+}
+
+// reopen opens the same file for reading, whatever its name is now. It is returned, owned by the caller.
+func (o *output) reopen() (*os.File, error) {
+	raw, err := o.file.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var f *os.File
+	var openErr error
+	err = raw.Control(func(n uintptr) { f, openErr = os.Open(fmt.Sprintf("/proc/self/fd/%d", n)) })
+	if err := errors.Join(err, openErr); err != nil {
+		return nil, fmt.Errorf("read back %s: %w", o.file.Name(), err)
+	}
+	return f, nil
+}
+
+// mend makes the file end in a newline before the first record of this process is appended. What stands behind the
+// last newline is either the beginning of a record of an earlier process that was killed while it wrote: it is cut
+// off, since its chunk comes again. Or it is somebody else's text: it is ended with a newline. A file that cannot
+// be read is left as it is.
+func (o *output) mend() error {
+	size, err := o.end()
+	if err != nil || size == 0 {
+		return err
+	}
+	f, err := o.reopen()
+	if err != nil {
+		if errors.Is(err, fs.ErrPermission) {
+			return nil
+		}
+		return err
+	}
+	defer f.Close()
+	from := max(0, size-int64(recordMost))
+	b := make([]byte, size-from)
+	if _, err := f.ReadAt(b, from); err != nil && err != io.EOF {
+		return fmt.Errorf("read back %s: %w", o.file.Name(), err)
+	}
+	start := bytes.LastIndexByte(b, '\n') + 1
+	torn := b[start:]
+	switch {
+	case len(torn) == 0:
+		return nil
+	case (start > 0 || from == 0) && beginsRecord(torn):
+		return o.file.Truncate(from + int64(start))
+	default:
+		_, err := o.file.Write([]byte{'\n'})
+		return err
+	}
+}
+
+// beginsRecord says whether b looks like the beginning of a record of ours.
+func beginsRecord(b []byte) bool {
+	const like = "dddd-dd-ddTdd:dd:dd.dddddddddZ std"
+	for i := 0; i < min(len(b), len(like)); i++ {
+		if digit := b[i] >= '0' && b[i] <= '9'; like[i] == 'd' && i < len(criTime) {
+			if !digit {
+				return false
+			}
+		} else if b[i] != like[i] {
+			return false
+		}
+	}
+	return true
+}

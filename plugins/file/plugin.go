@@ -1,0 +1,118 @@
+// Package file is the sink that keeps a child's output in files.
+//
+//	file:PATH[,format=cri|raw][,mode=pipe|direct][,perm=0640][,max-line=16KiB]
+//
+// PATH may hold {name}, {id}, {stream}, {host} and {run}. Files are appended to, never truncated, and made with
+// their parent directories where they do not exist. Streams whose paths lead to one file share one writer, so
+// that no record of one stands inside a record of another.
+//
+// While a file cannot be written (the disk is full, the directory is gone), the stream waits and the sink tries
+// again; nothing is dropped. A file that was deleted, renamed or replaced from outside is noticed within a second
+// of output, and its path is opened again.
+//
+// A plugin that was killed in the middle of a chunk compares the file with the chunk when that comes again, and
+// writes what is missing. That takes a file that can be read back: of a FIFO or a character device it is not known
+// what came through, and the chunk is written again whole.
+package file
+
+import (
+	"context"
+	"os"
+
+	"github.com/muxd/muxd/sink"
+)
+
+// Plugin returns the sink plugin "file". Each call makes one with writers of its own, so a process serves one.
+func Plugin() sink.Plugin {
+	open := newFiles()
+	return sink.Plugin{
+		Name:    "file",
+		Version: "1.0",
+		Help:    "keeps output in a file, as CRI records or as raw bytes",
+		Carries: []sink.Stream{sink.Stdout, sink.Stderr},
+		Arg: &sink.Option{
+			Name: "path", Type: sink.Path, Required: true,
+			Help: "the file; {name}, {id}, {stream}, {host} and {run} in it are replaced",
+		},
+		Options: []sink.Option{
+			{Name: "format", Type: sink.Enum, Values: []string{formatCRI, formatRaw},
+				Help: "cri: a time and a stream before each line; raw: the bytes. cri, but raw with mode=direct"},
+			{Name: "mode", Type: sink.Enum, Values: []string{modePipe, modeDirect}, Default: modePipe,
+				Help: "pipe: the sink writes the file; direct: the child has the file itself as its output"},
+			{Name: "perm", Type: sink.String, Default: "0640", Help: "permissions of a file that is made, octal"},
+			{Name: "max-line", Type: sink.Size, Default: "16KiB",
+				Help: "cri: the longest text of a record; a longer line becomes several with the tag P and one with F"},
+		},
+		Check: func(r *sink.Request) (sink.Wiring, error) {
+			s, err := parseSettings(r)
+			if err != nil {
+				return 0, err
+			}
+			r.Location = s.location()
+			if s.direct {
+				return sink.Direct, nil
+			}
+			return sink.Pipe, nil
+		},
+		Open: func(_ context.Context, o *sink.Opening) (sink.Sink, error) {
+			s, err := parseSettings(&o.Request)
+			if err != nil {
+				return nil, err
+			}
+			o.Location = s.location()
+			return newFileSink(open, s, o.Trouble)
+		},
+		OpenDirect: func(_ context.Context, r *sink.Request) ([]*os.File, error) {
+			s, err := parseSettings(r)
+			if err != nil {
+				return nil, err
+			}
+			r.Location = s.location()
+			return openDirect(s)
+		},
+		Logs: func(ctx context.Context, q *sink.LogQuery, emit func(sink.Record) error) error {
+			s, err := parseSettings(&q.Request)
+			if err != nil {
+				return err
+			}
+			return readLogs(ctx, s, q, emit)
+		},
+	}
+}
+
+// fileSink is the streams of one opening, each with a writer of its own.
+type fileSink struct {
+	streams map[sink.Stream]*stream
+}
+
+// newFileSink opens the file of every stream, so that what cannot work fails before the child starts.
+func newFileSink(open *files, s settings, trouble func(error)) (*fileSink, error) {
+	k := &fileSink{streams: make(map[sink.Stream]*stream, len(s.targets))}
+	shared := &troubles{report: trouble}
+	for _, t := range s.targets {
+		w, err := newStream(open, s, t, shared)
+		if err != nil {
+			k.Close()
+			return nil, err
+		}
+		k.streams[t.stream] = w
+	}
+	return k, nil
+}
+
+// Write puts out one chunk.
+func (k *fileSink) Write(ctx context.Context, c *sink.Chunk) error {
+	p := part{data: c.Data, state: c.State(), time: c.Time, last: c.Last, again: c.Again}
+	return k.streams[c.Stream].put(ctx, p, c)
+}
+
+// Close closes the files that no other opening writes.
+func (k *fileSink) Close() error {
+	var first error
+	for _, w := range k.streams {
+		if err := w.close(); err != nil && first == nil {
+			first = err
+		}
+	}
+	return first
+}

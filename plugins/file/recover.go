@@ -1,0 +1,189 @@
+package file
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// intent is what a stream records before it writes: the file, its length, and how much of the chunk's rendering
+// stands elsewhere already, since the file was replaced in the middle of the chunk.
+type intent struct {
+	id   identity
+	end  uint64
+	from uint64
+}
+
+const intentSize = 4 * 8
+
+func (i intent) encode(b *[intentSize]byte) []byte {
+	binary.LittleEndian.PutUint64(b[0:], i.id.dev)
+	binary.LittleEndian.PutUint64(b[8:], i.id.ino)
+	binary.LittleEndian.PutUint64(b[16:], i.end)
+	binary.LittleEndian.PutUint64(b[24:], i.from)
+	return b[:]
+}
+
+func decodeIntent(b []byte) (i intent, ok bool) {
+	if len(b) != intentSize {
+		return i, false
+	}
+	i.id.dev = binary.LittleEndian.Uint64(b[0:])
+	i.id.ino = binary.LittleEndian.Uint64(b[8:])
+	i.end = binary.LittleEndian.Uint64(b[16:])
+	i.from = binary.LittleEndian.Uint64(b[24:])
+	return i, true
+}
+
+// recover finds out how much of the rendering of p an earlier process wrote before it was killed. Where that was in a
+// file that has been renamed since, and is still in its directory, the chunk is finished there. b is memory to use.
+func (w *writing) recover(ctx context.Context, p part, b []byte) (done uint64, err error) {
+	was, ok := decodeIntent(w.memory.Intent())
+	if !ok {
+		return 0, nil // killed before anything was written
+	}
+	for {
+		done, err = w.lookBack(ctx, p, was, b)
+		if err == nil || ctx.Err() != nil {
+			return done, err
+		}
+		w.finish()
+		if err := w.try.wait(ctx, err); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// lookBack keeps the turn of the file that the earlier process wrote, since nobody else may append to it before a torn
+// record is whole. The intent of that process is recorded again: it stays true, as what is written now stands behind.
+func (w *writing) lookBack(ctx context.Context, p part, was intent, b []byte) (uint64, error) {
+	if err := w.find(ctx, was.id); err != nil {
+		return 0, err
+	}
+	if w.out.id != was.id || !w.out.regular {
+		w.finish()
+		return was.from, nil // its file is gone, or cannot be asked
+	}
+	f, err := w.out.reopen()
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	end, err := w.out.end()
+	if err != nil {
+		return 0, err
+	}
+	if uint64(end) < was.end {
+		was.end = 0 // truncated from outside
+	}
+	tail := io.NewSectionReader(f, int64(was.end), end-int64(was.end))
+	r := w.render(p)
+	done, torn := was.from, false
+	if r.cri {
+		done, torn, err = writtenRecords(tail, &r.records, was.from, b)
+	} else {
+		done, err = writtenBytes(tail, r.raw, was.from)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read back %s: %w", w.path, err)
+	}
+	if r.cri && !torn && !w.out.begun {
+		if err := w.out.mend(); err != nil {
+			return 0, err
+		}
+	}
+	w.out.begun = true
+	w.memory.Intend(was.encode(&w.mark))
+	return done, nil
+}
+
+// find gets the turn of the file id where that is the path's, or is in the path's directory; otherwise that of the
+// file that the path leads to.
+func (w *writing) find(ctx context.Context, id identity) error {
+	if w.out == nil || w.out.id != id {
+		out, err := w.files.acquireRenamed(w.dir(), id, w.settings.perm)
+		if err != nil && !missing(err) {
+			return err
+		}
+		if out != nil {
+			if w.out != nil {
+				w.drop()
+			}
+			w.out, w.looked = out, time.Time{} // for this chunk only
+		}
+	}
+	if w.out != nil && w.out.id == id {
+		return w.lock(ctx)
+	}
+	return w.hold(ctx)
+}
+
+// writtenRecords counts how many bytes of the records of r stand in file, which begins where they may have been
+// written: whole records in their order, with others between them, and as the last the beginning of one. Those
+// before position from are elsewhere, and count as written. torn says that a record is there in part.
+func writtenRecords(file io.Reader, r *records, from uint64, b []byte) (done uint64, torn bool, err error) {
+	lines := bufio.NewReaderSize(file, 64<<10)
+	want := r.next(b[:0], 1)
+	for len(want) > 0 && done < from {
+		done += uint64(len(want))
+		want = r.next(b[:0], 1)
+	}
+	whole := true // the next line is read from its beginning
+	for len(want) > 0 {
+		line, err := lines.ReadSlice('\n')
+		switch {
+		case err == nil:
+			if whole && bytes.Equal(line, want) {
+				done += uint64(len(want))
+				want = r.next(b[:0], 1)
+			}
+			whole = true
+		case errors.Is(err, bufio.ErrBufferFull): // longer than any record
+			whole = false
+		case err == io.EOF:
+			torn = whole && len(line) > 0 && bytes.HasPrefix(want, line)
+			if torn {
+				done += uint64(len(line))
+			}
+			return done, torn, nil
+		default:
+			return 0, false, err
+		}
+	}
+	return done, false, nil
+}
+
+// writtenBytes is writtenRecords for raw output: how much of data stands at the beginning of file.
+func writtenBytes(file io.Reader, data []byte, from uint64) (done uint64, err error) {
+	done = from
+	b := make([]byte, 64<<10)
+	for done < uint64(len(data)) {
+		n, err := file.Read(b[:min(len(b), len(data)-int(done))])
+		for i := range n {
+			if b[i] != data[done] {
+				return done, nil
+			}
+			done++
+		}
+		if err == io.EOF {
+			return done, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	return done, nil
+}
+
+// missing says whether err means that there is nothing of that name.
+func missing(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR)
+}

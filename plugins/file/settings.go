@@ -1,0 +1,89 @@
+package file
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/muxd/muxd/sink"
+)
+
+const (
+	formatCRI  = "cri"
+	formatRaw  = "raw"
+	modePipe   = "pipe"
+	modeDirect = "direct"
+)
+
+// settings is a request, understood.
+type settings struct {
+	cri     bool
+	direct  bool
+	perm    os.FileMode
+	maxLine int
+	targets []target // one for each stream of the request, in their order
+	apart   bool     // {stream} is in the path, so that every stream has a file of its own
+}
+
+// target is where one stream goes.
+type target struct {
+	stream sink.Stream
+	path   string // absolute and clean
+}
+
+// parseSettings changes nothing outside; it is what Check does.
+func parseSettings(r *sink.Request) (settings, error) {
+	s := settings{cri: true, direct: r.Options.String("mode") == modeDirect}
+	switch format := r.Options.String("format"); {
+	case format == formatRaw:
+		s.cri = false
+	case s.direct && format == formatCRI:
+		return s, fmt.Errorf("format=cri with mode=direct: the child writes the file itself, so nothing can stand " +
+			"before its lines; use format=raw or mode=pipe")
+	case s.direct:
+		s.cri = false
+	}
+
+	perm := r.Options.String("perm")
+	bits, err := strconv.ParseUint(perm, 8, 32)
+	if err != nil || bits > 0o777 {
+		return s, fmt.Errorf("perm=%s: want octal permissions between 0 and 0777, as 0640", perm)
+	}
+	s.perm = os.FileMode(bits)
+
+	most := r.Options.Int("max-line")
+	if most < 1 || most > sink.StateMost {
+		return s, fmt.Errorf("max-line=%d: want a size between 1 byte and %d KiB", most, sink.StateMost>>10)
+	}
+	s.maxLine = int(most)
+
+	if !filepath.IsAbs(r.Arg) {
+		return s, fmt.Errorf("path %q is relative; name the file from the root", r.Arg)
+	}
+	if strings.HasSuffix(r.Arg, "/") {
+		return s, fmt.Errorf("path %s names a directory; name a file in it, as in %s{name}.log", r.Arg, r.Arg)
+	}
+	for _, stream := range r.Streams {
+		path, err := expand(r.Arg, r.Child, stream)
+		if err != nil {
+			return s, err
+		}
+		s.targets = append(s.targets, target{stream, filepath.Clean(path)})
+	}
+	s.apart = strings.Contains(r.Arg, "{stream}")
+	return s, nil
+}
+
+// location is where the bytes go, for people.
+func (s settings) location() string {
+	var paths []string
+	for _, t := range s.targets {
+		if !slices.Contains(paths, t.path) {
+			paths = append(paths, t.path)
+		}
+	}
+	return strings.Join(paths, ", ")
+}

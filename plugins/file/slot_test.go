@@ -1,0 +1,85 @@
+package file
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/muxd/muxd/sink"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// slot is a stream's memory that outlives its writer.
+type slot struct {
+	intent, state, next []byte
+}
+
+func (s *slot) Intent() []byte    { return s.intent }
+func (s *slot) Intend(b []byte)   { s.intent = bytes.Clone(b) }
+func (s *slot) SetState(b []byte) { s.next = bytes.Clone(b) }
+
+// commit is what the SDK does when Write has returned nil.
+func (s *slot) commit() { s.state, s.next, s.intent = s.next, nil, nil }
+
+var noon = time.Date(2026, 5, 4, 12, 0, 0, 123, time.UTC)
+
+func criSettings() settings { return settings{cri: true, perm: 0o640, maxLine: 16 << 10} }
+
+// quick is newFiles without long waits.
+func quick() *files {
+	fs := newFiles()
+	fs.retryFirst, fs.retryMost, fs.lookAgain = time.Millisecond, 5*time.Millisecond, 0
+	return fs
+}
+
+func quiet(error) {}
+
+func openStream(t *testing.T, fs *files, s settings, stream sink.Stream, path string) *testStream {
+	t.Helper()
+	w, err := newStream(fs, s, target{stream, path}, &troubles{report: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.close() })
+	return &testStream{t: t, w: w}
+}
+
+// testStream is a stream with its slot.
+type testStream struct {
+	t    *testing.T
+	w    *stream
+	slot slot
+}
+
+func (s *testStream) put(at time.Time, text string, last bool) {
+	s.t.Helper()
+	p := part{data: []byte(text), state: s.slot.state, time: at, last: last}
+	if err := s.w.put(context.Background(), p, &s.slot); err != nil {
+		s.t.Fatalf("put %q: %v", text, err)
+	}
+	s.slot.commit()
+}
+
+func temp(t *testing.T) string { return filepath.Join(t.TempDir(), "log") }
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func same(t *testing.T, what, got, want string) {
+	t.Helper()
+	if got != want {
+		t.Fatalf("%s:\n got %q\nwant %q", what, got, want)
+	}
+}

@@ -1,0 +1,290 @@
+package pty
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/muxd/muxd/sink"
+)
+
+// noticeEvery is how often a viewer is told at most that it reads too slowly.
+const noticeEvery = 10 * time.Second
+
+// cancelSequence brings a viewer's terminal out of a sequence whose rest it will never see (CAN), and out of the
+// colours that were on then.
+const cancelSequence = "\x18\x1b[m"
+
+// attached is a viewer's place in the output. consoleSink.mu is for all of it but the channels.
+//
+// While slow is false the viewer has everything up to the ring's end, and whoever adds to the ring sends it at once.
+// When its socket is full it becomes slow, and its pump goes on when there is room again.
+type attached struct {
+	v    *sink.Viewer
+	raw  syscall.RawConn
+	wake chan struct{} // holds an element when the pump has something to do
+	done chan struct{} // closed when nothing more will be sent: the end was, or the viewer has left
+
+	slow   bool
+	over   bool   // done is closed
+	next   uint64 // the offset of the next byte for it
+	redraw uint64 // what lies below this is redrawn, not output
+	told   bool   // it knows the offset at which it is, from an Output
+
+	acked, ackSent uint64
+	cancel         bool     // cancelSequence is to be sent
+	notices        []string // to be sent
+	skipped        uint64   // bytes it has not seen, and not been told about
+	noticed        time.Time
+	refused        bool // it has been told that it is read-only
+
+	rows, cols int // of its terminal; zero where it has none
+}
+
+// Attach serves v until it leaves, the console has ended and v has all of it, or ctx is done. It does not take
+// ownership of v, but closes it to end its own Recv.
+func (c *consoleSink) Attach(ctx context.Context, v *sink.Viewer) error {
+	want, err := parseReplay(v.Replay)
+	if err != nil {
+		v.Notice(err.Error())
+		return err
+	}
+	raw, err := v.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("attach: %w", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	a := &attached{v: v, raw: raw, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	c.admit(a, want)
+	defer c.leave(a)
+	var pump sync.WaitGroup
+	pump.Go(func() {
+		if c.pump(ctx, a) {
+			cancel() // before Close, which waits for an input that is being written
+			v.Close()
+		}
+	})
+	err = c.serve(ctx, a)
+	cancel()
+	pump.Wait()
+	return err
+}
+
+func (c *consoleSink) admit(a *attached, want replay) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var exact bool
+	a.next, exact = c.past.begin(want)
+	if !exact {
+		a.redraw = c.past.end
+	}
+	c.viewers[a] = struct{}{}
+	if !a.v.ReadOnly {
+		c.resized(a, a.v.Rows, a.v.Cols)
+	}
+	c.push(a)
+}
+
+func (c *consoleSink) leave(a *attached) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	a.finish()
+	delete(c.viewers, a)
+	if c.latest == a {
+		c.latest = nil
+	}
+}
+
+// finish is called when nothing more will be sent. c.mu is held.
+func (a *attached) finish() {
+	if !a.over {
+		a.over = true
+		close(a.done)
+	}
+}
+
+// pump goes on with a viewer that was slow, when there is room. It returns when nothing more is to be sent, and says
+// whether the viewer is to be closed, which it is not where it has left: what it typed before is still to be read.
+func (c *consoleSink) pump(ctx context.Context, a *attached) (closeIt bool) {
+	for {
+		select {
+		case <-ctx.Done():
+			return true
+		case <-a.done:
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return c.ended
+		case <-a.wake:
+		}
+		if a.v.Writable(ctx) != nil {
+			return ctx.Err() != nil
+		}
+		c.mu.Lock()
+		c.push(a)
+		c.mu.Unlock()
+	}
+}
+
+// push sends a what it has not got, as far as there is room. c.mu is held.
+func (c *consoleSink) push(a *attached) {
+	if a.over {
+		return
+	}
+	err := c.send(a)
+	a.slow = errors.Is(err, sink.ErrSlow)
+	switch {
+	case a.slow:
+		select {
+		case a.wake <- struct{}{}:
+		default:
+		}
+	case err != nil:
+		a.finish()
+	}
+}
+
+// send sends until all is sent or an error comes; what was sent is not sent again. c.mu is held.
+func (c *consoleSink) send(a *attached) error {
+	if a.acked != a.ackSent {
+		if err := a.v.Ack(a.acked); err != nil {
+			return err
+		}
+		a.ackSent = a.acked
+	}
+	if a.next < c.oldest() {
+		c.skip(a)
+	}
+	if a.cancel {
+		if err := a.v.Redraw([]byte(cancelSequence)); err != nil {
+			return err
+		}
+		a.cancel = false
+	}
+	for len(a.notices) > 0 {
+		if err := a.v.Notice(a.notices[0]); err != nil {
+			return err
+		}
+		a.notices = a.notices[1:]
+	}
+	for a.next < c.past.end || !a.told {
+		if err := c.sendPiece(a); err != nil {
+			return err
+		}
+	}
+	if !c.ended {
+		return nil
+	}
+	if err := a.v.End(c.exit, c.known); err != nil {
+		return err
+	}
+	a.finish()
+	return nil
+}
+
+func (c *consoleSink) sendPiece(a *attached) error {
+	p := c.at(a.next)
+	if a.next < a.redraw {
+		p = p[:min(uint64(len(p)), a.redraw-a.next)]
+		if err := a.v.Redraw(p); err != nil {
+			return err
+		}
+	} else {
+		if err := a.v.Output(a.next, p); err != nil {
+			return err
+		}
+		a.told = true
+	}
+	a.next += uint64(len(p))
+	return nil
+}
+
+// skip moves a viewer that has fallen out of the ring to a place in it where its terminal can begin to draw, and
+// redraws it from there. c.mu is held.
+func (c *consoleSink) skip(a *attached) {
+	to := max(c.past.sensible(), a.next)
+	a.skipped += to - a.next
+	a.next, a.redraw, a.told, a.cancel = to, c.past.end, false, true
+	if now := time.Now(); now.Sub(a.noticed) >= noticeEvery {
+		a.notices = append(a.notices, fmt.Sprintf("%d bytes of output were skipped: this viewer reads too slowly", a.skipped))
+		a.skipped, a.noticed = 0, now
+	}
+}
+
+// serve does what the viewer says until it has left (nil), the console has ended or ctx is done (nil), or it
+// says what cannot be understood.
+func (c *consoleSink) serve(ctx context.Context, a *attached) error {
+	for {
+		e, err := a.v.Recv()
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
+			return nil
+		case err != nil:
+			return err
+		}
+		if a.v.ReadOnly {
+			c.refuse(a)
+			continue
+		}
+		switch err := c.heed(ctx, a, e); {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, errLeft): // the rest of what it typed, if any, may still find room
+		case err != nil:
+			return err
+		}
+	}
+}
+
+func (c *consoleSink) heed(ctx context.Context, a *attached, e sink.ViewerEvent) error {
+	c.mu.Lock()
+	if e.Kind == sink.ViewerResize {
+		c.resized(a, e.Rows, e.Cols)
+	} else if c.latest != a {
+		c.resized(a, a.rows, a.cols)
+	}
+	c.mu.Unlock()
+	switch e.Kind {
+	case sink.ViewerInput:
+		if err := c.keys.typed(ctx, e.Data, a.raw); err != nil {
+			return err
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		a.acked = e.Offset + uint64(len(e.Data))
+		if !a.slow {
+			c.push(a)
+		}
+	case sink.ViewerEndOfInput:
+		return c.keys.endOfInput(ctx, a.raw)
+	}
+	return nil
+}
+
+// resized makes a the viewer whose size counts. A viewer without a size changes nothing. c.mu is held.
+func (c *consoleSink) resized(a *attached, rows, cols int) {
+	if rows <= 0 || cols <= 0 {
+		return
+	}
+	a.rows, a.cols, c.latest = rows, cols, a
+	c.Resize(rows, cols) // it fails only where the terminal is gone, and then nobody is left to care
+}
+
+// refuse tells a read-only viewer once that what it says does not count.
+func (c *consoleSink) refuse(a *attached) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if a.refused {
+		return
+	}
+	a.refused = true
+	a.notices = append(a.notices, "this viewer is read-only: what it types and its size do not count")
+	if !a.slow {
+		c.push(a)
+	}
+}

@@ -1,0 +1,148 @@
+package pty
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/containerd/console"
+
+	"github.com/muxd/muxd/sink"
+)
+
+// endGrace is how long the end of a console waits for viewers that have not taken the last of its output.
+const endGrace = 2 * time.Second
+
+// consoleSink is one console. It owns a copy of the terminal's master.
+//
+// Its lock is held for copies of memory and for sends that do not block, never for anything that waits.
+type consoleSink struct {
+	in     *master
+	size   console.Console // in, for its window size
+	status func() (status uint32, known bool)
+	keys   keyboard
+
+	mu      sync.Mutex // for what follows, and for every attached
+	past    ring
+	now     []byte // the piece that is being shown: it ends where past ends, and may be longer than past is
+	viewers map[*attached]struct{}
+	latest  *attached // who typed or resized last: its size counts
+	ended   bool
+	exit    uint32
+	known   bool
+}
+
+// newConsole takes ownership of in. status is asked when the console has ended.
+func newConsole(in *master, scrollback int, status func() (uint32, bool)) (*consoleSink, error) {
+	size, err := console.ConsoleFromFile(in)
+	if err != nil {
+		in.Close()
+		return nil, fmt.Errorf("console: %w", err)
+	}
+	c := &consoleSink{
+		in:      in,
+		size:    size,
+		status:  status,
+		past:    ring{most: scrollback},
+		viewers: map[*attached]struct{}{},
+	}
+	c.keys.init(in)
+	return c, nil
+}
+
+// Write shows a chunk of output to all viewers and does not wait for them. Only the last one waits, for endGrace at most,
+// until every viewer's socket has taken all there is.
+func (c *consoleSink) Write(ctx context.Context, k *sink.Chunk) error {
+	if k.Last {
+		return c.end(ctx)
+	}
+	for done := 0; done < len(k.Data); {
+		n := min(len(k.Data)-done, sink.ViewerDataMost)
+		c.show(k.Offset+uint64(done), k.Data[done:done+n])
+		done += n
+	}
+	return nil
+}
+
+func (c *consoleSink) show(offset uint64, piece []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.past.write(offset, piece)
+	c.now = piece
+	for a := range c.viewers {
+		if !a.slow {
+			c.push(a)
+		}
+	}
+	c.now = nil
+}
+
+func (c *consoleSink) end(ctx context.Context) error {
+	c.mu.Lock()
+	c.exit, c.known = c.status()
+	c.ended = true
+	var waiting []<-chan struct{}
+	for a := range c.viewers {
+		waiting = append(waiting, a.done)
+		if !a.slow {
+			c.push(a)
+		}
+	}
+	c.mu.Unlock()
+
+	grace, cancel := context.WithTimeout(ctx, endGrace)
+	defer cancel()
+	for _, done := range waiting {
+		select {
+		case <-done:
+		case <-grace.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// oldest is the offset of the oldest byte that can still be shown. c.mu is held.
+func (c *consoleSink) oldest() uint64 {
+	return min(c.past.start(), c.past.end-uint64(len(c.now)))
+}
+
+// at is output from offset on, in one piece and not longer than a frame. c.mu is held.
+func (c *consoleSink) at(offset uint64) []byte {
+	p := c.past.at(max(offset, c.past.start()))
+	if begin := c.past.end - uint64(len(c.now)); offset >= begin {
+		p = c.now[offset-begin:]
+	}
+	return p[:min(len(p), sink.ViewerDataMost)]
+}
+
+// Resize sets the window size. The kernel sends SIGWINCH to the terminal's foreground group where it is another size.
+func (c *consoleSink) Resize(rows, cols int) error {
+	if rows <= 0 || cols <= 0 || rows > 0xffff || cols > 0xffff {
+		return fmt.Errorf("resize the console: %dx%d is no size", rows, cols)
+	}
+	if err := c.size.Resize(console.WinSize{Height: uint16(rows), Width: uint16(cols)}); err != nil {
+		return fmt.Errorf("resize the console: %w", err)
+	}
+	return nil
+}
+
+// Size is the window size, which the child may have changed by itself; zeros where it cannot be told.
+func (c *consoleSink) Size() (rows, cols int) {
+	size, err := c.size.Size()
+	if err != nil {
+		return 0, 0
+	}
+	return int(size.Height), int(size.Width)
+}
+
+// Viewers is how many viewers are attached.
+func (c *consoleSink) Viewers() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.viewers)
+}
+
+// Close closes the console's copy of the master.
+func (c *consoleSink) Close() error { return c.in.Close() }

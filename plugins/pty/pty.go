@@ -1,0 +1,64 @@
+// Package pty is the built-in console sink: it makes a child's terminal, keeps the latest of its output, and serves
+// the viewers that attach to it.
+//
+// Nobody of them can hold up the child or another viewer. All viewers read from one ring of the latest output,
+// each at its own place: a viewer that reads slowly falls behind there, and one that falls out of it is
+// redrawn. A viewer therefore costs no queue.
+package pty
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/muxd/muxd/sink"
+)
+
+// scrollbackMost bounds the scrollback option, since every console of a spec may grow to it.
+const scrollbackMost = 64 << 20
+
+// Plugin is what muxd serves as "pty".
+func Plugin() sink.Plugin {
+	return sink.Plugin{
+		Name:    "pty",
+		Version: "1",
+		Help:    "a terminal of the child's own, which viewers attach to",
+		Carries: []sink.Stream{sink.Console},
+		Options: []sink.Option{{
+			Name:    "scrollback",
+			Type:    sink.Size,
+			Default: "64KiB",
+			Help:    "how much of the latest output is kept to show to viewers that attach later",
+		}},
+		Check:       check,
+		OpenConsole: open,
+	}
+}
+
+func check(r *sink.Request) (sink.Wiring, error) {
+	if n := r.Options.Int("scrollback"); n > scrollbackMost {
+		return 0, fmt.Errorf("scrollback=%d: the most is 64MiB", n)
+	}
+	return sink.PTY, nil
+}
+
+func open(_ context.Context, o *sink.Opening) (sink.ConsoleSink, error) {
+	p, err := openPair(o.Rows, o.Cols)
+	if err != nil {
+		return nil, err
+	}
+	defer p.close()
+	in, err := p.master.dup()
+	if err != nil {
+		return nil, fmt.Errorf("copy the new terminal: %w", err)
+	}
+	o.Location = p.name
+	if err := o.Terminal(p.release()); err != nil {
+		in.Close()
+		return nil, err
+	}
+	c, err := newConsole(in, int(o.Options.Int("scrollback")), o.Status)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}

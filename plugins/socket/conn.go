@@ -1,0 +1,175 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// conn is what *net.UnixConn and *net.TCPConn have in common.
+type conn interface {
+	net.Conn
+	syscall.Conn
+	CloseWrite() error
+}
+
+// dialTimeout bounds one attempt to connect.
+const dialTimeout = 5 * time.Second
+
+// dial connects to a, and returns the connection, owned by the caller.
+func dial(ctx context.Context, a address) (conn, error) {
+	d := net.Dialer{Timeout: dialTimeout}
+	c, err := d.DialContext(ctx, a.network, a.name)
+	if err != nil {
+		return nil, explainDial(err, a)
+	}
+	return c.(conn), nil
+}
+
+// explainDial adds a way out.
+func explainDial(err error, a address) error {
+	var hint string
+	var dns *net.DNSError
+	switch {
+	case errors.Is(err, unix.ECONNREFUSED):
+		hint = "nobody listens there: start the peer first"
+	case errors.Is(err, unix.ENOENT):
+		hint = "there is no such socket: start the peer first"
+	case errors.Is(err, unix.EPROTOTYPE):
+		hint = "it is not a stream socket"
+	case errors.Is(err, fs.ErrPermission):
+		hint = fmt.Sprintf("let user id %d connect there", os.Geteuid())
+	case errors.As(err, &dns):
+		hint = "check the host's name"
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		hint = "the peer does not answer: check the address and the firewall"
+	}
+	if a.network == "unix" && (errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT)) {
+		hint += ", or let readers connect here with socket:listen=" + a.String()
+	}
+	if hint == "" {
+		return fmt.Errorf("connect to %s: %w", a, cause(err))
+	}
+	return fmt.Errorf("connect to %s: %w; %s", a, cause(err), hint)
+}
+
+// cause is err without net's own words for the operation and the address.
+func cause(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err
+	}
+	var sys *os.SyscallError
+	if errors.As(err, &sys) {
+		err = sys.Err
+	}
+	return err
+}
+
+// write writes b to c, and returns how much of it the kernel accepted. It blocks until all is, the connection is dead,
+// or ctx is done.
+func write(ctx context.Context, c conn, b []byte) (int, error) {
+	over := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		c.SetWriteDeadline(time.Unix(1, 0))
+		close(over)
+	})
+	n, err := c.Write(b)
+	if !stop() {
+		<-over
+		c.SetWriteDeadline(time.Time{})
+	}
+	if err != nil && ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	return n, err
+}
+
+// lingerTime bounds how long the end of an output waits for its peer.
+const lingerTime = 2 * time.Second
+
+// lookEvery is how often linger asks the kernel, which has no event for it.
+const lookEvery = 5 * time.Millisecond
+
+// linger waits until the peer has what was sent, has closed, or deadline has passed. The write side is shut down
+// already. A Unix peer has what it read; a TCP peer what its kernel acknowledged.
+//
+// With discard it takes in what the peer still sends: a connection that is closed with unread input is reset, and then
+// a TCP peer may lose what it has not read yet (tcp(7), RFC 2525 section 2.17). Without, somebody else reads it.
+func linger(ctx context.Context, c conn, deadline time.Time, discard bool) {
+	defer c.SetReadDeadline(time.Time{})
+	var scrap [4 << 10]byte
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for ctx.Err() == nil && time.Now().Before(deadline) {
+		if discard {
+			c.SetReadDeadline(time.Now().Add(lookEvery))
+			_, err := c.Read(scrap[:])
+			if err == nil {
+				continue
+			}
+			if !errors.Is(err, os.ErrDeadlineExceeded) {
+				return // io.EOF, or dead
+			}
+		}
+		if unsent, err := queued(c); err != nil || unsent == 0 {
+			return
+		}
+		if !discard {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+			}
+		}
+	}
+}
+
+// queued is the number of bytes that were written and that the peer does not have (SIOCOUTQ: unix(7) counts what was
+// not read, with overhead; tcp(7) what was not acknowledged).
+func queued(c conn) (n int, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	ctlErr := raw.Control(func(fd uintptr) { n, err = unix.IoctlGetInt(int(fd), unix.TIOCOUTQ) })
+	return n, errors.Join(err, ctlErr)
+}
+
+// awaitHangup blocks until the peer, which has shut down its write side, has closed the connection altogether, or the
+// connection is closed here.
+func awaitHangup(c conn) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	raw.Read(func(fd uintptr) bool {
+		p := []unix.PollFd{{Fd: int32(fd)}} // POLLHUP and POLLERR are always asked for
+		n, err := unix.Poll(p, 0)
+		return err != nil && err != unix.EINTR || n > 0
+	})
+}
+
+// copyInput copies what the peer sends to the child's stdin. peerErr is why reading ended (io.EOF: the peer has sent
+// all), and inputErr why the child takes no more; one of them is nil.
+func copyInput(to io.Writer, c conn) (peerErr, inputErr error) {
+	b := make([]byte, 32<<10)
+	for {
+		n, err := c.Read(b)
+		if n > 0 {
+			if _, inputErr := to.Write(b[:n]); inputErr != nil {
+				return nil, inputErr
+			}
+		}
+		if err != nil {
+			return err, nil
+		}
+	}
+}

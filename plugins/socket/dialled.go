@@ -1,0 +1,173 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+// dialled is a sink on a connection that we make.
+//
+//	connected → (a write or read fails) → broken → (a dial succeeds) → connected
+//	any → (the last output ended) → shut down for writing, for good
+//	any → (Close) → closed
+//
+// Whoever finds the connection broken has the turn and makes it anew: the writer, or the goroutine that reads the
+// child's stdin.
+type dialled struct {
+	port
+	address address
+	ctx     context.Context // done at Close
+	cancel  context.CancelFunc
+	turn    turn // to write, to connect, and for port.outputs
+	ended   bool // no output comes any more; guarded by turn
+
+	mu     sync.Mutex
+	conn   conn // the newest; may be broken
+	closed bool
+
+	reader  sync.WaitGroup
+	reading chan struct{} // closed when nobody reads stdin from the peer; nil where nobody ever does
+}
+
+// openDialled connects. The sink takes ownership of p.input.
+func openDialled(ctx context.Context, s settings, p port) (*dialled, error) {
+	c, err := dial(ctx, s.address)
+	if err != nil {
+		return nil, err
+	}
+	d := &dialled{port: p, address: s.address, turn: newTurn(), conn: c}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	if p.input != nil {
+		d.reading = make(chan struct{})
+		d.reader.Go(d.readInput)
+	}
+	return d, nil
+}
+
+// put sends data, and blocks until the kernel has accepted it, over as many connections as that takes.
+func (d *dialled) put(ctx context.Context, data []byte, last bool) error {
+	if err := d.turn.lock(ctx); err != nil {
+		return err
+	}
+	defer d.turn.unlock()
+	for c := d.current(); len(data) > 0; {
+		n, err := write(ctx, c, data)
+		data = data[n:]
+		if len(data) == 0 {
+			break
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if c, err = d.reconnect(ctx, c, fmt.Errorf("write to %s: %w", d.address, cause(err))); err != nil {
+			return err
+		}
+	}
+	if !last {
+		return nil
+	}
+	if d.outputs--; d.outputs == 0 {
+		d.ended = true
+		c := d.current()
+		if c.CloseWrite() == nil { // otherwise the peer is dead, and nothing is left to send
+			linger(ctx, c, time.Now().Add(lingerTime), !d.readsInput())
+		}
+	}
+	return nil
+}
+
+func (d *dialled) current() conn {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.conn
+}
+
+// readsInput says whether a goroutine reads from the peer.
+func (d *dialled) readsInput() bool {
+	if d.reading == nil {
+		return false
+	}
+	select {
+	case <-d.reading:
+		return false
+	default:
+		return true
+	}
+}
+
+// reconnect connects anew where broken is still the newest connection, and returns the newest. It blocks until that
+// succeeds or ctx is done. The turn is held.
+func (d *dialled) reconnect(ctx context.Context, broken conn, wrong error) (conn, error) {
+	if c := d.current(); c != broken {
+		return c, nil
+	}
+	broken.Close()
+	try := d.retry()
+	defer try.over()
+	for {
+		if err := try.wait(ctx, wrong); err != nil {
+			return nil, err
+		}
+		c, err := dial(ctx, d.address)
+		if err != nil {
+			wrong = err
+			continue
+		}
+		if d.ended {
+			c.CloseWrite()
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.closed {
+			c.Close()
+			return nil, net.ErrClosed
+		}
+		d.conn = c
+		return c, nil
+	}
+}
+
+// readInput gives the child what the peer sends. When the peer has sent all, so has the child's stdin: it is closed. A
+// connection that breaks instead is made anew, and goes on.
+func (d *dialled) readInput() {
+	defer close(d.reading)
+	defer d.input.Close()
+	for c := d.current(); ; {
+		peerErr, _ := copyInput(d.input, c)
+		if peerErr == nil || peerErr == io.EOF {
+			return
+		}
+		// Where the writer was first, it has closed the connection, and has made another when it lets the turn go.
+		if d.turn.lock(d.ctx) != nil {
+			return // closed
+		}
+		next, err := d.reconnect(d.ctx, c, fmt.Errorf("read from %s: %w", d.address, cause(peerErr)))
+		d.turn.unlock()
+		if err != nil {
+			return
+		}
+		c = next
+	}
+}
+
+// Close closes the connection, and returns when nobody reads from it.
+func (d *dialled) Close() error {
+	d.cancel()
+	d.mu.Lock()
+	d.closed = true
+	err := d.conn.Close()
+	d.mu.Unlock()
+	if d.input != nil {
+		d.input.Close()
+	}
+	d.reader.Wait()
+	if errors.Is(err, net.ErrClosed) {
+		return nil // it was broken
+	}
+	return err
+}
