@@ -1,0 +1,131 @@
+// Command muxd is a stdio multiplexer agent: it spawns processes and hands the other end of their stdio, as file
+// descriptors, to sink plugins. One binary is the keeper, the agent, and the built-in plugins, which it
+// runs as itself again.
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/muxd/muxd/core/agent"
+	"github.com/muxd/muxd/core/config"
+	"github.com/muxd/muxd/core/keeper"
+	"github.com/muxd/muxd/internal/fd"
+	"github.com/muxd/muxd/plugins/file"
+	"github.com/muxd/muxd/plugins/pty"
+	"github.com/muxd/muxd/plugins/socket"
+	"github.com/muxd/muxd/sink"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// builtin makes the plugins that are part of this binary.
+var builtin = map[string]func() sink.Plugin{"file": file.Plugin, "pty": pty.Plugin, "socket": socket.Plugin}
+
+func main() {
+	// What muxd runs as itself has its own first word, before any flag.
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "agent":
+			os.Exit(runAgent(os.Args[2:]))
+		case "plugin":
+			runPlugin(os.Args[2:])
+			return
+		case keeper.ShimVerb:
+			keeper.ShimMain()
+		}
+	}
+	os.Exit(runKeeper())
+}
+
+func runKeeper() (code int) {
+	var configPath, runtimeDir string
+	var check bool
+	cmd := &cobra.Command{
+		Use:   "muxd",
+		Short: "Run processes, with their stdio in the hands of sink plugins",
+		Long: `muxd spawns processes and hands the other end of their stdio, as file descriptors, to sink plugins: files,
+sockets, consoles, and other people's. It stays in the foreground; drive it with muxctl.
+
+SIGTERM and SIGINT stop every child, each with its grace time, and end muxd; a second one does not wait. SIGHUP
+reads the configuration again, and leaves running children alone.`,
+		Example:           "  muxd --config config.toml\n  muxd --config config.toml --check-config",
+		Args:              cobra.NoArgs,
+		Version:           version,
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		RunE: func(*cobra.Command, []string) error {
+			cfg := config.Default()
+			if configPath != "" {
+				var err error
+				if configPath, err = filepath.Abs(configPath); err != nil {
+					return err
+				}
+				if cfg, err = config.Load(configPath); err != nil {
+					return err
+				}
+			}
+			dir, err := cfg.Agent.Dir(runtimeDir)
+			if err != nil {
+				return err
+			}
+			if check {
+				fmt.Printf("%s is in order\n", configPath)
+				return nil
+			}
+			self, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			code = keeper.Run(keeper.Options{
+				RuntimeDir: dir, Agent: []string{self, "agent", dir, configPath}, Version: version,
+			})
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&configPath, "config", "", "the configuration `FILE`; without it every setting has its default")
+	cmd.Flags().StringVar(&runtimeDir, "runtime-dir", "", "`DIR` of the sockets; by default the configuration's, or $XDG_RUNTIME_DIR/muxd, or /run/muxd")
+	cmd.Flags().BoolVar(&check, "check-config", false, "say what is wrong with the configuration, and end")
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		code = 2
+		return fmt.Errorf("%w; see muxd --help", err)
+	})
+	if err := cmd.Execute(); err != nil {
+		fmt.Fprintln(os.Stderr, "muxd:", err)
+		return max(code, 1)
+	}
+	return code
+}
+
+// runAgent is the agent: args are the runtime directory and the configuration file.
+func runAgent(args []string) int {
+	var n [3]int
+	if _, err := fmt.Sscanf(os.Getenv(keeper.AgentFDs), "%d,%d,%d", &n[0], &n[1], &n[2]); err != nil || len(args) != 2 {
+		fmt.Fprintln(os.Stderr, "muxd agent: started by muxd only; run muxd --config FILE")
+		return 2
+	}
+	os.Unsetenv(keeper.AgentFDs)
+	return agent.Run(agent.Options{
+		RuntimeDir: args[0], ConfigPath: args[1], Version: version,
+		Keeper: fd.New(n[0]), Control: fd.New(n[1]), Sessions: fd.New(n[2]),
+	})
+}
+
+// runPlugin serves a built-in plugin.
+func runPlugin(args []string) {
+	if len(args) > 0 {
+		if make, ok := builtin[args[0]]; ok {
+			p := make()
+			p.Version = version
+			sink.Serve(p)
+			return
+		}
+	}
+	fmt.Fprintln(os.Stderr, "muxd plugin: started by muxd only, with the name of a built-in plugin")
+	os.Exit(2)
+}

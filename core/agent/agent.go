@@ -1,0 +1,230 @@
+// Package agent is the process that decides: it reads the configuration, serves the control API, runs the plugins through
+// core/host, has the keeper spawn children, and follows each of them to its end. No byte of a stream passes here.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+
+	"github.com/muxd/muxd/control/controlpb"
+	"github.com/muxd/muxd/core/config"
+	"github.com/muxd/muxd/core/host"
+	"github.com/muxd/muxd/core/keeper"
+	"github.com/muxd/muxd/core/keeper/keeperpb"
+	"github.com/muxd/muxd/internal/fd"
+	"github.com/muxd/muxd/internal/peercred"
+)
+
+// Options are what an agent gets at birth.
+type Options struct {
+	ConfigPath string // empty: defaults only
+	RuntimeDir string
+	Version    string
+	Keeper     *fd.FD // the keeper channel
+	Control    *fd.FD // listening socket of the control API
+	Sessions   *fd.FD // listening socket of clients' fd channels
+}
+
+// ConfigError is the exit status that tells the keeper not to start the agent again.
+const ConfigError = 78 // EX_CONFIG of sysexits.h
+
+// Agent is the one agent of a process. Its state is under mu; calls to keeper and plugins are made without it.
+type Agent struct {
+	o        Options
+	keeper   *keeper.Client
+	host     *host.Host
+	log      *slog.Logger
+	level    slog.LevelVar
+	cfg      atomic.Pointer[config.Config]
+	started  time.Time
+	sessions sessions
+	events   journalOfEvents
+	ctx      context.Context // done when the agent ends
+	cancel   context.CancelFunc
+	work     sync.WaitGroup // goroutines that follow children
+
+	mu       sync.Mutex
+	children map[string]*child   // by id
+	byKey    map[string]*child   // by keeper key of the current run
+	openings map[string]*opening // by id
+	requests map[string]*child   // by the client's request id
+	ending   bool
+	ended    chan struct{} // closed when shutdown is complete
+	endOnce  sync.Once
+}
+
+// Run is the agent's life; it takes ownership of the descriptors in o and returns the exit status.
+func Run(o Options) int {
+	a := &Agent{
+		o: o, started: time.Now(),
+		children: map[string]*child{}, byKey: map[string]*child{}, openings: map[string]*opening{},
+		requests: map[string]*child{}, ended: make(chan struct{}),
+	}
+	a.ctx, a.cancel = context.WithCancel(context.Background())
+	defer a.cancel()
+	cfg, err := a.loadConfig()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return ConfigError
+	}
+	a.cfg.Store(cfg)
+	a.log = newLogger(cfg, &a.level)
+	if err := a.run(); err != nil {
+		a.log.Error("agent ends", "error", err)
+		return 1
+	}
+	return 0
+}
+
+func (a *Agent) loadConfig() (*config.Config, error) {
+	if a.o.ConfigPath == "" {
+		return config.Default(), nil
+	}
+	return config.Load(a.o.ConfigPath)
+}
+
+func newLogger(cfg *config.Config, level *slog.LevelVar) *slog.Logger {
+	level.Set(cfg.Agent.LogLevel)
+	opts := &slog.HandlerOptions{Level: level}
+	if cfg.Agent.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, opts))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, opts))
+}
+
+func (a *Agent) run() error {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) // a log without a reader is no reason to die
+
+	var err error
+	if a.keeper, err = keeper.Connect(a.o.Keeper, a.processExited); err != nil {
+		return err
+	}
+	plugins := filepath.Join(a.o.RuntimeDir, "plugins")
+	if err := os.MkdirAll(plugins, 0o700); err != nil {
+		return fmt.Errorf("make the plugins' directory: %w", err)
+	}
+	a.host = host.New(host.Options{
+		Keeper: a.keeper, Dir: plugins, Version: a.o.Version,
+		Lookup: a.pluginCommand, Names: a.pluginNames,
+		StartTimeout: func() time.Duration { return a.cfg.Load().Agent.PluginStartTimeout },
+		Event:        a.sinkEvent, Died: a.pluginDied, Log: a.log,
+	})
+	control, err := listener(a.o.Control, "control.sock")
+	if err != nil {
+		return err
+	}
+	sessionsL, err := listener(a.o.Sessions, "fd.sock")
+	if err != nil {
+		return err
+	}
+	server := grpc.NewServer(grpc.Creds(peercred.Server{}), grpc.MaxRecvMsgSize(16<<20))
+	controlpb.RegisterControlServer(server, &api{a: a})
+	go server.Serve(control)
+	go a.sessions.serve(sessionsL, a.log)
+	a.log.Info("muxd is ready", "runtime_dir", a.o.RuntimeDir, "version", a.o.Version, "pid", os.Getpid())
+	a.startConfigured(a.cfg.Load(), nil)
+
+	for done := false; !done; {
+		select {
+		case s := <-signals:
+			switch s {
+			case unix.SIGHUP:
+				a.reload()
+			default:
+				a.log.Info("stopping", "signal", s.String())
+				go a.shutdown(a.isEnding()) // the second signal does not wait for grace times
+			}
+		case <-a.keeper.Done():
+			return errors.New("the keeper is gone")
+		case <-a.ended:
+			done = true
+		}
+	}
+	stopped := make(chan struct{})
+	go func() { server.GracefulStop(); close(stopped) }()
+	select {
+	case <-stopped:
+	case <-time.After(time.Second):
+		server.Stop() // a client that follows events does not hold up the end
+	}
+	a.sessions.close()
+	return a.keeper.Stop(context.Background())
+}
+
+// listener takes ownership of f.
+func listener(f *fd.FD, name string) (net.Listener, error) {
+	file := f.File(name)
+	defer file.Close()
+	l, err := net.FileListener(file)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", name, err)
+	}
+	if u, ok := l.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false) // the keeper's, for the next agent
+	}
+	return l, nil
+}
+
+// processExited is told by the keeper. It does not block.
+func (a *Agent) processExited(p *keeperpb.Process) {
+	if isPluginKey(p.Key) {
+		a.host.Exited(p)
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if c := a.byKey[p.Key]; c != nil {
+		a.exited(c, p)
+	}
+}
+
+func (a *Agent) isEnding() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.ending
+}
+
+// shutdown stops every child, then the plugins, and closes ended. A second call, now, kills what is left.
+func (a *Agent) shutdown(now bool) {
+	a.mu.Lock()
+	a.ending = true
+	var all []*child
+	for _, c := range a.children {
+		if !c.over() {
+			all = append(all, c)
+		}
+	}
+	a.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, c := range all {
+		wg.Go(func() {
+			grace := time.Duration(c.spec.Grace)
+			if now {
+				grace = 0
+			}
+			a.stop(c, grace)
+			<-c.finished
+		})
+	}
+	wg.Wait()
+	a.endOnce.Do(func() {
+		a.host.Close()
+		a.cancel()
+		a.work.Wait()
+		close(a.ended)
+	})
+}

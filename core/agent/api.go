@@ -1,0 +1,439 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/muxd/muxd/control/controlpb"
+	"github.com/muxd/muxd/internal/fd"
+	"github.com/muxd/muxd/internal/fdchan"
+	"github.com/muxd/muxd/sink/sinkpb"
+)
+
+// api is the control API.
+type api struct {
+	controlpb.UnimplementedControlServer
+	a *Agent
+}
+
+// find resolves an id, a name (of a living child, or the latest finished one), or a unique beginning of an id.
+func (a *Agent) find(ref string) (*child, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if c := a.children[ref]; c != nil {
+		return c, nil
+	}
+	var named *child
+	var begins []string
+	for id, c := range a.children {
+		if c.rec.Name == ref && (named == nil || !c.over() || named.over() && c.rec.Created > named.rec.Created) {
+			named = c
+		}
+		if ref != "" && strings.HasPrefix(id, ref) {
+			begins = append(begins, id)
+		}
+	}
+	switch {
+	case named != nil:
+		return named, nil
+	case len(begins) == 1:
+		return a.children[begins[0]], nil
+	case len(begins) > 1:
+		slices.Sort(begins)
+		return nil, status.Errorf(codes.InvalidArgument, "child %q: %s begin so; write more of the id", ref, strings.Join(begins, ", "))
+	}
+	return nil, status.Errorf(codes.NotFound, "child %q: there is none of that name or id; see muxctl list --all", ref)
+}
+
+// snapshot is a copy of what is known of c.
+func (a *Agent) snapshot(c *child) *controlpb.Child {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return proto.CloneOf(c.rec)
+}
+
+func (s *api) Spawn(ctx context.Context, req *controlpb.SpawnRequest) (*controlpb.SpawnResponse, error) {
+	a := s.a
+	if req.Child == nil {
+		return nil, status.Error(codes.InvalidArgument, "no child was described")
+	}
+	by := caller{session: req.FdSession, nearTicket: req.NearTicket, forks: req.ClientForks, attach: req.Attach}
+	if len(req.Ticket) > 0 {
+		ep, err := a.sessions.find(req.FdSession)
+		if err != nil {
+			return nil, status.Error(codes.InvalidArgument, err.Error())
+		}
+		t, err := fdchan.TicketFrom(req.Ticket)
+		if err != nil {
+			return nil, status.Error(codes.InvalidArgument, err.Error())
+		}
+		if by.fds, err = ep.TakeAny(ctx, t); err != nil {
+			return nil, status.Error(codes.InvalidArgument, err.Error())
+		}
+	}
+	if c := a.repeated(req.RequestId); c != nil {
+		if by.fds != nil {
+			fd.CloseAll(by.fds.FDs)
+			by.fds.Ack()
+		}
+		return s.spawned(c), nil
+	}
+	c, err := a.spawn(ctx, req.Child, by, nil)
+	if err != nil {
+		return nil, err
+	}
+	if req.RequestId != "" {
+		a.mu.Lock()
+		a.requests[req.RequestId] = c
+		a.mu.Unlock()
+	}
+	return s.spawned(c), nil
+}
+
+// repeated returns the child that an earlier call with the same request id spawned.
+func (a *Agent) repeated(id string) *child {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.requests[id]
+}
+
+func (s *api) spawned(c *child) *controlpb.SpawnResponse {
+	r := s.a.snapshot(c)
+	resp := &controlpb.SpawnResponse{Id: r.Id, Name: r.Name, Pid: r.Pid, Attached: c.attached}
+	if c.forks {
+		resp.NearEnds = c.nearEndNames()
+	}
+	return resp
+}
+
+func (s *api) Forked(ctx context.Context, req *controlpb.ForkedRequest) (*controlpb.ForkedResponse, error) {
+	c, err := s.a.find(req.Id)
+	if err != nil {
+		return nil, err
+	}
+	if req.Error != "" {
+		s.a.notForked(c, req.Error)
+		return &controlpb.ForkedResponse{}, nil
+	}
+	d, err := s.a.takeForked(ctx, req)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	return &controlpb.ForkedResponse{}, s.a.forked(ctx, c, req.Pid, d)
+}
+
+func (s *api) List(_ context.Context, req *controlpb.ListRequest) (*controlpb.ListResponse, error) {
+	a := s.a
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	resp := &controlpb.ListResponse{}
+	for _, c := range a.children {
+		if req.All || !c.over() {
+			resp.Children = append(resp.Children, proto.CloneOf(c.rec))
+		}
+	}
+	slices.SortFunc(resp.Children, func(x, y *controlpb.Child) int {
+		return cmp.Or(cmp.Compare(x.Created, y.Created), cmp.Compare(x.Id, y.Id))
+	})
+	return resp, nil
+}
+
+func (s *api) Inspect(ctx context.Context, req *controlpb.InspectRequest) (*controlpb.Child, error) {
+	c, err := s.a.find(req.Child)
+	if err != nil {
+		return nil, err
+	}
+	s.a.mu.Lock()
+	openings := slices.Clone(c.openings)
+	s.a.mu.Unlock()
+	for _, o := range openings {
+		s.a.stat(ctx, o)
+	}
+	return s.a.snapshot(c), nil
+}
+
+// stat brings what is known of an opening up to date.
+func (a *Agent) stat(ctx context.Context, o *opening) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	resp, err := o.plugin.Sinks().Stat(ctx, &sinkpb.StatRequest{Opening: o.id})
+	if err != nil {
+		return // forgotten, or its plugin is gone: what was known last stands
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, st := range resp.Streams {
+		for _, s := range o.streams {
+			if s.kind != st.Stream {
+				continue
+			}
+			s.rec.Bytes, s.rec.Dropped, s.rec.Location = st.Bytes, st.Dropped, st.Location
+			if st.Size != nil {
+				o.child.rec.Size = &controlpb.Size{Rows: st.Size.Rows, Cols: st.Size.Cols}
+			}
+		}
+	}
+}
+
+func (s *api) Wait(ctx context.Context, req *controlpb.WaitRequest) (*controlpb.Child, error) {
+	c, err := s.a.find(req.Child)
+	if err != nil {
+		return nil, err
+	}
+	s.a.mu.Lock()
+	c.waited = true
+	s.a.mu.Unlock()
+	return s.wait(ctx, c)
+}
+
+func (s *api) wait(ctx context.Context, c *child) (*controlpb.Child, error) {
+	select {
+	case <-c.finished:
+	case <-ctx.Done():
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
+	r := s.a.snapshot(c)
+	if c.spec.Remove {
+		s.a.mu.Lock()
+		s.a.forget(c)
+		s.a.mu.Unlock()
+	}
+	return r, nil
+}
+
+func (s *api) Signal(ctx context.Context, req *controlpb.SignalRequest) (*controlpb.SignalResponse, error) {
+	c, err := s.a.find(req.Child)
+	if err != nil {
+		return nil, err
+	}
+	if req.Signal == 0 || req.Signal > 64 {
+		return nil, status.Errorf(codes.InvalidArgument, "signal %d: want 1 to 64", req.Signal)
+	}
+	s.a.mu.Lock()
+	key, state, name := c.key, c.rec.State, c.rec.Name
+	s.a.mu.Unlock()
+	if state != stRunning {
+		return nil, status.Errorf(codes.FailedPrecondition, "child %s is %s, not running", name, state)
+	}
+	if err := s.a.keeper.Signal(ctx, key, unix.Signal(req.Signal), !req.LeaderOnly); err != nil {
+		return nil, status.Error(codes.FailedPrecondition, fmt.Sprintf("signal %s: %v", name, err))
+	}
+	return &controlpb.SignalResponse{}, nil
+}
+
+func (s *api) Stop(ctx context.Context, req *controlpb.StopRequest) (*controlpb.Child, error) {
+	c, err := s.a.find(req.Child)
+	if err != nil {
+		return nil, err
+	}
+	grace := time.Duration(cmp.Or(req.Grace, c.spec.Grace))
+	if req.Now {
+		grace = 0
+	}
+	s.a.stop(c, grace)
+	return s.wait(ctx, c)
+}
+
+func (s *api) Resize(ctx context.Context, req *controlpb.ResizeRequest) (*controlpb.ResizeResponse, error) {
+	c, err := s.a.find(req.Child)
+	if err != nil {
+		return nil, err
+	}
+	if req.Size.GetRows() == 0 || req.Size.GetCols() == 0 || req.Size.Rows > 0xffff || req.Size.Cols > 0xffff {
+		return nil, status.Error(codes.InvalidArgument, "resize: want rows and columns from 1 to 65535")
+	}
+	o, err := s.a.console(c)
+	if err != nil {
+		return nil, err
+	}
+	_, err = o.plugin.Sinks().Resize(ctx, &sinkpb.ResizeRequest{
+		Opening: o.id, Size: &sinkpb.Size{Rows: req.Size.Rows, Cols: req.Size.Cols},
+	})
+	if err != nil {
+		return nil, plainStatus(err)
+	}
+	s.a.stat(ctx, o)
+	return &controlpb.ResizeResponse{}, nil
+}
+
+// console returns the opening of c's console.
+func (a *Agent) console(c *child) (*opening, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if c.over() {
+		return nil, status.Errorf(codes.FailedPrecondition, "child %s has finished; muxctl logs shows what a sink has kept", c.rec.Name)
+	}
+	for _, o := range c.openings {
+		for _, st := range o.streams {
+			if st.kind == sinkpb.Stream_CONSOLE {
+				return o, nil
+			}
+		}
+	}
+	var specs []string
+	for _, r := range c.rec.Sinks {
+		specs = append(specs, r.Stream+" "+r.Spec)
+	}
+	return nil, status.Errorf(codes.FailedPrecondition,
+		"child %s has no console (%s); spawn it with --sink pty to attach", c.rec.Name, strings.Join(specs, ", "))
+}
+
+func (s *api) Remove(_ context.Context, req *controlpb.RemoveRequest) (*controlpb.RemoveResponse, error) {
+	c, err := s.a.find(req.Child)
+	if err != nil {
+		return nil, err
+	}
+	s.a.mu.Lock()
+	defer s.a.mu.Unlock()
+	if !c.over() {
+		return nil, status.Errorf(codes.FailedPrecondition, "child %s is %s; stop it first", c.rec.Name, c.rec.State)
+	}
+	s.a.emit(c, "removed", "", "")
+	s.a.forget(c)
+	return &controlpb.RemoveResponse{}, nil
+}
+
+func (s *api) Attach(ctx context.Context, req *controlpb.AttachRequest) (*controlpb.AttachResponse, error) {
+	c, err := s.a.find(req.Child)
+	if err != nil {
+		return nil, err
+	}
+	o, err := s.a.console(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.a.attach(ctx, o, req.FdSession, req); err != nil {
+		return nil, err
+	}
+	return &controlpb.AttachResponse{Id: c.rec.Id, Name: c.rec.Name}, nil
+}
+
+// attach makes a viewer of o's console for the client of a session.
+func (a *Agent) attach(ctx context.Context, o *opening, session []byte, req *controlpb.AttachRequest) error {
+	return a.connect(ctx, o, session, req.Ticket, func(ctx context.Context, ticket []byte) error {
+		_, err := o.plugin.Sinks().Attach(ctx, &sinkpb.AttachRequest{
+			Opening: o.id, Ticket: ticket, ReadOnly: req.ReadOnly, Replay: req.Replay,
+			Size: &sinkpb.Size{Rows: req.Size.GetRows(), Cols: req.Size.GetCols()},
+		})
+		return err
+	})
+}
+
+// connect passes a socket of o's plugin on to a client.
+func (a *Agent) connect(ctx context.Context, o *opening, session, ticket []byte, call func(context.Context, []byte) error) error {
+	d, wait, err := o.plugin.Take(ctx, call)
+	if err != nil {
+		return plainStatus(err)
+	}
+	if len(d.FDs) != 1 {
+		err := fmt.Errorf("plugin %s gave %d descriptors for a connection", o.plugin.Name(), len(d.FDs))
+		d.Refuse(err)
+		wait()
+		return plainStatus(err)
+	}
+	if err := a.sessions.forward(ctx, d, session, ticket); err != nil {
+		wait()
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	if err := wait(); err != nil {
+		return plainStatus(err)
+	}
+	return nil
+}
+
+func (s *api) Events(req *controlpb.EventsRequest, out grpc.ServerStreamingServer[controlpb.Event]) error {
+	id := ""
+	if req.Child != "" {
+		c, err := s.a.find(req.Child)
+		if err != nil {
+			return err
+		}
+		id = c.rec.Id
+	}
+	var seq uint64
+	for {
+		events, more := s.a.events.after(seq)
+		for _, ev := range events {
+			seq = ev.Seq
+			if id != "" && ev.Child != id {
+				continue
+			}
+			if err := out.Send(ev); err != nil {
+				return err
+			}
+		}
+		if !req.Follow {
+			return nil
+		}
+		select {
+		case <-more:
+		case <-out.Context().Done():
+			return nil
+		case <-s.a.ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (s *api) Plugins(ctx context.Context, req *controlpb.PluginsRequest) (*controlpb.PluginsResponse, error) {
+	return &controlpb.PluginsResponse{Plugins: s.a.listPlugins(ctx, req.Describe)}, nil
+}
+
+func (s *api) RestartPlugin(ctx context.Context, req *controlpb.RestartPluginRequest) (*controlpb.RestartPluginResponse, error) {
+	return &controlpb.RestartPluginResponse{}, s.a.restartPlugin(ctx, req.Name)
+}
+
+func (s *api) Status(context.Context, *controlpb.StatusRequest) (*controlpb.StatusResponse, error) {
+	a := s.a
+	resp := &controlpb.StatusResponse{
+		Version: a.o.Version, AgentPid: int32(os.Getpid()), KeeperPid: int32(os.Getppid()), RuntimeDir: a.o.RuntimeDir,
+		Config: a.o.ConfigPath, Started: a.started.UnixNano(), Goroutines: uint32(runtime.NumGoroutine()),
+	}
+	if n, err := fd.Count(); err == nil {
+		resp.Fds = uint32(n)
+	}
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err == nil {
+		resp.FdLimit = uint32(min(lim.Cur, 1<<31))
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, c := range a.children {
+		resp.ChildrenTotal++
+		if !c.over() {
+			resp.ChildrenRunning++
+		}
+	}
+	return resp, nil
+}
+
+func (s *api) Reload(context.Context, *controlpb.ReloadRequest) (*controlpb.ReloadResponse, error) {
+	text, err := s.a.reload()
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	return &controlpb.ReloadResponse{Text: text}, nil
+}
+
+func (s *api) Shutdown(ctx context.Context, req *controlpb.ShutdownRequest) (*controlpb.ShutdownResponse, error) {
+	go s.a.shutdown(req.Now)
+	select {
+	case <-s.a.ended:
+		return &controlpb.ShutdownResponse{}, nil
+	case <-ctx.Done():
+		return nil, errors.New("muxd goes on stopping")
+	}
+}

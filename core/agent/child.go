@@ -1,0 +1,351 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/muxd/muxd/control/controlpb"
+	"github.com/muxd/muxd/core/host"
+	"github.com/muxd/muxd/core/keeper/keeperpb"
+	"github.com/muxd/muxd/sink/sinkpb"
+)
+
+// A child is in one of these states, which the API tells by these names:
+//
+//	starting  its sinks are being opened, or it is being spawned; spawn moves it to running, or undoes it
+//	running   its process runs; the keeper's exit moves it to exited
+//	exited    its process is reaped, and its streams are not all flushed; the last flushed, or the drain deadline with
+//	          a cut, moves it to finished
+//	backoff   finished, and it will be started again; the timer moves it to starting, a stop to finished
+//	finished  nothing of it can change any more
+//	failed    like finished, but its last start did not succeed
+//
+// All moves are made under Agent.mu.
+const (
+	stStarting = "starting"
+	stRunning  = "running"
+	stExited   = "exited"
+	stBackoff  = "backoff"
+	stFinished = "finished"
+	stFailed   = "failed"
+)
+
+// Back-off of restarts, where the config does not say: it doubles, and begins anew after a run of backoffReset.
+const (
+	backoffFirst = 100 * time.Millisecond
+	backoffMost  = 30 * time.Second
+	backoffReset = 10 * time.Second
+)
+
+// removedFor is how long a finished child with --rm waits for the first Wait.
+const removedFor = time.Minute
+
+// child is a process that muxd spawned, over all its runs.
+type child struct {
+	spec     *controlpb.ChildSpec // as it was asked for, checked; never changes
+	user     *identity
+	sinks    []choice
+	rec      *controlpb.Child // what the API tells
+	key      string           // of the current run's process, at the keeper
+	openings []*opening       // of the current run
+	pending  *keeperpb.Process
+	killed   *time.Timer // SIGKILL at the end of the grace time
+	drain    *time.Timer // the drain deadline
+	restart  *time.Timer
+	stopping bool
+	ending   bool // its openings are being forgotten
+	waited   bool // somebody has called Wait
+	cut      bool // the drain deadline has passed
+	forks    bool // the client forks it
+	attached bool // its spawn came with a viewer
+
+	backoff, backoffFirst, backoffMax time.Duration
+
+	finished chan struct{} // closed when it is finished or failed for good
+}
+
+// opening is streams of a child in the hands of one plugin.
+type opening struct {
+	id      string
+	child   *child
+	plugin  *host.Plugin
+	choice  *choice
+	streams []*stream
+	undone  chan struct{} // closed when its streams are done, of an opening that is taken back
+}
+
+// stream is one stream of an opening.
+type stream struct {
+	kind   sinkpb.Stream
+	rec    *controlpb.Sink
+	holder holderID // of the near end
+	done   bool     // flushed or failed, or nothing will be told of it
+}
+
+func (c *child) id() string { return c.rec.Id }
+
+// over says whether c is finished for good. Agent.mu is held.
+func (c *child) over() bool {
+	return c.rec.State == stFinished || c.rec.State == stFailed
+}
+
+// exited moves c from running to exited. Agent.mu is held.
+func (a *Agent) exited(c *child, p *keeperpb.Process) {
+	if c.rec.State == stStarting {
+		c.pending = p // the reply of its spawn is on the way
+		return
+	}
+	delete(a.byKey, p.Key)
+	r := c.rec
+	r.State, r.Exited = stExited, p.Ended
+	r.StatusKnown, r.Status = p.StatusKnown, p.Status
+	r.UserUsec, r.SystemUsec, r.MaxRss = p.UserUsec, p.SystemUsec, p.MaxRssKib<<10
+	a.emit(c, "exited", "", statusText(r))
+	for _, o := range c.openings {
+		a.follow(func() {
+			_, err := o.plugin.Sinks().End(a.ctx, &sinkpb.EndRequest{
+				Opening: o.id, HasStatus: p.StatusKnown, Status: p.Status,
+			})
+			if err != nil {
+				a.lost(o, err)
+			}
+		})
+	}
+	c.drain = time.AfterFunc(a.cfg.Load().Agent.Drain, func() { a.drained(c, r.Run) })
+	a.maybeFinish(c)
+}
+
+// follow runs f in a goroutine that shutdown waits for.
+func (a *Agent) follow(f func()) { a.work.Go(f) }
+
+// drained is the drain deadline of a run: its streams are cut, and whoever holds them is named.
+func (a *Agent) drained(c *child, run uint32) {
+	a.mu.Lock()
+	if c.rec.State != stExited || c.rec.Run != run || c.ending {
+		a.mu.Unlock()
+		return
+	}
+	c.cut = true
+	var open []*stream
+	var cut []*opening
+	for _, o := range c.openings {
+		n := len(open)
+		for _, s := range o.streams {
+			if !s.done && s.rec.State == "open" {
+				open = append(open, s)
+			}
+		}
+		if len(open) > n {
+			cut = append(cut, o)
+		}
+	}
+	a.mu.Unlock()
+	holders := findHolders(open)
+	a.mu.Lock()
+	for _, h := range holders {
+		c.rec.Holders = append(c.rec.Holders, h)
+		a.emit(c, "held", h.Stream, fmt.Sprintf("cut at the drain deadline: process %d (%s) still held it", h.Pid, h.Command))
+	}
+	a.mu.Unlock()
+	for _, o := range cut {
+		if _, err := o.plugin.Sinks().Cut(a.ctx, &sinkpb.CutRequest{Opening: o.id}); err != nil {
+			a.lost(o, err)
+		}
+	}
+}
+
+// lost says that the plugin of o does not answer for it any more: its streams have failed.
+func (a *Agent) lost(o *opening, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, s := range o.streams {
+		if !s.done {
+			a.failStream(o, s, fmt.Sprintf("sink %s: %v", o.choice.spec.Name, plainError(err)))
+		}
+	}
+	a.maybeFinish(o.child)
+}
+
+// failStream marks s as failed. Agent.mu is held.
+func (a *Agent) failStream(o *opening, s *stream, why string) {
+	s.done, s.rec.State, s.rec.Error = true, "failed", why
+	a.emit(o.child, "failed", s.rec.Stream, why)
+}
+
+// maybeFinish moves c from exited to its end, if all its streams are done. Agent.mu is held.
+func (a *Agent) maybeFinish(c *child) {
+	if c.rec.State != stExited || c.ending {
+		return
+	}
+	for _, o := range c.openings {
+		for _, s := range o.streams {
+			if !s.done {
+				return
+			}
+		}
+	}
+	c.ending = true
+	c.drain.Stop()
+	openings, stopping := c.openings, c.stopping
+	a.follow(func() {
+		a.release(c, openings, stopping)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.finish(c)
+	})
+}
+
+// release lets go of what a run has at plugins and keeper.
+func (a *Agent) release(c *child, openings []*opening, stopping bool) {
+	if stopping { // what of its group has outlived it, and holds no stream
+		a.keeper.Signal(a.ctx, c.key, unix.SIGKILL, true)
+	}
+	for _, o := range openings {
+		if _, err := o.plugin.Sinks().Forget(a.ctx, &sinkpb.ForgetRequest{Opening: o.id}); err != nil && a.ctx.Err() == nil {
+			a.log.Warn("sink does not forget a finished child", "opening", o.id, "error", plainError(err))
+		}
+	}
+	a.mu.Lock()
+	for _, o := range openings {
+		delete(a.openings, o.id)
+		for _, s := range o.streams {
+			if s.rec.State == "open" {
+				s.rec.State = "closed"
+			}
+		}
+	}
+	a.mu.Unlock()
+	a.keeper.Drop(a.ctx, farPrefix(c.id()), true)
+	a.keeper.Forget(a.ctx, c.key)
+}
+
+// finish moves c from exited to finished or backoff. Agent.mu is held.
+func (a *Agent) finish(c *child) {
+	c.ending = false
+	if c.killed != nil {
+		c.killed.Stop()
+	}
+	c.rec.Finished = time.Now().UnixNano()
+	again := !c.stopping && !a.ending && (c.spec.Restart == controlpb.Restart_ALWAYS ||
+		c.spec.Restart == controlpb.Restart_ON_FAILURE && !(c.rec.StatusKnown && c.rec.Status == 0))
+	if !again {
+		a.over(c, stFinished)
+		return
+	}
+	if time.Duration(c.rec.Exited-c.rec.Started) >= backoffReset {
+		c.backoff = c.backoffFirst
+	}
+	wait := c.backoff
+	c.backoff = min(2*c.backoff, c.backoffMax)
+	c.rec.State = stBackoff
+	a.emit(c, "restarting", "", fmt.Sprintf("in %v", wait))
+	c.restart = time.AfterFunc(wait, func() { a.follow(func() { a.runAgain(c) }) })
+}
+
+// over moves c to its last state. Agent.mu is held.
+func (a *Agent) over(c *child, state string) {
+	c.rec.State = state
+	if c.rec.Finished == 0 {
+		c.rec.Finished = time.Now().UnixNano()
+	}
+	a.emit(c, state, "", c.rec.Error)
+	close(c.finished)
+	switch {
+	case c.spec.Remove && c.waited:
+		a.forget(c)
+	case c.spec.Remove:
+		time.AfterFunc(removedFor, func() {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.forget(c)
+		})
+	default:
+		a.forgetOldest()
+	}
+}
+
+// forget removes c from the list of children. Agent.mu is held.
+func (a *Agent) forget(c *child) {
+	if a.children[c.id()] == c {
+		delete(a.children, c.id())
+	}
+	for id, other := range a.requests {
+		if other == c {
+			delete(a.requests, id)
+		}
+	}
+}
+
+// forgetOldest keeps the number of finished children within the configured bound. Agent.mu is held.
+func (a *Agent) forgetOldest() {
+	var done []*child
+	for _, c := range a.children {
+		if c.over() {
+			done = append(done, c)
+		}
+	}
+	most := a.cfg.Load().Agent.KeepFinished
+	if len(done) <= most {
+		return
+	}
+	slices.SortFunc(done, func(x, y *child) int { return int(x.rec.Finished - y.rec.Finished) })
+	for _, c := range done[:len(done)-most] {
+		a.forget(c)
+	}
+}
+
+// stop ends c: SIGTERM to its group now, SIGKILL after grace. It does not wait.
+func (a *Agent) stop(c *child, grace time.Duration) {
+	a.mu.Lock()
+	c.stopping = true
+	key := c.key
+	switch c.rec.State {
+	case stBackoff:
+		if c.restart.Stop() {
+			a.over(c, stFinished)
+		}
+		a.mu.Unlock()
+		return
+	case stRunning:
+	case stExited: // its process is gone; what keeps its streams open may be of its group
+	default: // a spawn that is under way looks at c.stopping when it is done
+		a.mu.Unlock()
+		return
+	}
+	a.emit(c, "stopping", "", "")
+	if grace > 0 {
+		if c.killed != nil {
+			c.killed.Stop()
+		}
+		c.killed = time.AfterFunc(grace, func() { a.keeper.Signal(context.Background(), key, unix.SIGKILL, true) })
+	}
+	a.mu.Unlock()
+	sig := unix.SIGTERM
+	if grace <= 0 {
+		sig = unix.SIGKILL
+	}
+	a.keeper.Signal(a.ctx, key, sig, true)
+	if sig == unix.SIGTERM {
+		a.keeper.Signal(a.ctx, key, unix.SIGCONT, true) // a stopped process takes its SIGTERM then
+	}
+}
+
+// statusText says in words how a child ended.
+func statusText(r *controlpb.Child) string {
+	if !r.StatusKnown {
+		return "its exit status is not known"
+	}
+	ws := syscall.WaitStatus(r.Status)
+	switch {
+	case ws.Signaled() && ws.CoreDump():
+		return fmt.Sprintf("killed by %s (core dumped)", unix.SignalName(ws.Signal()))
+	case ws.Signaled():
+		return fmt.Sprintf("killed by %s", unix.SignalName(ws.Signal()))
+	}
+	return fmt.Sprintf("exit status %d", ws.ExitStatus())
+}

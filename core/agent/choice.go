@@ -1,0 +1,212 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/muxd/muxd/control/controlpb"
+	"github.com/muxd/muxd/core/host"
+	"github.com/muxd/muxd/internal/spec"
+	"github.com/muxd/muxd/sink/sinkpb"
+)
+
+// choice is a sink spec and the streams of a child that it shall carry.
+type choice struct {
+	text    string // as it was given
+	spec    spec.Spec
+	wiring  string // pipe, pty, direct, inherit, null
+	streams []sinkpb.Stream
+}
+
+// near lists the descriptors of the child that the choice provides, by number.
+func (c *choice) near() []int {
+	var out []int
+	for _, s := range c.streams {
+		if s == sinkpb.Stream_CONSOLE {
+			return []int{0, 1, 2}
+		}
+		out = append(out, int(s)-1)
+	}
+	return out
+}
+
+var stdStreams = []sinkpb.Stream{sinkpb.Stream_STDIN, sinkpb.Stream_STDOUT, sinkpb.Stream_STDERR}
+
+func streamName(s sinkpb.Stream) string { return strings.ToLower(s.String()) }
+
+// The sinks that are no plugins.
+const (
+	wiringInherit = "inherit"
+	wiringNull    = "null"
+)
+
+// choose decides which sink carries which stream of a child. It starts the plugins that it must ask. Its errors are
+// the user's.
+func (a *Agent) choose(ctx context.Context, cs *controlpb.ChildSpec, child *sinkpb.Child) ([]choice, error) {
+	given := cs.Sinks
+	if len(given) == 0 {
+		given = []*controlpb.SinkChoice{{Spec: a.cfg.Load().Agent.DefaultSink}}
+	}
+	byStream := map[sinkpb.Stream]string{}
+	whole := ""
+	for _, g := range given {
+		if g.Stream == "" {
+			if whole != "" {
+				return nil, fmt.Errorf("--sink is given twice (%q and %q); name streams with --stdout and --stderr", whole, g.Spec)
+			}
+			whole = g.Spec
+			continue
+		}
+		i := slices.IndexFunc(stdStreams, func(s sinkpb.Stream) bool { return streamName(s) == g.Stream })
+		if i < 0 {
+			return nil, fmt.Errorf("unknown stream %q: want stdin, stdout or stderr", g.Stream)
+		}
+		if old, twice := byStream[stdStreams[i]]; twice {
+			return nil, fmt.Errorf("%s has two sinks (%q and %q), and takes one", g.Stream, old, g.Spec)
+		}
+		byStream[stdStreams[i]] = g.Spec
+	}
+	var out []choice
+	add := func(text string, streams []sinkpb.Stream, exact bool) error {
+		c, err := a.resolve(ctx, text, streams, exact, cs, child)
+		if err != nil || len(c.streams) == 0 {
+			return err
+		}
+		out = append(out, c)
+		return nil
+	}
+	// Streams with the same spec share one opening: one connection, one file.
+	for i, s := range stdStreams {
+		text, ok := byStream[s]
+		if !ok || slices.ContainsFunc(stdStreams[:i], func(o sinkpb.Stream) bool { return byStream[o] == text }) {
+			continue
+		}
+		var same []sinkpb.Stream
+		for _, o := range stdStreams {
+			if byStream[o] == text {
+				same = append(same, o)
+			}
+		}
+		if err := add(text, same, true); err != nil {
+			return nil, err
+		}
+	}
+	var open []sinkpb.Stream
+	for _, s := range stdStreams {
+		if _, ok := byStream[s]; !ok {
+			open = append(open, s)
+		}
+	}
+	if whole != "" && len(open) > 0 {
+		if err := add(whole, open, false); err != nil {
+			return nil, err
+		}
+	}
+	var rest []sinkpb.Stream
+	for _, s := range stdStreams {
+		if !slices.ContainsFunc(out, func(c choice) bool { return slices.Contains(c.near(), int(s)-1) }) {
+			rest = append(rest, s)
+		}
+	}
+	if len(rest) > 0 {
+		out = append(out, choice{text: wiringNull, spec: spec.Spec{Name: wiringNull}, wiring: wiringNull, streams: rest})
+	}
+	return out, nil
+}
+
+// resolve judges one spec for streams: all of them where exact, otherwise those that it can carry.
+func (a *Agent) resolve(ctx context.Context, text string, streams []sinkpb.Stream, exact bool, cs *controlpb.ChildSpec, child *sinkpb.Child) (choice, error) {
+	c := choice{text: text, streams: streams}
+	var err error
+	if c.spec, err = a.cfg.Load().Preset(text); err != nil {
+		return c, err
+	}
+	if n := c.spec.Name; n == wiringInherit || n == wiringNull {
+		c.wiring = n
+		return c, c.spec.Check(nil, nil)
+	}
+	p, err := a.host.Get(ctx, c.spec.Name)
+	if err != nil {
+		return c, err
+	}
+	d := p.Description()
+	carries := streams
+	switch {
+	case slices.Contains(d.Carries, sinkpb.Stream_CONSOLE) && exact:
+		return c, fmt.Errorf("sink %s is a console, which is stdin, stdout and stderr at once: use --sink %s", c.spec.Name, text)
+	case slices.Contains(d.Carries, sinkpb.Stream_CONSOLE):
+		carries = []sinkpb.Stream{sinkpb.Stream_CONSOLE}
+	default:
+		carries = nil
+		for _, s := range streams {
+			switch {
+			case slices.Contains(d.Carries, s):
+				carries = append(carries, s)
+			case exact:
+				return c, fmt.Errorf("sink %s cannot carry %s", c.spec.Name, streamName(s))
+			}
+		}
+	}
+	c.streams = carries
+	if len(carries) == 0 {
+		return c, nil
+	}
+	c.spec = absolute(c.spec, d, string(cs.Cwd))
+	if err := c.spec.Check(optionOf(d.Arg), optionsOf(d)); err != nil {
+		return c, err
+	}
+	resp, err := p.Sinks().Check(ctx, &sinkpb.CheckRequest{Spec: wireSpec(c.spec), Child: child, Streams: carries})
+	if err != nil {
+		return c, plainError(err)
+	}
+	c.wiring = strings.ToLower(resp.Wiring.String())
+	return c, nil
+}
+
+func wireSpec(s spec.Spec) *sinkpb.Spec { return &sinkpb.Spec{Arg: s.Arg, Options: s.Options} }
+
+// absolute makes the paths of s absolute against the child's working directory.
+func absolute(s spec.Spec, d *sinkpb.Description, cwd string) spec.Spec {
+	fix := func(v string) string {
+		if v == "" || filepath.IsAbs(v) {
+			return v
+		}
+		return filepath.Join("/", cwd, v)
+	}
+	if d.Arg.GetType() == sinkpb.Option_PATH {
+		s.Arg = fix(s.Arg)
+	}
+	for _, o := range d.Options {
+		if v, ok := s.Options[o.Name]; ok && o.Type == sinkpb.Option_PATH {
+			s.Options[o.Name] = fix(v)
+		}
+	}
+	return s
+}
+
+func optionOf(o *sinkpb.Option) *spec.Option {
+	if o == nil {
+		return nil
+	}
+	return &spec.Option{
+		Name: o.Name, Type: spec.Type(o.Type), Default: o.Default, Help: o.Help, Values: o.Values, Required: o.Required,
+	}
+}
+
+func optionsOf(d *sinkpb.Description) []spec.Option {
+	var out []spec.Option
+	for _, o := range d.Options {
+		out = append(out, *optionOf(o))
+	}
+	return out
+}
+
+// hasWiring says whether one of the choices is of that wiring.
+func hasWiring(choices []choice, wiring string) bool {
+	return slices.ContainsFunc(choices, func(c choice) bool { return c.wiring == wiring })
+}
+
+func isPluginKey(key string) bool { return strings.HasPrefix(key, host.KeyPrefix) }

@@ -1,0 +1,72 @@
+package agent
+
+import (
+	"context"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/muxd/muxd/control/controlpb"
+	"github.com/muxd/muxd/sink/sinkpb"
+)
+
+func (s *api) Logs(ctx context.Context, req *controlpb.LogsRequest) (*controlpb.LogsResponse, error) {
+	c, err := s.a.find(req.Child)
+	if err != nil {
+		return nil, err
+	}
+	o, streams, err := s.a.logOf(ctx, c, req.Stream)
+	if err != nil {
+		return nil, err
+	}
+	rec := s.a.snapshot(c)
+	q := &sinkpb.LogsRequest{
+		Spec:    wireSpec(o.choice.spec),
+		Child:   &sinkpb.Child{Id: rec.Id, Name: rec.Name, Run: rec.Run, Command: c.spec.Argv[0]},
+		Streams: streams, Follow: req.Follow, Tail: req.Tail, Since: req.Since, Opening: o.id,
+	}
+	err = s.a.connect(ctx, o, req.FdSession, req.Ticket, func(ctx context.Context, ticket []byte) error {
+		q.Ticket = ticket
+		_, err := o.plugin.Sinks().Logs(ctx, q)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &controlpb.LogsResponse{}, nil
+}
+
+// logOf finds the opening of c whose sink keeps a log that can be read back, of one stream where it is named. Its
+// plugin is started, if it does not run.
+func (a *Agent) logOf(ctx context.Context, c *child, stream string) (*opening, []sinkpb.Stream, error) {
+	a.mu.Lock()
+	run, id, name := c.rec.Run, c.rec.Id, c.rec.Name
+	sinks := c.sinks
+	a.mu.Unlock()
+	for i := range sinks {
+		ch := &sinks[i]
+		if ch.wiring == wiringNull || ch.wiring == wiringInherit {
+			continue
+		}
+		var streams []sinkpb.Stream
+		for _, s := range ch.streams {
+			if (stream == "" || streamName(s) == stream) && s != sinkpb.Stream_STDIN {
+				streams = append(streams, s)
+			}
+		}
+		if len(streams) == 0 {
+			continue
+		}
+		p, err := a.host.Get(ctx, ch.spec.Name)
+		if err != nil {
+			return nil, nil, invalid(err)
+		}
+		if p.Description().KeepsLogs {
+			return &opening{id: openingID(id, run, i), child: c, plugin: p, choice: ch}, streams, nil
+		}
+	}
+	if stream != "" {
+		return nil, nil, status.Errorf(codes.FailedPrecondition, "child %s: no sink keeps a log of its %s", name, stream)
+	}
+	return nil, nil, status.Errorf(codes.FailedPrecondition, "child %s: none of its sinks keeps a log", name)
+}

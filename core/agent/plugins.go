@@ -1,0 +1,156 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/muxd/muxd/control/controlpb"
+	"github.com/muxd/muxd/core/config"
+	"github.com/muxd/muxd/core/host"
+	"github.com/muxd/muxd/internal/nearest"
+	"github.com/muxd/muxd/internal/spec"
+)
+
+// pluginFile begins the name of an executable in plugin_dirs.
+const pluginFile = "muxd-sink-"
+
+// pluginNames lists the plugins that are known without starting them: built in, configured, or found.
+func (a *Agent) pluginNames() []string {
+	names := config.Builtin()
+	cfg := a.cfg.Load()
+	for name := range cfg.Plugins {
+		names = append(names, name)
+	}
+	for _, dir := range cfg.PluginDirs {
+		found, _ := filepath.Glob(filepath.Join(dir, pluginFile+"*"))
+		for _, f := range found {
+			names = append(names, strings.TrimPrefix(filepath.Base(f), pluginFile))
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// pluginCommand finds how the plugin of that name is run.
+func (a *Agent) pluginCommand(name string) (host.Command, error) {
+	cfg := a.cfg.Load()
+	p, configured := cfg.Plugins[name]
+	c := host.Command{Path: p.Command, Args: p.Args, SHA256: p.SHA256}
+	for k, v := range p.Env {
+		c.Env = append(c.Env, k+"="+v)
+	}
+	if c.Path == "" {
+		switch {
+		case slices.Contains(config.Builtin(), name):
+			self, err := os.Executable()
+			if err != nil {
+				return c, err
+			}
+			c.Path, c.Args = self, append([]string{"plugin", name}, p.Args...)
+		default:
+			for _, dir := range cfg.PluginDirs {
+				path := filepath.Join(dir, pluginFile+name)
+				if _, err := os.Stat(path); err == nil {
+					c.Path = path
+					break
+				}
+			}
+		}
+	}
+	if c.Path == "" {
+		return c, a.unknownSink(name, configured)
+	}
+	switch st, err := os.Stat(c.Path); {
+	case err != nil:
+		return c, fmt.Errorf("plugin %s: %w; see [plugins.%s] and plugin_dirs in the config", name, err, name)
+	case st.IsDir():
+		return c, fmt.Errorf("plugin %s: %s is a directory; want an executable", name, c.Path)
+	case st.Mode()&0o111 == 0:
+		return c, fmt.Errorf("plugin %s: %s is not executable; chmod +x it", name, c.Path)
+	}
+	return c, nil
+}
+
+// unknownSink says that there is no sink of that name, and what was most likely meant.
+func (a *Agent) unknownSink(name string, configured bool) error {
+	if configured {
+		return fmt.Errorf("plugin %s: [plugins.%s] has no command, and no plugin_dirs has %s%s", name, name, pluginFile, name)
+	}
+	known := append(a.pluginNames(), config.Wirings()...)
+	for preset := range a.cfg.Load().Sinks {
+		known = append(known, preset)
+	}
+	slices.Sort(known)
+	if hint := nearest.Hint(name, known); hint != "" {
+		return fmt.Errorf("unknown sink %q%s", name, hint)
+	}
+	return fmt.Errorf("unknown sink %q; there are %s", name, strings.Join(known, ", "))
+}
+
+// listPlugins tells of every plugin; with describe each is started, if it does not run.
+func (a *Agent) listPlugins(ctx context.Context, describe bool) []*controlpb.Plugin {
+	if describe {
+		for _, s := range a.host.List() {
+			a.host.Get(ctx, s.Name) // what is wrong is in its status
+		}
+	}
+	a.mu.Lock()
+	openings := map[string]uint32{}
+	for _, o := range a.openings {
+		openings[o.plugin.Name()]++
+	}
+	a.mu.Unlock()
+	var out []*controlpb.Plugin
+	for _, s := range a.host.List() {
+		p := &controlpb.Plugin{
+			Name: s.Name, State: "idle", Pid: int32(s.PID), Command: s.Command, Openings: openings[s.Name],
+			Restarts: uint32(s.Restarts), Error: s.Error,
+		}
+		if s.Running {
+			p.State, p.Started = "running", s.Started.UnixNano()
+		} else if s.Error != "" {
+			p.State = "failed"
+		}
+		if d := s.Description; d != nil {
+			p.Version, p.Help = d.Version, d.Help
+			for _, o := range d.Options {
+				p.Options = append(p.Options, &controlpb.PluginOption{
+					Name: o.Name, Type: spec.Type(o.Type).String(), Default: o.Default, Help: o.Help, Values: o.Values,
+				})
+			}
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// restartPlugin ends the plugin of that name, which must have nothing open, and starts it again.
+func (a *Agent) restartPlugin(ctx context.Context, name string) error {
+	if !slices.ContainsFunc(a.host.List(), func(s host.Status) bool { return s.Name == name }) {
+		return status.Error(codes.NotFound, a.unknownSink(name, false).Error())
+	}
+	a.mu.Lock()
+	for _, o := range a.openings {
+		if o.plugin.Name() == name {
+			a.mu.Unlock()
+			return status.Errorf(codes.FailedPrecondition,
+				"plugin %s has streams of running children, of %s for one; stop these first", name, o.child.rec.Name)
+		}
+	}
+	a.mu.Unlock()
+	if p := a.host.Running(name); p != nil {
+		p.Stop()
+	}
+	_, err := a.host.Get(ctx, name)
+	if err != nil {
+		return status.Error(codes.FailedPrecondition, err.Error())
+	}
+	return nil
+}

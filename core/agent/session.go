@@ -1,0 +1,153 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/muxd/muxd/internal/fdchan"
+)
+
+// helloTimeout is how long a client that has connected may take to say hello.
+const helloTimeout = 5 * time.Second
+
+// sessions are the clients' fd channels, by the ticket that each said hello with. The zero value has none.
+type sessions struct {
+	mu       sync.Mutex
+	byTicket map[fdchan.Ticket]*fdchan.Endpoint
+	listener net.Listener
+	wg       sync.WaitGroup
+	closed   bool
+}
+
+// serve accepts clients until close. It takes ownership of l.
+func (s *sessions) serve(l net.Listener, log *slog.Logger) {
+	s.mu.Lock()
+	s.listener = l
+	closed := s.closed
+	s.mu.Unlock()
+	if closed {
+		l.Close()
+		return
+	}
+	for {
+		c, err := l.Accept()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case err != nil: // out of descriptors: the client waits in the queue
+			log.Error("accept on fd.sock", "error", err)
+			time.Sleep(100 * time.Millisecond)
+			continue
+		}
+		s.wg.Add(1)
+		go func() {
+			defer s.wg.Done()
+			if err := s.session(c.(*net.UnixConn)); err != nil {
+				log.Warn("fd channel of a client", "error", err)
+			}
+		}()
+	}
+}
+
+// session is one client's connection from its hello to its end.
+func (s *sessions) session(c *net.UnixConn) error {
+	conn := fdchan.NewConn(c)
+	cred, err := conn.Peer()
+	if err == nil && cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
+		err = fmt.Errorf("process %d belongs to user %d", cred.Pid, cred.Uid)
+	}
+	if err != nil {
+		conn.Close()
+		return err
+	}
+	c.SetReadDeadline(time.Now().Add(helloTimeout))
+	p, fds, err := conn.Recv()
+	if err == nil && (p.Type != fdchan.Hello || len(fds) > 0) {
+		for _, f := range fds {
+			f.Close()
+		}
+		err = errors.New("its first packet is no hello")
+	}
+	if err != nil {
+		conn.Close()
+		return err
+	}
+	c.SetReadDeadline(time.Time{})
+	ep := fdchan.NewEndpoint(conn)
+	s.mu.Lock()
+	if s.closed || s.byTicket[p.Ticket] != nil {
+		s.mu.Unlock()
+		return ep.Close()
+	}
+	if s.byTicket == nil {
+		s.byTicket = map[fdchan.Ticket]*fdchan.Endpoint{}
+	}
+	s.byTicket[p.Ticket] = ep
+	s.mu.Unlock()
+	conn.Send(fdchan.Packet{Type: fdchan.Ack, Ticket: p.Ticket})
+	<-ep.Done()
+	s.mu.Lock()
+	delete(s.byTicket, p.Ticket)
+	s.mu.Unlock()
+	return nil
+}
+
+// find returns the fd channel of the client that said hello with that ticket.
+func (s *sessions) find(ticket []byte) (*fdchan.Endpoint, error) {
+	t, err := fdchan.TicketFrom(ticket)
+	if err != nil {
+		return nil, fmt.Errorf("fd_session: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ep := s.byTicket[t]; ep != nil {
+		return ep, nil
+	}
+	return nil, errors.New("fd_session: no client has said hello with it")
+}
+
+// forward moves the fds of a delivery on to a client under its ticket, and acknowledges them once it has them.
+func (s *sessions) forward(ctx context.Context, d *fdchan.Delivery, session, ticket []byte) error {
+	defer func() {
+		for _, f := range d.FDs {
+			f.Close()
+		}
+	}()
+	ep, err := s.find(session)
+	var t fdchan.Ticket
+	if err == nil {
+		t, err = fdchan.TicketFrom(ticket)
+	}
+	if err == nil {
+		ns := make([]int, len(d.FDs))
+		for i, f := range d.FDs {
+			ns[i] = f.Int()
+		}
+		err = ep.Give(ctx, t, ns...)
+	}
+	if err != nil {
+		d.Refuse(err)
+		return err
+	}
+	return d.Ack()
+}
+
+// close ends every session and waits for them.
+func (s *sessions) close() {
+	s.mu.Lock()
+	s.closed = true
+	if s.listener != nil {
+		s.listener.Close()
+	}
+	for _, ep := range s.byTicket {
+		go ep.Close()
+	}
+	s.mu.Unlock()
+	s.wg.Wait()
+}

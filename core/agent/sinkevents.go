@@ -1,0 +1,94 @@
+package agent
+
+import (
+	"fmt"
+
+	"github.com/muxd/muxd/sink/sinkpb"
+)
+
+// sinkEvent is told of what a plugin's Watch tells. The same may be told twice. It does not block.
+func (a *Agent) sinkEvent(plugin string, ev *sinkpb.Event) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o := a.openings[ev.Opening]
+	if o == nil || o.plugin.Name() != plugin {
+		return
+	}
+	for _, s := range o.streams {
+		if s.kind == ev.Stream {
+			a.streamEvent(o, s, ev)
+		}
+	}
+	a.undoneIfDone(o)
+	a.maybeFinish(o.child)
+}
+
+// streamEvent moves a stream: open, eof, flushed or failed. Agent.mu is held.
+func (a *Agent) streamEvent(o *opening, s *stream, ev *sinkpb.Event) {
+	c, r := o.child, s.rec
+	switch w := ev.What.(type) {
+	case *sinkpb.Event_Eof:
+		if r.State == "open" {
+			r.State, r.Bytes = "eof", w.Eof.Bytes
+			a.emit(c, "eof", r.Stream, fmt.Sprintf("after %d bytes", r.Bytes))
+		}
+	case *sinkpb.Event_Flushed:
+		if !s.done {
+			s.done, r.State, r.Bytes, r.Error = true, "flushed", w.Flushed.Bytes, ""
+			a.emit(c, "flushed", r.Stream, fmt.Sprintf("%d bytes", r.Bytes))
+		}
+	case *sinkpb.Event_Failed:
+		if !s.done {
+			r.Bytes = w.Failed.Bytes
+			a.failStream(o, s, w.Failed.Error)
+		}
+	case *sinkpb.Event_Trouble:
+		if text := w.Trouble.Error; text != r.Error && !s.done {
+			r.Error = text
+			if text == "" {
+				text = "over"
+			}
+			a.emit(c, "trouble", r.Stream, text)
+		}
+	case *sinkpb.Event_Viewers:
+		switch n := w.Viewers.Count; {
+		case n > r.Viewers:
+			a.emit(c, "attached", r.Stream, fmt.Sprintf("%d viewers", n))
+		case n < r.Viewers:
+			a.emit(c, "detached", r.Stream, fmt.Sprintf("%d viewers", n))
+		}
+		r.Viewers = w.Viewers.Count
+	}
+}
+
+// undoneIfDone tells undo that an opening has ended. Agent.mu is held.
+func (a *Agent) undoneIfDone(o *opening) {
+	if o.undone == nil {
+		return
+	}
+	for _, s := range o.streams {
+		if !s.done {
+			return
+		}
+	}
+	select {
+	case <-o.undone:
+	default:
+		close(o.undone)
+	}
+}
+
+// pluginDied fails the streams that a plugin had.
+func (a *Agent) pluginDied(name string, cause error) {
+	a.mu.Lock()
+	var had []*opening
+	for _, o := range a.openings {
+		if o.plugin.Name() == name {
+			had = append(had, o)
+		}
+	}
+	a.mu.Unlock()
+	for _, o := range had {
+		a.lost(o, cause)
+	}
+}

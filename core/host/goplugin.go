@@ -1,0 +1,289 @@
+package host
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/hashicorp/go-hclog"
+	plugin "github.com/hashicorp/go-plugin"
+	"github.com/hashicorp/go-plugin/runner"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+
+	"github.com/muxd/muxd/core/keeper/keeperpb"
+	"github.com/muxd/muxd/internal/fd"
+	"github.com/muxd/muxd/sink/sinkpb"
+)
+
+// This file is all that muxd knows of go-plugin's peculiarities:
+//   - The process is the keeper's child, not the agent's: a runner.Runner of our own starts it there.
+//   - Its stdin must be given (go-plugin would pass on the host's), and its stderr is muxd's own log, not a pipe to the
+//     agent: with its host dead, a plugin that logs would get SIGPIPE.
+//   - The broker does not outlive a reattach, so nothing uses it.
+//   - Liveness is what the keeper says; go-plugin would poll a pid.
+//   - Kill is no graceful end while the plugin has streams: the agent ends those first.
+
+const seqpacket = unix.SOCK_SEQPACKET
+
+// The handshake of PROTOCOL.md, and the protocol versions that this host speaks.
+const (
+	cookieKey   = "MUXD_SINK_PLUGIN"
+	cookieValue = "5d6d1c1f-muxd-sink"
+	protocol    = 1
+)
+
+// start starts the process and shakes hands. On an error the process, if there is one, is killed.
+func (p *Plugin) start() (err error) {
+	h := p.host
+	if p.command, err = h.o.Lookup(p.name); err != nil {
+		return err
+	}
+	theirs, err := p.channel()
+	if err != nil {
+		return fmt.Errorf("start plugin %s: %w", p.name, err)
+	}
+	defer theirs.Close()
+	run := &keeperRunner{p: p, channel: theirs}
+	p.client = plugin.NewClient(&plugin.ClientConfig{
+		HandshakeConfig:  plugin.HandshakeConfig{MagicCookieKey: cookieKey, MagicCookieValue: cookieValue},
+		VersionedPlugins: map[int]plugin.PluginSet{protocol: {"sink": clientPlugin{}}},
+		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
+		StartTimeout:     h.o.StartTimeout(),
+		SkipHostEnv:      true,
+		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: h.o.Dir},
+		Logger:           hclog.NewNullLogger(),
+		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, _ string) (runner.Runner, error) {
+			run.env = cmd.Env
+			return run, nil
+		},
+	})
+	defer func() {
+		if err != nil {
+			run.Kill(context.Background())
+			p.client.Kill()
+			p.fds.Close()
+			err = p.explain(err, run)
+		}
+	}()
+	rpc, err := p.client.Client()
+	if err != nil {
+		return err
+	}
+	raw, err := rpc.Dispense("sink")
+	if err != nil {
+		return err
+	}
+	p.sinks = raw.(sinkpb.SinkClient)
+	ctx, cancel := context.WithTimeout(context.Background(), h.o.StartTimeout())
+	defer cancel()
+	if p.desc, err = p.sinks.Describe(ctx, &sinkpb.DescribeRequest{MuxdVersion: h.o.Version}); err != nil {
+		return fmt.Errorf("it does not describe itself: %w", err)
+	}
+	if p.desc.Name != p.name {
+		return fmt.Errorf("it calls itself %q; name it so in the config, or install it as muxd-sink-%s", p.desc.Name, p.desc.Name)
+	}
+	return nil
+}
+
+var versionRE = regexp.MustCompile(`Plugin version: (\S+), (?:Client versions: \[(.*)\]|Core version)`)
+
+// explain turns go-plugin's words into a sentence for the user: what was done, to what, why, and the way out.
+func (p *Plugin) explain(err error, run *keeperRunner) error {
+	text := err.Error()
+	fix := ""
+	switch m := versionRE.FindStringSubmatch(text); {
+	case m != nil:
+		text = fmt.Sprintf("it speaks version %s of the sink protocol, and this muxd speaks %d", m[1], protocol)
+		fix = "; update " + older(m[1])
+	case strings.Contains(text, "Unrecognized remote plugin message"):
+		said := strings.TrimSpace(run.said.String())
+		if said == "" {
+			text = "it ended or closed its stdout without the handshake of a sink plugin"
+		} else {
+			text = fmt.Sprintf("it said %.80q instead of the handshake of a sink plugin", said)
+		}
+		fix = "; is it a plugin of muxd?"
+	case strings.Contains(text, "timeout while waiting for plugin to start"):
+		text = fmt.Sprintf("no handshake came within %v", p.host.o.StartTimeout())
+		fix = "; see plugin_start_timeout in the config"
+	case strings.Contains(text, "plugin exited before we could connect"):
+		text = "it ended before the handshake; what it wrote to stderr is in the log of muxd"
+	}
+	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+		fix = "; raise the limit of open files (ulimit -n, LimitNOFILE=)"
+	}
+	return fmt.Errorf("start plugin %s (%s): %s%s", p.name, p.command.Path, text, fix)
+}
+
+// older says which side to update when the plugin speaks version v.
+func older(v string) string {
+	if n, err := strconv.Atoi(v); err == nil && n < protocol {
+		return "the plugin"
+	}
+	return "muxd"
+}
+
+// clientPlugin is the host's half of the sink service.
+type clientPlugin struct{ plugin.NetRPCUnsupportedPlugin }
+
+func (clientPlugin) GRPCServer(*plugin.GRPCBroker, *grpc.Server) error {
+	return errors.New("the host serves no plugin")
+}
+
+func (clientPlugin) GRPCClient(_ context.Context, _ *plugin.GRPCBroker, c *grpc.ClientConn) (any, error) {
+	return sinkpb.NewSinkClient(c), nil
+}
+
+// keeperRunner starts the plugin as a child of the keeper.
+type keeperRunner struct {
+	p       *Plugin
+	channel *fd.FD // the plugin's end; borrowed
+	env     []string
+	stdout  *os.File
+	said    limited
+}
+
+// limited keeps the beginning of what is written to it.
+type limited struct{ strings.Builder }
+
+func (l *limited) Write(b []byte) (int, error) {
+	if room := 1024 - l.Len(); room > 0 {
+		l.Builder.Write(b[:min(room, len(b))])
+	}
+	return len(b), nil
+}
+
+func (r *keeperRunner) Start(ctx context.Context) error {
+	h := r.p.host
+	null, err := os.OpenFile(os.DevNull, os.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	in, err := fd.DupFile(null)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, outW, err := fd.Pipe()
+	if err != nil {
+		return err
+	}
+	defer outW.Close()
+	r.stdout = out.File("plugin stdout")
+
+	path, opened, err := r.executable()
+	if err != nil {
+		return err
+	}
+	if opened != nil {
+		defer opened.Close()
+	}
+	h.mu.Lock()
+	h.waiting[r.p.key] = r.p
+	h.mu.Unlock()
+	sp := &keeperpb.Spawn{
+		Key: r.p.key, Path: []byte(path), Cwd: []byte("/"), Fds: []uint32{0, 1, 2, 3},
+		Argv: [][]byte{[]byte(r.p.command.Path)},
+	}
+	for _, a := range r.p.command.Args {
+		sp.Argv = append(sp.Argv, []byte(a))
+	}
+	env := append(r.env, "MUXD_FD_CHANNEL=3")
+	for _, name := range []string{"PATH", "TZ", "GOCOVERDIR"} {
+		if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
+	}
+	for _, e := range append(env, r.p.command.Env...) {
+		sp.Env = append(sp.Env, []byte(e))
+	}
+	r.p.process, err = h.o.Keeper.Spawn(ctx, sp, []int{in.Int(), outW.Int(), 2, r.channel.Int()})
+	if err != nil {
+		h.mu.Lock()
+		delete(h.waiting, r.p.key)
+		h.mu.Unlock()
+		r.stdout.Close()
+		return err
+	}
+	return nil
+}
+
+// executable returns the path to execute. With a checksum in the config it is that of the very file whose
+// content was checked, whatever the name points to by then.
+func (r *keeperRunner) executable() (path string, opened *os.File, err error) {
+	c := r.p.command
+	if c.SHA256 == "" {
+		return c.Path, nil, nil
+	}
+	f, err := os.Open(c.Path)
+	if err != nil {
+		return "", nil, err
+	}
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		f.Close()
+		return "", nil, fmt.Errorf("read it for its checksum: %w", err)
+	}
+	if got := hex.EncodeToString(sum.Sum(nil)); !strings.EqualFold(got, c.SHA256) {
+		f.Close()
+		return "", nil, fmt.Errorf("its SHA-256 is %s, and the config wants %s", got, strings.ToLower(c.SHA256))
+	}
+	d, err := fd.FromFile(f)
+	if err != nil {
+		return "", nil, err
+	}
+	path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), d.Int())
+	return path, d.File(c.Path), nil
+}
+
+func (r *keeperRunner) Wait(context.Context) error {
+	<-r.p.exited
+	return nil
+}
+
+func (r *keeperRunner) Kill(ctx context.Context) error {
+	if r.p.process == nil {
+		return nil
+	}
+	if err := r.p.host.o.Keeper.Signal(ctx, r.p.key, unix.SIGKILL, false); !errors.Is(err, syscall.ESRCH) {
+		return err
+	}
+	return nil
+}
+
+func (r *keeperRunner) Stdout() io.ReadCloser {
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.TeeReader(r.stdout, &r.said), r.stdout}
+}
+
+func (r *keeperRunner) Stderr() io.ReadCloser                            { return io.NopCloser(strings.NewReader("")) }
+func (r *keeperRunner) Name() string                                     { return r.p.command.Path }
+func (r *keeperRunner) ID() string                                       { return r.p.key }
+func (r *keeperRunner) Diagnose(context.Context) string                  { return "" }
+func (r *keeperRunner) PluginToHost(n, a string) (string, string, error) { return n, a, nil }
+func (r *keeperRunner) HostToPlugin(n, a string) (string, string, error) { return n, a, nil }
+
+// describeExit says how a process ended.
+func describeExit(p *keeperpb.Process) string {
+	if !p.StatusKnown {
+		return "its exit status is not known"
+	}
+	ws := syscall.WaitStatus(p.Status)
+	if ws.Signaled() {
+		return fmt.Sprintf("killed by %s", unix.SignalName(ws.Signal()))
+	}
+	return fmt.Sprintf("exit status %d", ws.ExitStatus())
+}

@@ -1,0 +1,190 @@
+// Package host runs sink plugins: it starts each the first time a sink needs it, through the keeper, talks
+// to it with gRPC behind hashicorp/go-plugin, and exchanges descriptors with it on its fd channel.
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/muxd/muxd/core/keeper"
+	"github.com/muxd/muxd/core/keeper/keeperpb"
+	"github.com/muxd/muxd/sink/sinkpb"
+)
+
+// Command is how a plugin is run.
+type Command struct {
+	Path   string
+	Args   []string // behind argv[0]
+	Env    []string // in addition to what every plugin gets
+	SHA256 string   // hex; empty: not checked
+}
+
+// Options are what a Host needs. All are required, but for Log.
+type Options struct {
+	Keeper  *keeper.Client
+	Dir     string // where plugins' sockets are; exists, and is the owner's alone
+	Version string
+	// Lookup finds the command of a sink's name, or says in a sentence why there is none.
+	Lookup func(name string) (Command, error)
+	// Names lists the plugins that are known.
+	Names func() []string
+	// StartTimeout bounds a plugin's start, handshake included.
+	StartTimeout func() time.Duration
+	// Event is told of what Watch of each plugin tells, in order. It must not block.
+	Event func(plugin string, ev *sinkpb.Event)
+	// Died is told that a plugin's process has ended without being asked to.
+	Died func(plugin string, err error)
+	Log  *slog.Logger
+}
+
+// Host is the plugins of one agent.
+type Host struct {
+	o Options
+
+	mu      sync.Mutex
+	plugins map[string]*Plugin // started, or being started
+	history map[string]*Status
+	waiting map[string]*Plugin // spawned and not reaped, by keeper key
+	starts  int
+	closed  bool
+}
+
+// Status is what is known of a plugin, running or not.
+type Status struct {
+	Name        string
+	PID         int
+	Started     time.Time
+	Command     []string
+	Restarts    int
+	Error       string // why it ended last, or could not be started
+	Running     bool
+	Description *sinkpb.Description // of its last start
+}
+
+// New makes a host without plugins. Close ends it.
+func New(o Options) *Host {
+	return &Host{
+		o: o, plugins: map[string]*Plugin{}, history: map[string]*Status{},
+		waiting: map[string]*Plugin{},
+	}
+}
+
+// KeyPrefix begins the keeper's key of every plugin.
+const KeyPrefix = "plugin/"
+
+// Exited tells the host of the exit of a process whose key has KeyPrefix. It does not block.
+func (h *Host) Exited(p *keeperpb.Process) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if w, ok := h.waiting[p.Key]; ok {
+		delete(h.waiting, p.Key)
+		w.end = p
+		close(w.exited)
+	}
+}
+
+// ErrClosed says that muxd is ending.
+var ErrClosed = errors.New("muxd is stopping")
+
+// Get returns the running plugin of that name. It starts it where it does not run, and blocks meanwhile.
+func (h *Host) Get(ctx context.Context, name string) (*Plugin, error) {
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		return nil, ErrClosed
+	}
+	p, ok := h.plugins[name]
+	if !ok {
+		p = &Plugin{host: h, name: name, started: make(chan struct{}), exited: make(chan struct{}), gone: make(chan struct{})}
+		h.plugins[name] = p
+		h.starts++
+		p.key = fmt.Sprintf("%s%s/%d-%d", KeyPrefix, name, time.Now().Unix(), h.starts)
+		go p.run()
+	}
+	h.mu.Unlock()
+	select {
+	case <-p.started:
+		return p, p.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("start plugin %s: %w", name, context.Cause(ctx))
+	}
+}
+
+// Running returns the plugin of that name if it runs.
+func (h *Host) Running(name string) *Plugin {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.plugins[name]
+	if p == nil {
+		return nil
+	}
+	select {
+	case <-p.started:
+		if p.err == nil {
+			return p
+		}
+	default:
+	}
+	return nil
+}
+
+// List returns what is known of every plugin, by name.
+func (h *Host) List() []Status {
+	names := h.o.Names()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for name := range h.history {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	var out []Status
+	for _, name := range names {
+		if s := h.history[name]; s != nil {
+			out = append(out, *s)
+			continue
+		}
+		s := Status{Name: name}
+		if c, err := h.o.Lookup(name); err == nil {
+			s.Command = append([]string{c.Path}, c.Args...)
+		} else {
+			s.Error = err.Error()
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// note changes what List says of a plugin.
+func (h *Host) note(name string, change func(s *Status)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := h.history[name]
+	if s == nil {
+		s = &Status{Name: name}
+		h.history[name] = s
+	}
+	change(s)
+}
+
+// Close ends every plugin, as go-plugin does it (Shutdown, then a kill), and waits for them.
+func (h *Host) Close() {
+	h.mu.Lock()
+	h.closed = true
+	var all []*Plugin
+	for _, p := range h.plugins {
+		all = append(all, p)
+	}
+	h.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, p := range all {
+		wg.Go(p.Stop)
+	}
+	wg.Wait()
+}

@@ -1,0 +1,193 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+
+	plugin "github.com/hashicorp/go-plugin"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/muxd/muxd/core/keeper/keeperpb"
+	"github.com/muxd/muxd/internal/fd"
+	"github.com/muxd/muxd/internal/fdchan"
+	"github.com/muxd/muxd/sink/sinkpb"
+)
+
+// Plugin is a running plugin process. Its states: starting (started is open), running, gone (gone is closed). run moves it.
+type Plugin struct {
+	host     *Host
+	name     string
+	key      string
+	command  Command
+	process  *keeperpb.Process
+	client   *plugin.Client
+	sinks    sinkpb.SinkClient
+	desc     *sinkpb.Description
+	fds      *fdchan.Endpoint
+	stopping atomic.Bool
+	err      error             // why the start failed; set before started is closed
+	started  chan struct{}     // closed when the start has ended
+	end      *keeperpb.Process // set before exited is closed
+	exited   chan struct{}     // closed when the process is reaped; never, where it could not be spawned
+	gone     chan struct{}     // closed when the process is reaped, or could not be started
+}
+
+// Name is the name by which sink specs call the plugin.
+func (p *Plugin) Name() string { return p.name }
+
+// Description is what the plugin says of itself.
+func (p *Plugin) Description() *sinkpb.Description { return p.desc }
+
+// Sinks is the plugin's gRPC service.
+func (p *Plugin) Sinks() sinkpb.SinkClient { return p.sinks }
+
+// Gone is closed when the process has ended.
+func (p *Plugin) Gone() <-chan struct{} { return p.gone }
+
+// Stop ends the process and waits for it.
+func (p *Plugin) Stop() {
+	p.stopping.Store(true)
+	<-p.started
+	if p.err == nil {
+		p.client.Kill()
+	}
+	<-p.gone
+}
+
+// Give hands copies of fds to the plugin under a new ticket, while call tells it of the ticket. It does not take ownership, and
+// returns after both have succeeded, or with the error of one.
+func (p *Plugin) Give(ctx context.Context, fds []int, call func(ctx context.Context, ticket []byte) error) error {
+	t := fdchan.NewTicket()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	given := make(chan error, 1)
+	go func() { given <- p.fds.Give(ctx, t, fds...) }()
+	if err := call(ctx, t[:]); err != nil {
+		cancel()
+		<-given
+		return err
+	}
+	return <-given
+}
+
+// Take returns the fds that the plugin gives under a new ticket while call runs. The delivery must be acknowledged; call goes
+// on meanwhile, and wait returns its error.
+func (p *Plugin) Take(ctx context.Context, call func(ctx context.Context, ticket []byte) error) (d *fdchan.Delivery, wait func() error, err error) {
+	t := fdchan.NewTicket()
+	ctx, cancel := context.WithCancelCause(ctx)
+	called := make(chan error, 1)
+	go func() {
+		err := call(ctx, t[:])
+		if err != nil {
+			cancel(err)
+		}
+		called <- err
+	}()
+	d, err = p.fds.TakeAny(ctx, t)
+	if err != nil {
+		cancel(err)
+		if callErr := <-called; callErr != nil {
+			err = callErr
+		}
+		return nil, nil, err
+	}
+	return d, func() error {
+		defer cancel(nil)
+		return <-called
+	}, nil
+}
+
+// run is the life of the process.
+func (p *Plugin) run() {
+	h := p.host
+	err := p.start()
+	h.note(p.name, func(s *Status) {
+		s.Command = append([]string{p.command.Path}, p.command.Args...)
+		s.Error = ""
+		if err != nil {
+			s.Error = err.Error()
+			return
+		}
+		s.PID, s.Started, s.Running, s.Description = int(p.process.Pid), time.Now(), true, p.desc
+	})
+	if err != nil {
+		p.err = err
+		h.remove(p)
+		close(p.started)
+		if p.process != nil {
+			<-p.exited
+			h.o.Keeper.Forget(context.Background(), p.key)
+		}
+		close(p.gone)
+		return
+	}
+	h.o.Log.Info("plugin started", "plugin", p.name, "pid", p.process.Pid, "version", p.desc.Version)
+	close(p.started)
+	watchEnd := make(chan struct{})
+	go func() {
+		defer close(watchEnd)
+		p.watch()
+	}()
+	<-p.exited
+	p.client.Kill() // its process is gone: this closes the connection and removes its socket's directory
+	p.fds.Close()
+	<-watchEnd
+	asked := p.stopping.Load()
+	cause := fmt.Errorf("plugin %s (pid %d) ended: %s", p.name, p.end.Pid, describeExit(p.end))
+	h.remove(p)
+	h.note(p.name, func(s *Status) {
+		s.Running, s.PID = false, 0
+		if !asked {
+			s.Error = cause.Error()
+			s.Restarts++
+		}
+	})
+	h.o.Keeper.Forget(context.Background(), p.key)
+	close(p.gone)
+	if !asked {
+		h.o.Log.Error("plugin ended by itself", "plugin", p.name, "pid", p.end.Pid, "how", describeExit(p.end))
+		h.o.Died(p.name, cause)
+	}
+}
+
+func (h *Host) remove(p *Plugin) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.plugins[p.name] == p {
+		delete(h.plugins, p.name)
+	}
+}
+
+// watch passes on what the plugin tells, until the connection ends.
+func (p *Plugin) watch() {
+	stream, err := p.sinks.Watch(context.Background(), &sinkpb.WatchRequest{})
+	for err == nil {
+		var ev *sinkpb.Event
+		if ev, err = stream.Recv(); err == nil {
+			p.host.o.Event(p.name, ev)
+		}
+	}
+	if code := status.Code(err); code != codes.Unavailable && code != codes.Canceled && !errors.Is(err, io.EOF) {
+		p.host.o.Log.Warn("plugin's events ended", "plugin", p.name, "error", err)
+	}
+}
+
+// channel makes the plugin's fd channel, and returns the plugin's end, owned by the caller.
+func (p *Plugin) channel() (*fd.FD, error) {
+	ours, theirs, err := fd.Socketpair(seqpacket)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := fdchan.New(ours)
+	if err != nil {
+		theirs.Close()
+		return nil, err
+	}
+	p.fds = fdchan.NewEndpoint(conn)
+	return theirs, nil
+}
