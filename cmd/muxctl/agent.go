@@ -1,0 +1,209 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/muxd/muxd/control/controlpb"
+)
+
+func (a *app) agentCmd() *cobra.Command {
+	c := &cobra.Command{Use: "agent", Short: "Look at muxd itself, or change it", Args: args(cobra.NoArgs)}
+	c.AddCommand(a.agentStatusCmd(), a.agentReloadCmd(), a.agentStopCmd())
+	return c
+}
+
+func (a *app) agentStatusCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "status", Short: "Tell how muxd is", Args: args(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			m, err := a.muxd()
+			if err != nil {
+				return err
+			}
+			s, err := m.API.Status(c.Context(), &controlpb.StatusRequest{})
+			if err != nil {
+				return err
+			}
+			if a.output == "json" {
+				return printJSON(map[string]any{
+					"version": s.Version, "agent_pid": s.AgentPid, "keeper_pid": s.KeeperPid, "runtime_dir": s.RuntimeDir,
+					"config": s.Config, "started": timeOf(s.Started), "children_running": s.ChildrenRunning,
+					"children_total": s.ChildrenTotal, "fds": s.Fds, "fd_limit": s.FdLimit, "goroutines": s.Goroutines,
+				})
+			}
+			p := func(name, format string, args ...any) { fmt.Printf("%-12s %s\n", name, fmt.Sprintf(format, args...)) }
+			p("version", "%s", s.Version)
+			p("keeper", "pid %d", s.KeeperPid)
+			p("agent", "pid %d, since %s", s.AgentPid, timeText(s.Started))
+			p("runtime dir", "%s", s.RuntimeDir)
+			if s.Config != "" {
+				p("config", "%s", s.Config)
+			}
+			p("children", "%d running, %d known", s.ChildrenRunning, s.ChildrenTotal)
+			p("agent's fds", "%d of %d", s.Fds, s.FdLimit)
+			return nil
+		},
+	}
+}
+
+func (a *app) agentReloadCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "reload", Short: "Read the configuration again", Args: args(cobra.NoArgs),
+		Long: `reload reads the configuration again, as SIGHUP does. Running children are left alone, and [[child]] entries with new
+names are started. Where the file is wrong nothing changes.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			m, err := a.muxd()
+			if err != nil {
+				return err
+			}
+			resp, err := m.API.Reload(c.Context(), &controlpb.ReloadRequest{})
+			if err != nil {
+				return err
+			}
+			if a.output == "json" {
+				return printJSON(map[string]string{"result": resp.Text})
+			}
+			fmt.Println(resp.Text)
+			return nil
+		},
+	}
+}
+
+func (a *app) agentStopCmd() *cobra.Command {
+	var now bool
+	c := &cobra.Command{
+		Use: "stop", Short: "Stop every child, and end muxd", Args: args(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			m, err := a.muxd()
+			if err != nil {
+				return err
+			}
+			_, err = m.API.Shutdown(c.Context(), &controlpb.ShutdownRequest{Now: now})
+			return err
+		},
+	}
+	c.Flags().BoolVar(&now, "now", false, "kill the children at once")
+	return c
+}
+
+func (a *app) pluginCmd() *cobra.Command {
+	c := &cobra.Command{Use: "plugin", Short: "Look at sink plugins, or restart one", Args: args(cobra.NoArgs)}
+	c.AddCommand(a.pluginListCmd(), a.pluginRestartCmd())
+	return c
+}
+
+func (a *app) pluginListCmd() *cobra.Command {
+	var verbose bool
+	c := &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Short: "List the plugins, with -v their options", Args: args(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			m, err := a.muxd()
+			if err != nil {
+				return err
+			}
+			resp, err := m.API.Plugins(c.Context(), &controlpb.PluginsRequest{Describe: verbose})
+			if err != nil {
+				return err
+			}
+			if a.output == "json" {
+				return printPlugins(resp.Plugins)
+			}
+			if verbose {
+				return describePlugins(resp.Plugins)
+			}
+			t := newTable("NAME", "STATE", "PID", "AGE", "STREAMS", "RESTARTS", "COMMAND")
+			for _, p := range resp.Plugins {
+				pid := ""
+				if p.Pid != 0 {
+					pid = fmt.Sprint(p.Pid)
+				}
+				t.row(p.Name, p.State, pid, ageText(p.Started), fmt.Sprint(p.Openings), fmt.Sprint(p.Restarts), strings.Join(p.Command, " "))
+			}
+			if err := t.print(); err != nil {
+				return err
+			}
+			for _, p := range resp.Plugins {
+				if p.Error != "" {
+					fmt.Printf("\n%s: %s\n", p.Name, p.Error)
+				}
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVarP(&verbose, "verbose", "v", false, "start each that does not run, and tell its options")
+	return c
+}
+
+func printPlugins(plugins []*controlpb.Plugin) error {
+	type option struct {
+		Name    string   `json:"name"`
+		Type    string   `json:"type"`
+		Default string   `json:"default,omitempty"`
+		Help    string   `json:"help,omitempty"`
+		Values  []string `json:"values,omitempty"`
+	}
+	type view struct {
+		Name     string   `json:"name"`
+		State    string   `json:"state"`
+		PID      int32    `json:"pid"`
+		Version  string   `json:"version,omitempty"`
+		Command  []string `json:"command"`
+		Openings uint32   `json:"openings"`
+		Restarts uint32   `json:"restarts"`
+		Error    string   `json:"error,omitempty"`
+		Help     string   `json:"help,omitempty"`
+		Options  []option `json:"options,omitempty"`
+	}
+	out := []view{}
+	for _, p := range plugins {
+		v := view{p.Name, p.State, p.Pid, p.Version, p.Command, p.Openings, p.Restarts, p.Error, p.Help, nil}
+		for _, o := range p.Options {
+			v.Options = append(v.Options, option{o.Name, o.Type, o.Default, o.Help, o.Values})
+		}
+		out = append(out, v)
+	}
+	return printJSON(out)
+}
+
+func describePlugins(plugins []*controlpb.Plugin) error {
+	for i, p := range plugins {
+		if i > 0 {
+			fmt.Println()
+		}
+		fmt.Printf("%s %s: %s\n", p.Name, p.Version, p.Help)
+		if p.Error != "" {
+			fmt.Println("  " + p.Error)
+		}
+		t := newTable("  OPTION", "TYPE", "DEFAULT", "WHAT IT DOES")
+		for _, o := range p.Options {
+			typ := o.Type
+			if len(o.Values) > 0 {
+				typ = strings.Join(o.Values, "|")
+			}
+			t.row("  "+o.Name, typ, o.Default, o.Help)
+		}
+		if len(p.Options) > 0 {
+			if err := t.print(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (a *app) pluginRestartCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "restart NAME", Short: "End a plugin's process, and start it again", Args: args(cobra.ExactArgs(1)),
+		RunE: func(c *cobra.Command, argv []string) error {
+			m, err := a.muxd()
+			if err != nil {
+				return err
+			}
+			_, err = m.API.RestartPlugin(c.Context(), &controlpb.RestartPluginRequest{Name: argv[0]})
+			return err
+		},
+	}
+}

@@ -1,0 +1,297 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/muxd/muxd/control/controlpb"
+)
+
+func (a *app) listCmd() *cobra.Command {
+	var all bool
+	c := &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Short: "List children", Args: args(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			m, err := a.muxd()
+			if err != nil {
+				return err
+			}
+			resp, err := m.API.List(c.Context(), &controlpb.ListRequest{All: all})
+			if err != nil {
+				return err
+			}
+			if a.output == "json" {
+				out := []childView{}
+				for _, r := range resp.Children {
+					out = append(out, viewOf(r))
+				}
+				return printJSON(out)
+			}
+			t := newTable("ID", "NAME", "STATE", "PID", "AGE", "SINKS", "COMMAND")
+			for _, r := range resp.Children {
+				pid := ""
+				if r.State == "running" {
+					pid = strconv.Itoa(int(r.Pid))
+				}
+				t.row(r.Id, r.Name, stateText(r), pid, ageText(r.Created), sinksText(r), commandText(r.Argv, 50))
+			}
+			return t.print()
+		},
+	}
+	c.Flags().BoolVarP(&all, "all", "a", false, "also those that are finished")
+	return c
+}
+
+func (a *app) inspectCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "inspect ID...", Short: "Tell everything about children", Args: args(cobra.MinimumNArgs(1)), ValidArgsFunction: a.completeChildren,
+		RunE: func(c *cobra.Command, ids []string) error {
+			m, err := a.muxd()
+			if err != nil {
+				return err
+			}
+			views := []childView{}
+			for _, id := range ids {
+				r, err := m.API.Inspect(c.Context(), &controlpb.InspectRequest{Child: id})
+				if err != nil {
+					return err
+				}
+				if a.output == "json" {
+					views = append(views, viewOf(r))
+					continue
+				}
+				if err := printChild(r); err != nil {
+					return err
+				}
+			}
+			if a.output == "json" {
+				return printJSON(views)
+			}
+			return nil
+		},
+	}
+}
+
+func (a *app) waitCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "wait ID...", Short: "Wait until children are finished",
+		Long: `wait returns when every child that is named is finished: its process has ended, and every byte of its streams is where it
+belongs. It prints how each ended, and exits with the status of the last.`,
+		Args: args(cobra.MinimumNArgs(1)), ValidArgsFunction: a.completeChildren,
+		RunE: func(c *cobra.Command, ids []string) error {
+			m, err := a.muxd()
+			if err != nil {
+				return err
+			}
+			var last error
+			views := []childView{}
+			for _, id := range ids {
+				r, err := m.Wait(c.Context(), id)
+				if err != nil {
+					return err
+				}
+				views = append(views, viewOf(r))
+				if a.output == "table" {
+					fmt.Printf("%s: %s\n", r.Name, endText(r))
+					for _, h := range r.Holders {
+						fmt.Printf("%s: %s was cut at the drain deadline: process %d (%s) still held it\n", r.Name, h.Stream, h.Pid, h.Command)
+					}
+				}
+				last = statusError(r)
+			}
+			if a.output == "json" {
+				if err := printJSON(views); err != nil {
+					return err
+				}
+			}
+			return last
+		},
+	}
+}
+
+func (a *app) signalCmd() *cobra.Command {
+	var leader bool
+	c := &cobra.Command{
+		Use: "signal ID SIGNAL", Short: "Send a signal to a child's process group", Args: args(cobra.ExactArgs(2)),
+		Example: "  muxctl signal web HUP", ValidArgsFunction: a.completeChildren,
+		RunE: func(c *cobra.Command, argv []string) error {
+			sig, err := parseSignal(argv[1])
+			if err != nil {
+				return err
+			}
+			m, err := a.muxd()
+			if err != nil {
+				return err
+			}
+			_, err = m.API.Signal(c.Context(), &controlpb.SignalRequest{Child: argv[0], Signal: uint32(sig), LeaderOnly: leader})
+			return err
+		},
+	}
+	c.Flags().BoolVar(&leader, "leader-only", false, "only to the child's first process, not its whole group")
+	return c
+}
+
+// parseSignal reads a signal's name, with or without SIG, or its number.
+func parseSignal(s string) (syscall.Signal, error) {
+	if n, err := strconv.Atoi(s); err == nil && n > 0 && n <= 64 {
+		return syscall.Signal(n), nil
+	}
+	name := strings.ToUpper(s)
+	if !strings.HasPrefix(name, "SIG") {
+		name = "SIG" + name
+	}
+	if n := unix.SignalNum(name); n != 0 {
+		return n, nil
+	}
+	return 0, usageError("signal %q: want a name, as TERM or SIGUSR1, or a number from 1 to 64", s)
+}
+
+func (a *app) stopCmd() *cobra.Command {
+	var grace time.Duration
+	var now bool
+	c := &cobra.Command{
+		Use: "stop ID...", Short: "Stop children: SIGTERM, then SIGKILL after the grace time",
+		Args: args(cobra.MinimumNArgs(1)), ValidArgsFunction: a.completeChildren,
+		RunE: func(c *cobra.Command, ids []string) error {
+			m, err := a.muxd()
+			if err != nil {
+				return err
+			}
+			views := []childView{}
+			for _, id := range ids {
+				r, err := m.API.Stop(c.Context(), &controlpb.StopRequest{Child: id, Grace: int64(grace), Now: now})
+				if err != nil {
+					return err
+				}
+				views = append(views, viewOf(r))
+				if a.output == "table" {
+					fmt.Printf("%s: %s\n", r.Name, endText(r))
+				}
+			}
+			if a.output == "json" {
+				return printJSON(views)
+			}
+			return nil
+		},
+	}
+	c.Flags().DurationVar(&grace, "grace", 0, "between SIGTERM and SIGKILL (default the child's)")
+	c.Flags().BoolVar(&now, "now", false, "SIGKILL at once")
+	return c
+}
+
+func (a *app) resizeCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "resize ID ROWSxCOLS", Short: "Set the size of a child's console", Args: args(cobra.ExactArgs(2)),
+		Example: "  muxctl resize editor 40x120", ValidArgsFunction: a.completeChildren,
+		RunE: func(c *cobra.Command, argv []string) error {
+			size, err := parseSize(argv[1])
+			if err != nil {
+				return usageError("size %s: %w", argv[1], err)
+			}
+			m, err := a.muxd()
+			if err != nil {
+				return err
+			}
+			_, err = m.API.Resize(c.Context(), &controlpb.ResizeRequest{Child: argv[0], Size: size})
+			return err
+		},
+	}
+}
+
+func (a *app) removeCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "remove ID...", Aliases: []string{"rm"}, Short: "Forget finished children", Args: args(cobra.MinimumNArgs(1)),
+		ValidArgsFunction: a.completeChildren,
+		RunE: func(c *cobra.Command, ids []string) error {
+			m, err := a.muxd()
+			if err != nil {
+				return err
+			}
+			for _, id := range ids {
+				if _, err := m.API.Remove(c.Context(), &controlpb.RemoveRequest{Child: id}); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+}
+
+// printChild is inspect for people.
+func printChild(r *controlpb.Child) error {
+	p := func(name, format string, args ...any) { fmt.Printf("%-10s %s\n", name, fmt.Sprintf(format, args...)) }
+	p("id", "%s", r.Id)
+	p("name", "%s", r.Name)
+	p("state", "%s", stateText(r))
+	if r.State == "running" {
+		p("pid", "%d", r.Pid)
+	}
+	p("command", "%s", commandText(r.Argv, 0))
+	p("cwd", "%s", r.Cwd)
+	if r.User != "" {
+		p("user", "%s", r.User)
+	}
+	p("restart", "%s", restartText(r.Restart))
+	if r.Run > 1 {
+		p("run", "%d", r.Run)
+	}
+	p("created", "%s", timeText(r.Created))
+	if r.Exited != 0 {
+		p("exited", "%s", timeText(r.Exited))
+		p("cpu", "%v user, %v system", time.Duration(r.UserUsec)*time.Microsecond, time.Duration(r.SystemUsec)*time.Microsecond)
+		p("memory", "%s at most", sizeText(uint64(r.MaxRss)))
+	}
+	if r.Error != "" {
+		p("error", "%s", r.Error)
+	}
+	for _, h := range r.Holders {
+		p("held", "%s by process %d (%s) at the drain deadline", h.Stream, h.Pid, h.Command)
+	}
+	fmt.Println()
+	t := newTable("STREAM", "SINK", "WIRING", "STATE", "BYTES", "VIEWERS", "WHERE")
+	for _, s := range r.Sinks {
+		viewers := ""
+		if s.Stream == "console" {
+			viewers = fmt.Sprintf("%d (%dx%d)", s.Viewers, r.Size.GetRows(), r.Size.GetCols())
+		}
+		where := s.Location
+		if s.Error != "" {
+			where = s.Error
+		}
+		t.row(s.Stream, s.Spec, s.Wiring, s.State, sizeText(s.Bytes), viewers, where)
+	}
+	return t.print()
+}
+
+func (a *app) versionCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Tell the versions of muxctl and of the muxd that runs", Args: args(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			v := map[string]string{"muxctl": version}
+			m, err := a.muxd()
+			if err == nil {
+				s, statusErr := m.API.Status(c.Context(), &controlpb.StatusRequest{})
+				if err = statusErr; err == nil {
+					v["muxd"] = s.Version
+				}
+			}
+			if a.output == "json" {
+				return printJSON(v)
+			}
+			fmt.Println("muxctl", version)
+			if err != nil {
+				fmt.Fprintln(os.Stderr, "muxctl:", err)
+				return nil
+			}
+			fmt.Println("muxd", v["muxd"])
+			return nil
+		},
+	}
+}

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"github.com/muxd/muxd/control"
+	"github.com/muxd/muxd/control/controlpb"
+)
+
+func (a *app) logsCmd() *cobra.Command {
+	var follow, times, raw bool
+	var tail int
+	var since, stream string
+	c := &cobra.Command{
+		Use: "logs ID", Short: "Read back what a child's sink has kept", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: a.completeChildren,
+		Long: `logs reads back what a sink of the child has kept. With -f it goes on until the child has ended. On a terminal, control
+characters that could take it over are shown and not sent, unless --raw.`,
+		RunE: func(c *cobra.Command, argv []string) error {
+			o := control.LogOptions{Follow: follow, Tail: tail, Stream: stream}
+			if since != "" {
+				t, err := parseSince(since, time.Now())
+				if err != nil {
+					return err
+				}
+				o.Since = t
+			}
+			m, err := a.muxd()
+			if err != nil {
+				return err
+			}
+			r, err := m.Logs(c.Context(), argv[0], o)
+			if err != nil {
+				return err
+			}
+			defer r.Close()
+			return a.printLog(r, times, !raw && isTerminal(1))
+		},
+	}
+	fl := c.Flags()
+	fl.BoolVarP(&follow, "follow", "f", false, "go on until the child has ended")
+	fl.IntVar(&tail, "tail", -1, "only the last `N` lines")
+	fl.StringVar(&since, "since", "", "only what came after `TIME`: a duration before now, as 10m, or a time as 2006-01-02T15:04:05")
+	fl.StringVar(&stream, "stream", "", "only this `STREAM`: stdout, stderr or console")
+	fl.BoolVarP(&times, "timestamps", "t", false, "show when each line was read")
+	fl.BoolVar(&raw, "raw", false, "pass control characters on to the terminal")
+	c.RegisterFlagCompletionFunc("stream", cobra.FixedCompletions([]string{"stdout", "stderr", "console"}, cobra.ShellCompDirectiveNoFileComp))
+	return c
+}
+
+// parseSince reads a duration before now, or a time.
+func parseSince(s string, now time.Time) (time.Time, error) {
+	if d, err := time.ParseDuration(s); err == nil {
+		return now.Add(-d), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02"} {
+		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, usageError("--since %s: want a duration, as 10m, or a time, as 2006-01-02T15:04:05", s)
+}
+
+// printLog prints records until the log ends.
+func (a *app) printLog(r *control.LogReader, times, guard bool) error {
+	for begin := true; ; {
+		rec, err := r.Next()
+		switch {
+		case errors.Is(err, io.EOF):
+			if !begin {
+				fmt.Println()
+			}
+			return nil
+		case err != nil:
+			return fmt.Errorf("read the log: %w", err)
+		}
+		if a.output == "json" {
+			v := map[string]any{"stream": rec.Stream, "text": string(rec.Text), "partial": rec.Partial}
+			if !rec.Time.IsZero() {
+				v["time"] = rec.Time.Format(time.RFC3339Nano)
+			}
+			if err := printJSONLine(v); err != nil {
+				return err
+			}
+			continue
+		}
+		var line []byte
+		if times && begin && !rec.Time.IsZero() {
+			line = append(rec.Time.AppendFormat(line, "2006-01-02T15:04:05.000000Z07:00"), ' ')
+		}
+		if guard {
+			line = append(line, harmless(rec.Text)...)
+		} else {
+			line = append(line, rec.Text...)
+		}
+		if begin = !rec.Partial; begin {
+			line = append(line, '\n')
+		}
+		if _, err := os.Stdout.Write(line); err != nil {
+			return err
+		}
+	}
+}
+
+// harmless writes control characters but tab in caret notation, as cat -v does, and bytes that are no UTF-8 as \xNN.
+func harmless(text []byte) string {
+	var b strings.Builder
+	for len(text) > 0 {
+		r, n := utf8.DecodeRune(text)
+		switch {
+		case r == utf8.RuneError && n == 1:
+			fmt.Fprintf(&b, `\x%02x`, text[0])
+		case r == '\t':
+			b.WriteByte('\t')
+		case r < ' ' || r == 0x7f:
+			b.WriteByte('^')
+			b.WriteRune(r ^ 0x40)
+		case r >= 0x80 && r < 0xa0: // C1 controls
+			fmt.Fprintf(&b, `\x%02x`, r)
+		default:
+			b.Write(text[:n])
+		}
+		text = text[n:]
+	}
+	return b.String()
+}
+
+func (a *app) eventsCmd() *cobra.Command {
+	var follow bool
+	c := &cobra.Command{
+		Use: "events [ID]", Short: "Tell what has happened, with -f also what happens", Args: args(cobra.MaximumNArgs(1)), ValidArgsFunction: a.completeChildren,
+		RunE: func(c *cobra.Command, argv []string) error {
+			m, err := a.muxd()
+			if err != nil {
+				return err
+			}
+			req := &controlpb.EventsRequest{Follow: follow}
+			if len(argv) > 0 {
+				req.Child = argv[0]
+			}
+			s, err := m.API.Events(c.Context(), req)
+			if err != nil {
+				return err
+			}
+			for {
+				ev, err := s.Recv()
+				switch {
+				case errors.Is(err, io.EOF):
+					return nil
+				case err != nil:
+					return m.Plain(err)
+				}
+				if a.output == "json" {
+					err = printJSONLine(map[string]any{
+						"seq": ev.Seq, "time": timeOf(ev.Time), "kind": ev.Kind, "child": ev.Child, "name": ev.Name,
+						"stream": ev.Stream, "text": ev.Text,
+					})
+				} else {
+					what := ev.Kind
+					if ev.Stream != "" {
+						what = ev.Stream + " " + ev.Kind
+					}
+					_, err = fmt.Printf("%s  %-12s %-18s %s\n", time.Unix(0, ev.Time).Format("15:04:05.000000"), ev.Name, what, ev.Text)
+				}
+				if err != nil {
+					return err
+				}
+			}
+		},
+	}
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what happens")
+	return c
+}

@@ -1,0 +1,213 @@
+// Package control drives a running muxd: it spawns children, attaches to their consoles, reads their logs, and waits for their
+// ends. muxctl is made of it.
+//
+// The messages are those of the control API, in controlpb; errors are of type [*Error].
+package control
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	"github.com/muxd/muxd/control/controlpb"
+)
+
+// Client is a connection to a muxd. Its methods may be called from several goroutines; each blocks until the answer is there
+// or its context is done.
+type Client struct {
+	// API is the control API itself.
+	API    controlpb.ControlClient
+	conn   *grpc.ClientConn
+	socket string
+}
+
+// DefaultSocket is the control socket of a muxd that runs with defaults: $MUXD_SOCKET, or control.sock in $XDG_RUNTIME_DIR/muxd,
+// or in /run/muxd for root.
+func DefaultSocket() (string, error) {
+	if s := os.Getenv("MUXD_SOCKET"); s != "" {
+		return s, nil
+	}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "muxd", "control.sock"), nil
+	}
+	if os.Geteuid() == 0 {
+		return "/run/muxd/control.sock", nil
+	}
+	return "", errors.New("find muxd: neither MUXD_SOCKET nor XDG_RUNTIME_DIR is set; give --socket")
+}
+
+// Dial returns a client of the muxd whose control socket is given. It does not connect before the first call. Close ends it.
+func Dial(socket string) (*Client, error) {
+	abs, err := filepath.Abs(socket)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{socket: abs}
+	c.conn, err = grpc.NewClient("passthrough:///muxd",
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", abs)
+		}),
+		grpc.WithUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			return c.Plain(call(ctx, method, req, reply, cc, opts...))
+		}),
+		grpc.WithStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			s, err := open(ctx, desc, cc, method, opts...)
+			return s, c.Plain(err)
+		}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", socket, err)
+	}
+	c.API = controlpb.NewControlClient(c.conn)
+	return c, nil
+}
+
+// Close ends the connection. Viewers and logs that were opened with it go on.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// Error is what a call failed with.
+type Error struct {
+	Code codes.Code
+	Text string // a sentence for people
+}
+
+func (e *Error) Error() string { return e.Text }
+
+// GRPCStatus lets status.Code tell the code.
+func (e *Error) GRPCStatus() *status.Status { return status.New(e.Code, e.Text) }
+
+// Unreachable says whether err means that no muxd answers at the socket, or that it went away.
+func Unreachable(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	return ok && e.Code == codes.Unavailable
+}
+
+// Plain turns a gRPC error, as streams of API return it, into an Error.
+func (c *Client) Plain(err error) error {
+	if err == nil {
+		return nil
+	}
+	s, ok := status.FromError(err)
+	if !ok {
+		return err
+	}
+	e := &Error{Code: s.Code(), Text: s.Message()}
+	if e.Code != codes.Unavailable {
+		return e
+	}
+	conn, dialErr := net.DialTimeout("unix", c.socket, time.Second)
+	if dialErr == nil {
+		conn.Close()
+		return e
+	}
+	switch {
+	case errors.Is(dialErr, os.ErrNotExist):
+		e.Text = fmt.Sprintf("muxd is not running: there is no %s; start it with muxd --config FILE, or give --socket", c.socket)
+	case errors.Is(dialErr, os.ErrPermission):
+		e.Text = fmt.Sprintf("muxd at %s is another user's: %v", c.socket, errors.Unwrap(dialErr))
+	default:
+		e.Text = fmt.Sprintf("muxd does not answer at %s: %v", c.socket, dialErr)
+	}
+	return e
+}
+
+// Spawn starts a child and returns once its program runs. The files are what it gets for its streams whose sink is
+// "inherit", in the order stdin, stdout, stderr; they stay owned by the caller. A terminal among them must not be
+// the caller's controlling one: that needs a fork by the caller (SpawnForked).
+func (c *Client) Spawn(ctx context.Context, child *controlpb.ChildSpec, inherit ...*os.File) (*controlpb.SpawnResponse, error) {
+	req := &controlpb.SpawnRequest{RequestId: rand.Text(), Child: child}
+	if len(inherit) == 0 {
+		return c.API.Spawn(ctx, req)
+	}
+	s, err := c.session(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	var resp *controlpb.SpawnResponse
+	err = s.give(ctx, inherit, func(ticket []byte) error {
+		req.FdSession, req.Ticket = s.id[:], ticket
+		resp, err = c.API.Spawn(ctx, req)
+		return err
+	})
+	return resp, err
+}
+
+// SpawnAttached is Spawn, and returns a viewer of the child's console that misses not a byte, owned by the caller; nil where
+// the child has no console.
+func (c *Client) SpawnAttached(ctx context.Context, child *controlpb.ChildSpec, o AttachOptions) (*controlpb.SpawnResponse, *Viewer, error) {
+	s, err := c.session(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer s.close()
+	var resp *controlpb.SpawnResponse
+	f, err := s.take(ctx, func(ticket []byte) error {
+		attach := o.request(ticket)
+		resp, err = c.API.Spawn(ctx, &controlpb.SpawnRequest{
+			RequestId: rand.Text(), Child: child, FdSession: s.id[:], Attach: attach,
+		})
+		if err == nil && !resp.Attached {
+			err = errNothingComes
+		}
+		return err
+	})
+	switch {
+	case errors.Is(err, errNothingComes):
+		return resp, nil, nil
+	case err != nil:
+		return nil, nil, err
+	}
+	v, err := NewViewer(f)
+	return resp, v, err
+}
+
+// Wait returns when the child is finished: every byte of its streams is where it belongs.
+func (c *Client) Wait(ctx context.Context, child string) (*controlpb.Child, error) {
+	return c.API.Wait(ctx, &controlpb.WaitRequest{Child: child})
+}
+
+// AttachOptions say how a viewer sees a console.
+type AttachOptions struct {
+	ReadOnly   bool
+	Replay     string // screen, all, none, lines=N; empty: screen
+	Rows, Cols int    // of the viewer's terminal; zero: it has none
+}
+
+func (o AttachOptions) request(ticket []byte) *controlpb.AttachRequest {
+	return &controlpb.AttachRequest{
+		Ticket: ticket, ReadOnly: o.ReadOnly, Replay: o.Replay,
+		Size: &controlpb.Size{Rows: uint32(o.Rows), Cols: uint32(o.Cols)},
+	}
+}
+
+// Attach returns a viewer of the child's console, owned by the caller.
+func (c *Client) Attach(ctx context.Context, child string, o AttachOptions) (*Viewer, error) {
+	s, err := c.session(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	f, err := s.take(ctx, func(ticket []byte) error {
+		req := o.request(ticket)
+		req.Child, req.FdSession = child, s.id[:]
+		_, err := c.API.Attach(ctx, req)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return NewViewer(f)
+}

@@ -1,0 +1,135 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/muxd/muxd/internal/fd"
+	"github.com/muxd/muxd/internal/fdchan"
+)
+
+// session is a connection to fd.sock, on which descriptors travel for calls of the control API.
+type session struct {
+	id fdchan.Ticket
+	ep *fdchan.Endpoint
+}
+
+// session connects and says hello.
+func (c *Client) session(ctx context.Context) (*session, error) {
+	path := filepath.Join(filepath.Dir(c.socket), "fd.sock")
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unixpacket", path)
+	if err != nil {
+		return nil, c.Plain(status.Error(codes.Unavailable, "connect to muxd's fd channel: "+err.Error()))
+	}
+	ch := fdchan.NewConn(conn.(*net.UnixConn))
+	s := &session{id: fdchan.NewTicket()}
+	stop := context.AfterFunc(ctx, func() { ch.Close() })
+	defer stop()
+	err = ch.Send(fdchan.Packet{Type: fdchan.Hello, Ticket: s.id})
+	if err == nil {
+		var p fdchan.Packet
+		var fds []*fd.FD
+		p, fds, err = ch.Recv()
+		fd.CloseAll(fds)
+		switch {
+		case err == nil && p.Type == fdchan.Refuse:
+			err = errors.New(string(p.Payload))
+		case err == nil && p.Type != fdchan.Ack:
+			err = fmt.Errorf("a packet of type %d answers the hello", p.Type)
+		}
+	}
+	if err != nil {
+		ch.Close()
+		return nil, fmt.Errorf("say hello on muxd's fd channel: %w", err)
+	}
+	s.ep = fdchan.NewEndpoint(ch)
+	return s, nil
+}
+
+func (s *session) close() { s.ep.Close() }
+
+// give sends copies of files under a ticket while call names it, and returns when both are done.
+func (s *session) give(ctx context.Context, files []*os.File, call func(ticket []byte) error) error {
+	var fds []*fd.FD
+	defer func() { fd.CloseAll(fds) }()
+	for _, f := range files {
+		d, err := fd.DupFile(f)
+		if err != nil {
+			return fmt.Errorf("copy %s: %w", f.Name(), err)
+		}
+		fds = append(fds, d)
+	}
+	t := fdchan.NewTicket()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	given := make(chan error, 1)
+	go func() { given <- s.ep.Give(ctx, t, fd.Ints(fds)...) }()
+	if err := call(t[:]); err != nil {
+		cancel()
+		<-given
+		return err
+	}
+	return <-given
+}
+
+// errNothingComes is what a call of takeAll returns to end the wait for descriptors.
+var errNothingComes = errors.New("no descriptors come")
+
+// takeAll returns the files that come under a ticket while call names it, owned by the caller.
+func (s *session) takeAll(ctx context.Context, call func(ticket []byte) error) ([]*os.File, error) {
+	t := fdchan.NewTicket()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	called := make(chan error, 1)
+	go func() {
+		err := call(t[:])
+		if err != nil {
+			cancel(err)
+		}
+		called <- err
+	}()
+	d, err := s.ep.TakeAny(ctx, t)
+	if err != nil {
+		cancel(err)
+		if callErr := <-called; callErr != nil {
+			return nil, callErr
+		}
+		return nil, err
+	}
+	if err := d.Ack(); err != nil {
+		fd.CloseAll(d.FDs)
+		<-called
+		return nil, err
+	}
+	if err := <-called; err != nil {
+		fd.CloseAll(d.FDs)
+		return nil, err
+	}
+	var files []*os.File
+	for _, f := range d.FDs {
+		files = append(files, f.File("from muxd"))
+	}
+	return files, nil
+}
+
+// take is takeAll for one file.
+func (s *session) take(ctx context.Context, call func(ticket []byte) error) (*os.File, error) {
+	files, err := s.takeAll(ctx, call)
+	if err != nil {
+		return nil, err
+	}
+	if len(files) != 1 {
+		for _, f := range files {
+			f.Close()
+		}
+		return nil, fmt.Errorf("muxd sent %d descriptors, want one", len(files))
+	}
+	return files[0], nil
+}

@@ -1,0 +1,323 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/muxd/muxd/internal/viewer"
+)
+
+// ViewerWindow is how many bytes of input a Viewer keeps until the console has them. Send blocks beyond it.
+const ViewerWindow = 64 << 10
+
+// ViewerEventKind says what a console tells its viewer.
+type ViewerEventKind int
+
+const (
+	ViewerOutput ViewerEventKind = iota + 1 // Data, at Offset of the console's output; Data may be empty
+	ViewerRedraw                            // Data draws what came before, and does not count in the output
+	ViewerNotice                            // Data is a line of text for the person at the viewer
+	ViewerAck                               // input up to Offset is in the terminal
+	ViewerEnd                               // the console has ended, with Status where HasStatus
+)
+
+// ViewerEvent is something that a console tells its viewer.
+type ViewerEvent struct {
+	Kind      ViewerEventKind
+	Offset    uint64
+	Data      []byte // valid until the next Recv
+	Status    uint32 // as waitpid(2) encodes it
+	HasStatus bool
+}
+
+// Viewer is the client's end of a connection to a child's console. Keystrokes and output pass neither agent nor
+// keeper: the other end is with the console's plugin.
+//
+// One goroutine calls Recv, which must be called all the time: it takes the acknowledgements that Send waits
+// for. Any goroutine may call the other methods.
+type Viewer struct {
+	conn *net.UnixConn
+	in   []byte // Recv's buffer
+
+	sending chan struct{} // holds one element while nobody sends
+	out     []byte        // the frame that is being sent
+
+	mu       sync.Mutex    // for what follows
+	changed  chan struct{} // closed and made anew when unacked has shrunk, or the connection has ended
+	unacked  []byte        // sent or about to be sent, and not acknowledged
+	first    uint64        // the offset of unacked's first byte
+	output   uint64        // the console's output up to here has been received
+	received bool          // output counts
+	ended    bool          // Recv has returned an error, or Close was called
+}
+
+// NewViewer takes ownership of f, a connected Unix SOCK_SEQPACKET socket as Attach returns.
+func NewViewer(f *os.File) (*Viewer, error) {
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, fmt.Errorf("viewer: %w", err)
+	}
+	uc, ok := c.(*net.UnixConn)
+	if !ok || uc.LocalAddr().Network() != "unixpacket" {
+		c.Close()
+		return nil, errors.New("viewer: not a Unix SEQPACKET socket")
+	}
+	v := &Viewer{conn: uc, sending: make(chan struct{}, 1), changed: make(chan struct{})}
+	v.sending <- struct{}{}
+	return v, nil
+}
+
+// Close ends the connection, which detaches the viewer. What was sent still reaches the console. Blocked calls
+// return net.ErrClosed. A second Close does nothing.
+func (v *Viewer) Close() error {
+	v.end()
+	if err := v.conn.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// Recv blocks until the console tells something. After ViewerEnd, or where the connection broke without it, the
+// error is io.EOF. A Recv that was blocked when Close was called returns net.ErrClosed.
+func (v *Viewer) Recv() (ViewerEvent, error) {
+	f, err := v.recv()
+	if err != nil {
+		v.end()
+		return ViewerEvent{}, err
+	}
+	e := ViewerEvent{Offset: f.Offset, Data: f.Data, Status: f.Status, HasStatus: f.HasStatus}
+	switch f.Type {
+	case viewer.Output:
+		e.Kind = ViewerOutput
+		v.mu.Lock()
+		v.output, v.received = f.Offset+uint64(len(f.Data)), true
+		v.mu.Unlock()
+	case viewer.Replay:
+		e.Kind = ViewerRedraw
+	case viewer.Notice:
+		e.Kind = ViewerNotice
+	case viewer.Ack:
+		e.Kind = ViewerAck
+		v.acknowledge(f.Offset)
+	case viewer.End:
+		e.Kind = ViewerEnd
+	default:
+		v.end()
+		return ViewerEvent{}, fmt.Errorf("receive from the console: frame of type %#x goes to the console only", byte(f.Type))
+	}
+	return e, nil
+}
+
+func (v *Viewer) recv() (viewer.Frame, error) {
+	if v.in == nil {
+		v.in = make([]byte, viewer.MaxFrame+1)
+	}
+	n, err := v.conn.Read(v.in)
+	if errors.Is(err, unix.ECONNRESET) {
+		// The console closed with input of ours unread. The kernel tells that before it gives out what was
+		// received earlier, and tells it once (sock_error in net/core/datagram.c): the rest can still be read.
+		n, err = v.conn.Read(v.in)
+	}
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
+		return viewer.Frame{}, io.EOF
+	case errors.Is(err, net.ErrClosed):
+		return viewer.Frame{}, net.ErrClosed
+	case err != nil:
+		return viewer.Frame{}, fmt.Errorf("receive from the console: %w", err)
+	}
+	f, err := viewer.Parse(v.in[:n])
+	if err != nil {
+		return viewer.Frame{}, fmt.Errorf("receive from the console: %w", err)
+	}
+	return f, nil
+}
+
+// Send types p into the console and returns how many of p's bytes are on their way: sent, or kept for a later
+// connection. It blocks while ViewerWindow bytes are unacknowledged or the socket is full. n < len(p) comes with an
+// error: ctx's cause when ctx is done, or what ended the connection. It does not keep p.
+func (v *Viewer) Send(ctx context.Context, p []byte) (n int, err error) {
+	for n < len(p) {
+		some, err := v.sendSome(ctx, p[n:])
+		n += some
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// sendSome sends what there is room for. While it waits for room other frames can be sent.
+func (v *Viewer) sendSome(ctx context.Context, p []byte) (n int, err error) {
+	for {
+		room, err := v.room()
+		if err != nil {
+			return 0, err
+		}
+		if room != nil {
+			select {
+			case <-room:
+			case <-ctx.Done():
+				return 0, context.Cause(ctx)
+			}
+			continue
+		}
+		if err := v.acquire(ctx); err != nil {
+			return 0, err
+		}
+		n, err := v.sendKept(ctx, p)
+		v.release()
+		if n > 0 || err != nil {
+			return n, err
+		}
+	}
+}
+
+// sendKept sends a frame of as much of p as there is room for: nothing, where somebody else was faster. The caller
+// holds the right to send.
+func (v *Viewer) sendKept(ctx context.Context, p []byte) (n int, err error) {
+	offset, n := v.keep(p)
+	if n == 0 {
+		return 0, nil
+	}
+	err = v.write(ctx, viewer.Frame{Type: viewer.Input, Offset: offset, Data: p[:n]})
+	if err != nil && ctx.Err() != nil {
+		v.unkeep(n)
+		return 0, err
+	}
+	return n, err
+}
+
+// EndOfInput says that nothing will be typed any more. It blocks like Send, after whatever was sent before.
+func (v *Viewer) EndOfInput(ctx context.Context) error {
+	return v.control(ctx, viewer.Frame{Type: viewer.EndOfInput})
+}
+
+// Resize tells the size of the viewer's terminal. Sizes that the protocol cannot say (beyond 65535) are cut.
+func (v *Viewer) Resize(ctx context.Context, rows, cols int) error {
+	return v.control(ctx, viewer.Frame{Type: viewer.Resize, Rows: clamp(rows), Cols: clamp(cols)})
+}
+
+func clamp(n int) uint16 { return uint16(max(0, min(n, 0xffff))) }
+
+// Unacknowledged returns a copy of the input that the console has not acknowledged, and the offset of its first
+// byte: what a viewer that reconnects must type again, where the console did not get it.
+func (v *Viewer) Unacknowledged() (offset uint64, p []byte) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.first, append([]byte(nil), v.unacked...)
+}
+
+// Position returns how far the console's output has been received. With it as the replay "from=OFFSET" another
+// viewer goes on without gap or repeat. known is false before the console has told any offset.
+func (v *Viewer) Position() (offset uint64, known bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.output, v.received
+}
+
+// room returns nil where input can be kept, and otherwise a channel that is closed when that may have changed.
+func (v *Viewer) room() (<-chan struct{}, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case v.ended:
+		return nil, fmt.Errorf("send to the console: %w", net.ErrClosed)
+	case len(v.unacked) < ViewerWindow:
+		return nil, nil
+	}
+	return v.changed, nil
+}
+
+// keep takes as much of p into unacked as there is room for.
+func (v *Viewer) keep(p []byte) (offset uint64, n int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	offset = v.first + uint64(len(v.unacked))
+	n = min(ViewerWindow-len(v.unacked), len(p))
+	v.unacked = append(v.unacked, p[:n]...)
+	return offset, n
+}
+
+// unkeep forgets the last n bytes that were kept, which could not be sent.
+func (v *Viewer) unkeep(n int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.unacked = v.unacked[:len(v.unacked)-min(n, len(v.unacked))]
+}
+
+// acknowledge forgets what was kept below offset. An offset outside of what was kept changes nothing beyond it.
+func (v *Viewer) acknowledge(offset uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if offset <= v.first || len(v.unacked) == 0 {
+		return
+	}
+	n := int(min(offset-v.first, uint64(len(v.unacked))))
+	v.unacked = append(v.unacked[:0], v.unacked[n:]...)
+	v.first += uint64(n)
+	if !v.ended {
+		close(v.changed)
+		v.changed = make(chan struct{})
+	}
+}
+
+// end lets every blocked Send return.
+func (v *Viewer) end() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.ended {
+		v.ended = true
+		close(v.changed)
+	}
+}
+
+func (v *Viewer) control(ctx context.Context, f viewer.Frame) error {
+	if err := v.acquire(ctx); err != nil {
+		return err
+	}
+	defer v.release()
+	return v.write(ctx, f)
+}
+
+func (v *Viewer) acquire(ctx context.Context) error {
+	select {
+	case <-v.sending:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (v *Viewer) release() { v.sending <- struct{}{} }
+
+// write sends one frame. The caller holds the right to send. A frame is one packet, so it goes whole or not at all.
+func (v *Viewer) write(ctx context.Context, f viewer.Frame) error {
+	v.out = f.Append(v.out[:0])
+	interrupted := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		v.conn.SetWriteDeadline(time.Unix(1, 0))
+		close(interrupted)
+	})
+	_, err := v.conn.Write(v.out)
+	if !stop() {
+		<-interrupted
+		v.conn.SetWriteDeadline(time.Time{})
+		if err != nil {
+			return context.Cause(ctx)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("send to the console: %w", err)
+	}
+	return nil
+}
