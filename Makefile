@@ -1,0 +1,32 @@
+# Building and checking muxd. Needs Go and make; `make test` gets the rest, or says what is missing.
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+.PHONY: help build run test check generate fuzz clean
+
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build bin/muxd and bin/muxctl
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/muxd ./cmd/muxctl
+
+run: build ## build, and start muxd in the foreground with config.toml
+	exec bin/muxd --config config.toml
+
+test: ## install what the tests need, then check and test everything
+	tools/install-test-deps
+	tools/check
+	tools/test
+
+check: ## only the checks: gofmt, vet, staticcheck, generated code
+	tools/check
+
+generate: ## make the Go code of the .proto files again
+	tools/generate
+
+fuzz: ## run every fuzz target for 10 seconds
+	tools/fuzz 10s
+
+clean: ## remove what was built
+	rm -rf bin
