@@ -49,7 +49,7 @@ func (c *Client) session(ctx context.Context) (*session, error) {
 		ch.Close()
 		return nil, fmt.Errorf("say hello on muxd's fd channel: %w", err)
 	}
-	s.ep = fdchan.NewEndpoint(ch)
+	s.ep = fdchan.NewEndpoint(ch, nil)
 	return s, nil
 }
 

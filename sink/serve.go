@@ -63,7 +63,7 @@ func serve(p *Plugin) error {
 	}
 	logFile := logFD.File("log")
 
-	srv, err := newServer(p, fdchan.NewEndpoint(conn))
+	srv, err := newServer(p, fdchan.NewEndpoint(conn, nil))
 	if err != nil {
 		return err
 	}

@@ -79,7 +79,7 @@ func (s *sessions) session(c *net.UnixConn) error {
 		return err
 	}
 	c.SetReadDeadline(time.Time{})
-	ep := fdchan.NewEndpoint(conn)
+	ep := fdchan.NewEndpoint(conn, nil)
 	s.mu.Lock()
 	if s.closed || s.byTicket[p.Ticket] != nil {
 		s.mu.Unlock()

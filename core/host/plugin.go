@@ -188,6 +188,6 @@ func (p *Plugin) channel() (*fd.FD, error) {
 		theirs.Close()
 		return nil, err
 	}
-	p.fds = fdchan.NewEndpoint(conn)
+	p.fds = fdchan.NewEndpoint(conn, nil)
 	return theirs, nil
 }

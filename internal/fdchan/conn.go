@@ -28,6 +28,9 @@ const (
 	Ack Type = 3
 	// Refuse answers Give or Hello: the receiver has closed the fds; the payload is a sentence saying why.
 	Refuse Type = 4
+	// Park asks the receiver to hold copies of fds under the name that is the payload, and is answered like Give. Fds
+	// that were parked under the name before are dropped; without fds the name is.
+	Park Type = 6
 	// Message carries a payload of another protocol (keeper and agent), and fds. It is not answered.
 	Message Type = 5
 )

@@ -40,8 +40,12 @@ func (d *Delivery) Refuse(why error) error {
 // after a time, and die with the connection.
 type Endpoint struct {
 	conn *Conn
+	park func(name string, fds []*fd.FD) error // nil: nothing may be parked here
 	done chan struct{}
 	err  error // why done is closed
+	work sync.WaitGroup
+
+	parking sync.Mutex // one park at a time
 
 	mu        sync.Mutex
 	unclaimed map[Ticket]*Delivery
@@ -50,10 +54,12 @@ type Endpoint struct {
 	givers    map[Ticket]chan error
 }
 
-// NewEndpoint takes ownership of c and starts to receive. Close ends it.
-func NewEndpoint(c *Conn) *Endpoint {
+// NewEndpoint takes ownership of c and starts to receive. Close ends it. park is called for what the peer parks, in
+// goroutines of its own, one call at a time; it does not take ownership of the fds. It may be nil.
+func NewEndpoint(c *Conn, park func(name string, fds []*fd.FD) error) *Endpoint {
 	e := &Endpoint{
 		conn:      c,
+		park:      park,
 		done:      make(chan struct{}),
 		unclaimed: map[Ticket]*Delivery{},
 		expiry:    map[Ticket]*time.Timer{},
@@ -68,6 +74,7 @@ func NewEndpoint(c *Conn) *Endpoint {
 func (e *Endpoint) Close() error {
 	err := e.conn.Close()
 	<-e.done
+	e.work.Wait()
 	return err
 }
 
@@ -76,6 +83,18 @@ func (e *Endpoint) Done() <-chan struct{} { return e.done }
 
 // Give sends copies of fds under t and returns when the peer has acknowledged them. It does not take ownership.
 func (e *Endpoint) Give(ctx context.Context, t Ticket, fds ...int) error {
+	return e.ask(ctx, Packet{Type: Give, Ticket: t}, fds...)
+}
+
+// Park has the peer hold copies of fds under name, in place of what it held there, and returns when they are safe.
+// It does not take ownership.
+func (e *Endpoint) Park(ctx context.Context, name string, fds ...int) error {
+	return e.ask(ctx, Packet{Type: Park, Ticket: NewTicket(), Payload: []byte(name)}, fds...)
+}
+
+// ask sends p and waits for its answer.
+func (e *Endpoint) ask(ctx context.Context, p Packet, fds ...int) error {
+	t := p.Ticket
 	answer := make(chan error, 1)
 	e.mu.Lock()
 	if _, twice := e.givers[t]; twice {
@@ -89,7 +108,7 @@ func (e *Endpoint) Give(ctx context.Context, t Ticket, fds ...int) error {
 		delete(e.givers, t)
 		e.mu.Unlock()
 	}()
-	if err := e.conn.Send(Packet{Type: Give, Ticket: t}, fds...); err != nil {
+	if err := e.conn.Send(p, fds...); err != nil {
 		return err
 	}
 	select {
@@ -197,6 +216,9 @@ func (e *Endpoint) dispatch(p Packet, fds []*fd.FD) bool {
 	switch p.Type {
 	case Give:
 		return e.deliver(&Delivery{FDs: fds, ticket: p.Ticket, ep: e})
+	case Park:
+		e.work.Go(func() { e.parked(p, fds) })
+		return true
 	case Ack:
 		e.answer(p.Ticket, nil)
 	case Refuse:
@@ -223,6 +245,23 @@ func (e *Endpoint) deliver(d *Delivery) bool {
 	e.expiry[d.ticket] = time.AfterFunc(unclaimedFor, func() { e.expire(d) })
 	e.mu.Unlock()
 	return true
+}
+
+// parked answers a Park, and closes its fds.
+func (e *Endpoint) parked(p Packet, fds []*fd.FD) {
+	defer fd.CloseAll(fds)
+	if e.park == nil {
+		e.refuse(p.Ticket, "nothing can be parked here")
+		return
+	}
+	e.parking.Lock()
+	err := e.park(string(p.Payload), fds)
+	e.parking.Unlock()
+	if err != nil {
+		e.refuse(p.Ticket, err.Error())
+		return
+	}
+	e.conn.Send(Packet{Type: Ack, Ticket: p.Ticket})
 }
 
 func (e *Endpoint) expire(d *Delivery) {

@@ -9,7 +9,9 @@ package stage
 import (
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
+	"strconv"
 	"sync"
 	"time"
 
@@ -55,9 +57,11 @@ type Engine struct {
 	idle    *sync.Cond // workers wait here for ready sources
 	waiting int        // workers in idle.Wait
 	workers int
-	pairs   []*pair // stages without a worker
-	ids     []int   // free worker numbers
-	nextID  int
+	pairs   []*pair        // without a worker
+	made    int            // pairs that there are, or are being made
+	known   map[string]int // slots of a predecessor's sources that were not added yet, by key
+	left    map[int]*pair  // by slot: a predecessor's, with bytes of a source that was not added yet
+	park    Park
 	closed  bool
 	gen     int32
 }
@@ -68,48 +72,103 @@ func permanent() int { return min(runtime.GOMAXPROCS(0), 4) }
 
 const mostWorkers = 128
 
+// Park has somebody hold copies of descriptors under a name, so that they outlive this process. It does not take
+// ownership, and returns when they are safe.
+type Park func(name string, fds ...int) error
+
+// Names under which an engine parks what a successor needs: pairs have their number behind theirs.
+const (
+	ParkState = "state"
+	ParkPair  = "pair/"
+)
+
+// Options are what an engine begins with.
+type Options struct {
+	// Park may be nil: then nothing outlives the process.
+	Park Park
+	// Parked is what a predecessor parked, by name. New takes ownership.
+	Parked map[string][]*fd.FD
+	// Live says of a source's key whether it will be added again. The slots of others are freed.
+	Live func(key string) bool
+}
+
 // New makes an engine. Close ends it.
-func New() (*Engine, error) {
-	e := &Engine{}
+func New(o Options) (*Engine, error) {
+	e := &Engine{park: o.Park, known: map[string]int{}, left: map[int]*pair{}}
 	e.idle = sync.NewCond(&e.mu)
-	var err error
-	if e.mem, err = newMemory(); err != nil {
-		return nil, err
+	if e.park == nil {
+		e.park = func(string, ...int) error { return nil }
 	}
-	fail := func(what string, err error) (*Engine, error) {
+	err := e.begin(o)
+	for _, fds := range o.Parked {
+		fd.CloseAll(fds) // what was not adopted
+	}
+	if err != nil {
 		for _, p := range e.pairs {
 			p.close()
 		}
+		for _, p := range e.left {
+			p.close()
+		}
 		fd.CloseAll([]*fd.FD{e.ep, e.wake, e.null})
-		e.mem.close()
-		return nil, fmt.Errorf("%s: %w", what, err)
-	}
-	n, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
-		return fail("make an epoll set", err)
-	}
-	e.ep = fd.New(n)
-	if n, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		return fail("make an eventfd", err)
-	}
-	e.wake = fd.New(n)
-	// One pair is made ahead, so that streams flow, one after the other, even when descriptors have run out.
-	first, err := newPair()
-	if err != nil {
-		return fail("make a stage", err)
-	}
-	e.pairs = append(e.pairs, first)
-	if n, err = unix.Open("/dev/null", unix.O_WRONLY|unix.O_CLOEXEC, 0); err != nil {
-		return fail("open /dev/null", err)
-	}
-	e.null = fd.New(n)
-	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: -1}
-	if err := unix.EpollCtl(e.ep.Int(), unix.EPOLL_CTL_ADD, e.wake.Int(), &ev); err != nil {
-		return fail("watch the eventfd", err)
+		if e.mem != nil {
+			e.mem.close()
+		}
+		return nil, err
 	}
 	e.loop.Add(1)
 	go e.poll()
 	return e, nil
+}
+
+func (e *Engine) begin(o Options) error {
+	n, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("make an epoll set: %w", err)
+	}
+	e.ep = fd.New(n)
+	if n, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return fmt.Errorf("make an eventfd: %w", err)
+	}
+	e.wake = fd.New(n)
+	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: -1}
+	if err := unix.EpollCtl(e.ep.Int(), unix.EPOLL_CTL_ADD, e.wake.Int(), &ev); err != nil {
+		return fmt.Errorf("watch the eventfd: %w", err)
+	}
+	if n, err = unix.Open(os.DevNull, unix.O_WRONLY|unix.O_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("open %s: %w", os.DevNull, err)
+	}
+	e.null = fd.New(n)
+	if len(o.Parked[ParkState]) == 1 {
+		return e.adopt(o)
+	}
+	if e.mem, err = newMemory(); err != nil {
+		return err
+	}
+	if err := e.park(ParkState, e.mem.file.Int()); err != nil {
+		return fmt.Errorf("park the state memory: %w", err)
+	}
+	// One pair is made ahead, so that streams flow, one after the other, even when descriptors have run out.
+	e.made = 1
+	p, err := e.newPair(0)
+	if err != nil {
+		return err
+	}
+	e.pairs = append(e.pairs, p)
+	return nil
+}
+
+// newPair makes and parks pair i.
+func (e *Engine) newPair(i int) (*pair, error) {
+	p, err := newPair(i)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.park(ParkPair+strconv.Itoa(i), fd.Ints(p.fds())...); err != nil {
+		p.close()
+		return nil, fmt.Errorf("park a stage: %w", err)
+	}
+	return p, nil
 }
 
 // Close gives up every source and waits for the workers. Handlers that are blocked must return by then.
@@ -135,6 +194,9 @@ func (e *Engine) Close() error {
 	for _, p := range e.pairs {
 		p.close()
 	}
+	for _, p := range e.left {
+		p.close()
+	}
 	fd.CloseAll([]*fd.FD{e.ep, e.wake, e.null})
 	return e.mem.close()
 }
@@ -142,8 +204,13 @@ func (e *Engine) Close() error {
 // ErrTooMany says that the engine has no room for another source.
 var ErrTooMany = fmt.Errorf("%d streams are open, and no more fit: %w", slotsMost, unix.ENOSPC)
 
-// Add takes ownership of src, a pipe's read end or a PTY master, on which it sets O_NONBLOCK, and begins to read it.
-func (e *Engine) Add(src *fd.FD, h Handler) (*Source, error) {
+// Add takes ownership of src, a pipe's read end or a PTY master, on which it sets O_NONBLOCK, and begins to read it. A
+// source whose key a predecessor knew goes on where that one was: first with what is in its stage.
+func (e *Engine) Add(src *fd.FD, key string, h Handler) (*Source, error) {
+	if key == "" || len(key) > keyMost {
+		src.Close()
+		return nil, fmt.Errorf("key of %d bytes for a stream, want 1 to %d", len(key), keyMost)
+	}
 	if err := unix.SetNonblock(src.Int(), true); err != nil {
 		src.Close()
 		return nil, fmt.Errorf("set O_NONBLOCK on a stream: %w", err)
@@ -155,33 +222,55 @@ func (e *Engine) Add(src *fd.FD, h Handler) (*Source, error) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	switch {
-	case e.closed:
+	if e.closed {
 		src.Close()
 		return nil, errors.New("the engine is closed")
-	case len(e.free) > 0:
-		s.k = e.free[len(e.free)-1]
-		e.free = e.free[:len(e.free)-1]
-		e.sources[s.k] = s
-	case len(e.sources) == slotsMost:
+	}
+	if !e.place(s, key) {
 		src.Close()
 		return nil, ErrTooMany
-	default:
-		s.k = len(e.sources)
-		e.sources = append(e.sources, s)
 	}
-	s.slot = e.mem.slot(s.k)
 	e.gen++
 	s.gen = e.gen
 	s.state = armed
 	ev := s.event()
+	if s.resume = e.left[s.k]; s.resume != nil || s.slot.load()&phaseMask == phaseEnded {
+		ev.Events = unix.EPOLLONESHOT // what it left comes first
+	}
 	if err := unix.EpollCtl(e.ep.Int(), unix.EPOLL_CTL_ADD, src.Int(), &ev); err != nil {
 		e.sources[s.k] = nil
 		e.free = append(e.free, s.k)
 		src.Close()
 		return nil, fmt.Errorf("watch a stream: %w", err)
 	}
+	delete(e.left, s.k)
+	if ev.Events == unix.EPOLLONESHOT {
+		e.queue(s)
+	}
 	return s, nil
+}
+
+// place finds the slot of a source: its own of before, or a free one. e.mu is held.
+func (e *Engine) place(s *Source, key string) bool {
+	if k, ok := e.known[key]; ok {
+		delete(e.known, key)
+		s.k, s.slot = k, e.mem.slot(k)
+		e.sources[k] = s
+		return true
+	}
+	switch {
+	case len(e.free) > 0:
+		s.k = e.free[len(e.free)-1]
+		e.free = e.free[:len(e.free)-1]
+	case len(e.sources) == slotsMost:
+		return false
+	default:
+		s.k = len(e.sources)
+		e.sources = append(e.sources, nil)
+	}
+	e.sources[s.k] = s
+	s.slot = e.mem.claim(s.k, key)
+	return true
 }
 
 // poll is the epoll loop: it moves sources that have something to the ready list. It blocks in epoll_wait(2) on a thread of

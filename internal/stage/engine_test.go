@@ -3,10 +3,12 @@ package stage
 import (
 	"bytes"
 	"crypto/sha256"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/muxd/muxd/internal/fd"
@@ -55,12 +57,16 @@ func (c *collector) Done(n uint64, err error) {
 	close(c.done)
 }
 
+var keys atomic.Int64
+
+func newKey() string { return fmt.Sprint("source ", keys.Add(1)) }
+
 func newEngine(t *testing.T) *Engine {
 	before, err := fd.Count()
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := New()
+	e, err := New(Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +88,7 @@ func TestEngineKeepsEveryByte(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := newCollector(t)
-		s, err := e.Add(r, c)
+		s, err := e.Add(r, newKey(), c)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -129,7 +135,7 @@ func TestEngineBlockedHandler(t *testing.T) {
 		c := newCollector(t)
 		c.block = gate
 		blocked = append(blocked, c)
-		if _, err := e.Add(r, c); err != nil {
+		if _, err := e.Add(r, newKey(), c); err != nil {
 			t.Fatal(err)
 		}
 		f := w.File("writer")
@@ -138,7 +144,7 @@ func TestEngineBlockedHandler(t *testing.T) {
 	}
 	r, w, _ := fd.Pipe()
 	free := newCollector(t)
-	if _, err := e.Add(r, free); err != nil {
+	if _, err := e.Add(r, newKey(), free); err != nil {
 		t.Fatal(err)
 	}
 	f := w.File("writer")
@@ -162,7 +168,7 @@ func TestCutEndsAnOpenStream(t *testing.T) {
 	r, w, _ := fd.Pipe()
 	defer w.Close()
 	c := newCollector(t)
-	s, err := e.Add(r, c)
+	s, err := e.Add(r, newKey(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +189,7 @@ func TestFailedHandlerKeepsTheFarEnd(t *testing.T) {
 	r, w, _ := fd.Pipe()
 	c := newCollector(t)
 	c.want = os.ErrPermission
-	s, err := e.Add(r, c)
+	s, err := e.Add(r, newKey(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +217,7 @@ func TestSlotCommit(t *testing.T) {
 		if got := s.Committed(); got != uint64(10*i) {
 			t.Fatalf("committed %d, want %d", got, 10*i)
 		}
-		s.take(10, false, 1)
+		s.take(10, 10, false, 1)
 		if s.Intent() != nil {
 			t.Fatalf("intent %q of a new chunk", s.Intent())
 		}
@@ -231,7 +237,7 @@ func TestSlotCommit(t *testing.T) {
 			t.Fatalf("state %v after the commit", got)
 		}
 	}
-	s.take(0, true, 1)
+	s.take(0, 0, true, 1)
 	s.written()
 	s.commit()
 	if s.load()&phaseMask != phaseEnded {

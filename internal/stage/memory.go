@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"cmp"
 	"fmt"
 	"sync/atomic"
 	"unsafe"
@@ -10,16 +11,19 @@ import (
 	"github.com/muxd/muxd/internal/fd"
 )
 
-// The state memory is a memfd that outlives the process which writes it: a page of worker bindings, then a slot for
-// each source. It is sparse: what is not touched costs nothing.
+// The state memory is a memfd that outlives the process which writes it: a header, then a slot for each source. It is
+// sparse: what is not touched costs nothing.
 //
-//	page 0        binding of worker i at 8*i: slot number + 1 of the source whose bytes are in its stage, or 0
+//	0             how many slots have ever been used: those behind are untouched
+//	4096 + 8*i    binding of pair i: slot number + 1 of the source whose bytes are in its stage, or 0
 //	slot k at     memHeader + k*slotSize:
 //	  0           word (below)
 //	  8, 16       bytes of the stream that are committed; the word says which of the two counts
 //	  24          the chunk's time, Unix nanoseconds
 //	  32          intent: length<<1 | which of the two intent areas
 //	  40, 48      length of each state area; the word says which counts
+//	  56          bytes in the stage when the chunk was taken
+//	  64          length of the key, then the key; 0: the slot is free
 //	  1024, 2048  intent areas
 //	  4096, …     state areas
 //
@@ -27,7 +31,7 @@ import (
 // a record of the last one. Its bits: 0-1 phase, 2 which committed count, 3 which state area, 4 the chunk is the
 // last one, 5 the state area was written anew for this chunk, 32-63 the chunk's length.
 const (
-	memHeader  = 4096
+	memHeader  = 8192
 	slotSize   = 64 << 10
 	slotsMost  = 32 << 10
 	intentMost = 1 << 10
@@ -37,10 +41,15 @@ const (
 	atTime      = 24
 	atIntent    = 32
 	atStateLen  = 40
+	atStaged    = 56
+	atKeyLen    = 64
+	atKey       = 72
 	atIntents   = 1024
 	atStates    = 4096
 
-	workersMost = memHeader / 8
+	atBindings = 4096
+	pairsMost  = (memHeader - atBindings) / 8
+	keyMost    = atIntents - atKey
 )
 
 // Phases of a chunk, in their order.
@@ -77,7 +86,18 @@ func newMemory() (*memory, error) {
 		f.Close()
 		return nil, fmt.Errorf("size state memory: %w", err)
 	}
-	base, err := unix.Mmap(n, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	return mapMemory(f)
+}
+
+// mapMemory takes ownership of f, the state memory of this process or of its predecessor.
+func mapMemory(f *fd.FD) (*memory, error) {
+	const size = memHeader + slotsMost*slotSize
+	var st unix.Stat_t
+	if err := unix.Fstat(f.Int(), &st); err != nil || st.Size != size {
+		f.Close()
+		return nil, fmt.Errorf("state memory of %d bytes, want %d: %w", st.Size, size, cmp.Or(err, error(unix.EINVAL)))
+	}
+	base, err := unix.Mmap(f.Int(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("map state memory: %w", err)
@@ -90,8 +110,31 @@ func (m *memory) close() error {
 	return unix.Munmap(m.base)
 }
 
-// bind records that worker w's stage belongs to the source in slot k; k < 0: to none.
-func (m *memory) bind(w, k int) { atomic.StoreUint64(word(m.base, 8*w), uint64(k+1)) }
+// bind records that the stage of pair i belongs to the source in slot k; k < 0: to none.
+func (m *memory) bind(i, k int) { atomic.StoreUint64(word(m.base, atBindings+8*i), uint64(k+1)) }
+
+// bound is the slot that the stage of pair i belongs to; -1: none.
+func (m *memory) bound(i int) int { return int(atomic.LoadUint64(word(m.base, atBindings+8*i))) - 1 }
+
+// used is how many slots have ever been used.
+func (m *memory) used() int { return int(min(atomic.LoadUint64(word(m.base, 0)), slotsMost)) }
+
+// claim gives the free slot k to a source.
+func (m *memory) claim(k int, key string) Slot {
+	s := m.slot(k)
+	copy(s.b[atKey:], key)
+	atomic.StoreUint64(word(s.b, atKeyLen), uint64(len(key)))
+	if k >= m.used() {
+		atomic.StoreUint64(word(m.base, 0), uint64(k+1))
+	}
+	return s
+}
+
+// key is what the slot was claimed with; empty: it is free.
+func (s Slot) key() string {
+	n := min(atomic.LoadUint64(word(s.b, atKeyLen)), keyMost)
+	return string(s.b[atKey : atKey+n])
+}
 
 func word(b []byte, at int) *uint64 { return (*uint64)(unsafe.Pointer(&b[at])) }
 
@@ -125,9 +168,10 @@ func (s Slot) Committed() uint64 {
 	return atomic.LoadUint64(word(s.b, atCommitted+8*bit(s.load(), bitCommitted)))
 }
 
-// take records a chunk of n bytes, before the sink sees it.
-func (s Slot) take(n int, last bool, nanos int64) {
+// take records a chunk of n bytes, of staged in the stage, before the sink sees it.
+func (s Slot) take(n, staged int, last bool, nanos int64) {
 	atomic.StoreUint64(word(s.b, atTime), uint64(nanos))
+	atomic.StoreUint64(word(s.b, atStaged), uint64(staged))
 	atomic.StoreUint64(word(s.b, atIntent), 0)
 	w := s.load()&(bitCommitted|bitState) | phaseTaken | uint64(n)<<32
 	if last {
@@ -193,3 +237,12 @@ func (s Slot) SetState(b []byte) {
 	atomic.StoreUint64(word(s.b, atStateLen+8*which), uint64(n))
 	s.store(w | bitNewState)
 }
+
+// forgetNewState takes back a SetState of the process that was killed: its successor makes it again.
+func (s Slot) forgetNewState() { s.store(s.load() &^ bitNewState) }
+
+// time is when the chunk that is taken was read, Unix nanoseconds.
+func (s Slot) time() int64 { return int64(atomic.LoadUint64(word(s.b, atTime))) }
+
+// staged is how much was in the stage when the chunk was taken.
+func (s Slot) staged() int { return int(atomic.LoadUint64(word(s.b, atStaged))) }

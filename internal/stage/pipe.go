@@ -21,14 +21,15 @@ const (
 // pair is a stage and a scratch of equal size. What a source gives goes into the stage, and stays there until it
 // is put out; the scratch is where it is looked at.
 type pair struct {
+	i                  int // its number, in the state memory and among what is parked
 	stageR, stageW     *fd.FD
 	scratchR, scratchW *fd.FD
 	size               int // capacity of each, bytes
 	buf                []byte
 }
 
-func newPair() (*pair, error) {
-	p := &pair{}
+func newPair(i int) (*pair, error) {
+	p := &pair{i: i}
 	var err error
 	if p.stageR, p.stageW, err = fd.Pipe(); err != nil {
 		return nil, err
@@ -41,9 +42,40 @@ func newPair() (*pair, error) {
 	return p, nil
 }
 
-func (p *pair) close() {
-	fd.CloseAll([]*fd.FD{p.stageR, p.stageW, p.scratchR, p.scratchW})
+// adoptPair takes ownership of fds, the four of a predecessor's pair as fds returns them. What its scratch holds was being
+// looked at, and is in the stage as well.
+func adoptPair(i int, fds []*fd.FD) (*pair, error) {
+	if len(fds) != 4 {
+		fd.CloseAll(fds)
+		return nil, fmt.Errorf("pair %d of a predecessor has %d descriptors, want 4", i, len(fds))
+	}
+	p := &pair{i: i, stageR: fds[0], stageW: fds[1], scratchR: fds[2], scratchW: fds[3]}
+	p.size = min(capacity(p.stageR.Int()), capacity(p.scratchR.Int()))
+	n, err := pending(p.scratchR.Int())
+	if err == nil && n > 0 {
+		var rest int
+		rest, err = unix.Read(p.scratchR.Int(), make([]byte, n))
+		if err == nil && rest != n {
+			err = io.ErrUnexpectedEOF
+		}
+	}
+	if err != nil {
+		p.close()
+		return nil, fmt.Errorf("drain the scratch of pair %d: %w", i, err)
+	}
+	return p, nil
 }
+
+// fds lists the pair's descriptors, which it keeps owning.
+func (p *pair) fds() []*fd.FD { return []*fd.FD{p.stageR, p.stageW, p.scratchR, p.scratchW} }
+
+func (p *pair) close() { fd.CloseAll(p.fds()) }
+
+// staged is how much is in the stage.
+func (p *pair) staged() (int, error) { return pending(p.stageR.Int()) }
+
+// pending is how much is in the pipe that n is an end of (FIONREAD, pipe(7), which has TIOCINQ's number).
+func pending(n int) (int, error) { return unix.IoctlGetInt(n, unix.TIOCINQ) }
 
 // grow makes the pair big, as far as the kernel allows.
 func (p *pair) grow() {
@@ -144,6 +176,17 @@ func (p *pair) consume(n int, null int) error {
 		}
 	}
 	return nil
+}
+
+// empty throws away what is in the stage.
+func (p *pair) empty() {
+	n, err := p.staged()
+	for err == nil && n > 0 {
+		_, err = unix.Read(p.stageR.Int(), p.buffer())
+		if err == nil {
+			n, err = p.staged()
+		}
+	}
 }
 
 // capacity is the size of the pipe that n is an end of.

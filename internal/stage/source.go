@@ -37,8 +37,11 @@ type Source struct {
 	cut   atomic.Bool // EAGAIN is the end
 	quit  atomic.Bool // given up: done is closed
 
+	resume *pair // a predecessor's, with what it left of this source; eng.mu
+
 	// The worker's that has it.
 	chunk    Chunk
+	resumed  bool // what a predecessor left has been dealt with
 	pipeSize int
 	noSplice bool
 	noGrow   bool

@@ -11,7 +11,6 @@ import (
 // the pair's stage, and other workers serve the other sources.
 type worker struct {
 	eng *Engine
-	id  int
 	*pair
 }
 
@@ -31,7 +30,6 @@ func (e *Engine) work() {
 	w := &worker{eng: e}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	w.id = e.workerID()
 	for {
 		for len(e.ready) == 0 && !e.closed {
 			if e.workers > permanent() {
@@ -47,7 +45,7 @@ func (e *Engine) work() {
 		s := e.ready[0]
 		e.ready = e.ready[1:]
 		s.state = running
-		if !w.takePair() {
+		if !w.takePair(s) {
 			// Out of descriptors. A worker that has a pair will serve s when it is free.
 			s.state = queued
 			e.ready = append(e.ready, s)
@@ -58,44 +56,57 @@ func (e *Engine) work() {
 		e.mu.Lock()
 	}
 	e.workers--
-	e.ids = append(e.ids, w.id)
 	if w.pair != nil {
 		e.pairs = append(e.pairs, w.pair)
 	}
 }
 
-// workerID returns a free worker number. e.mu is held.
-func (e *Engine) workerID() int {
-	if n := len(e.ids); n > 0 {
-		id := e.ids[n-1]
-		e.ids = e.ids[:n-1]
-		return id
-	}
-	e.nextID++
-	return e.nextID - 1
-}
-
-// takePair gives the worker a pair, if it has none. Engine.mu is held.
-func (w *worker) takePair() bool {
+// takePair gives the worker the pair that it needs for s. Engine.mu is held, and let go while a pair is made.
+func (w *worker) takePair(s *Source) bool {
 	e := w.eng
-	if n := len(e.pairs); w.pair == nil && n > 0 {
+	if s.resume != nil {
+		if w.pair != nil {
+			e.pairs = append(e.pairs, w.pair)
+		}
+		w.pair, s.resume = s.resume, nil
+		return true
+	}
+	if w.pair != nil {
+		return true
+	}
+	if n := len(e.pairs); n > 0 {
 		w.pair = e.pairs[n-1]
 		e.pairs = e.pairs[:n-1]
+		return true
 	}
-	if w.pair == nil {
-		p, err := newPair()
-		if err != nil {
-			return false
+	if e.made == pairsMost {
+		return false
+	}
+	i := e.made
+	e.made++
+	e.mu.Unlock()
+	p, err := e.newPair(i)
+	e.mu.Lock()
+	if err != nil {
+		if e.made == i+1 {
+			e.made--
 		}
-		w.pair = p
+		return false
 	}
+	w.pair = p
 	return true
 }
 
 // serve reads s until it has nothing, has ended, or others wait.
 func (w *worker) serve(s *Source) {
-	w.eng.mem.bind(w.id, s.k)
-	defer w.eng.mem.bind(w.id, -1)
+	w.eng.mem.bind(w.i, s.k)
+	defer w.eng.mem.bind(w.i, -1)
+	if over, err := w.resume(s); over || err != nil {
+		if err != nil {
+			s.finish(err)
+		}
+		return
+	}
 	for range roundsMost {
 		n, err := w.read(s)
 		switch {
@@ -147,10 +158,10 @@ func (w *worker) put(s *Source, n int) error {
 	for n > 0 {
 		data, err := w.look(n)
 		if err == nil {
-			err = w.chunk(s, data, false)
+			err = w.chunk(s, data, n, false)
 		}
 		if err != nil {
-			w.consume(n, w.eng.null.Int()) // for the next source
+			w.empty() // for the next source
 			return err
 		}
 		n -= len(data)
@@ -158,17 +169,21 @@ func (w *worker) put(s *Source, n int) error {
 	return nil
 }
 
-// chunk takes one chunk through its phases.
-func (w *worker) chunk(s *Source, data []byte, last bool) error {
+// chunk takes one chunk, of staged bytes in the stage, through its phases.
+func (w *worker) chunk(s *Source, data []byte, staged int, last bool) error {
 	now := time.Now()
-	c := &s.chunk
-	*c = Chunk{Offset: s.slot.Committed(), Data: data, Time: now, Last: last, Slot: s.slot}
-	s.slot.take(len(data), last, now.UnixNano())
-	if err := s.h.Chunk(c); err != nil {
+	s.slot.take(len(data), staged, last, now.UnixNano())
+	s.chunk = Chunk{Offset: s.slot.Committed(), Data: data, Time: now, Last: last, Slot: s.slot}
+	return w.finishChunk(s, len(data))
+}
+
+// finishChunk has the handler put out the chunk that is taken, and consumes its n bytes.
+func (w *worker) finishChunk(s *Source, n int) error {
+	if err := s.h.Chunk(&s.chunk); err != nil {
 		return err
 	}
 	s.slot.written()
-	if err := w.consume(len(data), w.eng.null.Int()); err != nil {
+	if err := w.consume(n, w.eng.null.Int()); err != nil {
 		return err
 	}
 	s.slot.commit()
@@ -178,7 +193,7 @@ func (w *worker) chunk(s *Source, data []byte, last bool) error {
 // end tells the handler that s has ended.
 func (w *worker) end(s *Source) {
 	s.h.Eof(s.slot.Committed())
-	s.finish(w.chunk(s, nil, true))
+	s.finish(w.chunk(s, nil, 0, true))
 }
 
 // speedUp enlarges the pipes of a busy source, as far as the kernel allows.
