@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"os"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/muxd/muxd/sink/sinkpb"
 )
 
@@ -17,17 +20,34 @@ func (s *server) Attach(ctx context.Context, req *sinkpb.AttachRequest) (*sinkpb
 	if err != nil {
 		return nil, err
 	}
+	if !o.countViewers(1) {
+		conn.Close()
+		return nil, status.Errorf(codes.NotFound, "opening %q has ended", req.Opening)
+	}
 	v := newViewer(conn)
 	v.ReadOnly, v.Replay = req.ReadOnly, req.Replay
 	v.Rows, v.Cols = int(req.Size.GetRows()), int(req.Size.GetCols())
-	o.viewers.Add(1)
 	go func() {
-		defer o.viewers.Done()
+		defer o.countViewers(-1)
 		defer v.Close()
 		if err := o.console.Attach(o.ctx, v); err != nil {
 			fmt.Fprintf(os.Stderr, "sink %s: viewer of %s: %v\n", s.plugin.Name, o.pub.ID, err)
 		}
-		o.viewersChanged()
 	}()
 	return &sinkpb.AttachResponse{}, nil
+}
+
+// countViewers adds n viewers, and tells. It says false where the opening is being closed.
+func (o *opening) countViewers(n int) bool {
+	o.srv.mu.Lock()
+	defer o.srv.mu.Unlock()
+	if n > 0 && o.srv.openings[o.pub.ID] != o {
+		return false
+	}
+	o.viewers.Add(n)
+	o.count += n
+	for _, f := range o.flows {
+		o.srv.changed(f)
+	}
+	return true
 }

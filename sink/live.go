@@ -26,6 +26,7 @@ type opening struct {
 	cancel  context.CancelFunc
 	opened  chan error     // closed when open has returned, with its error before
 	viewers sync.WaitGroup // Attach calls
+	count   int            // of viewers; server.mu
 	closing sync.Once
 	flows   []*flow
 }
@@ -39,13 +40,46 @@ func newOpening(s *server, id string, r *Request, w Wiring) *opening {
 
 // open makes the sink and moves the descriptors.
 func (o *opening) open(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {
-	switch o.wiring {
-	case Direct:
+	switch {
+	case o.wiring == Direct:
 		return o.openDirect(ctx, ticket)
-	case PTY:
+	case o.wiring == PTY && o.pub.Again:
+		return o.openConsoleAgain(ctx, ticket)
+	case o.wiring == PTY:
 		return o.openConsole(ctx, ticket)
 	}
 	return o.openPipes(ctx, ticket)
+}
+
+// openConsoleAgain takes over the terminal of a predecessor.
+func (o *opening) openConsoleAgain(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {
+	d, err := o.srv.ep.Take(ctx, ticket, 1)
+	if err != nil {
+		return nil, openError(err)
+	}
+	o.pub.master, d.FDs[0] = d.FDs[0], nil
+	fail := func(err error) (*sinkpb.OpenResponse, error) {
+		d.Refuse(err)
+		o.pub.master.Close()
+		o.close(false)
+		return nil, openError(err)
+	}
+	// The terminal side by its master, whatever mount namespace it was made in (TIOCGPTPEER, ioctl_tty(2)).
+	tty, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(o.pub.master.Int()), unix.TIOCGPTPEER,
+		unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	if errno != 0 {
+		return fail(fmt.Errorf("open the console's terminal: %w", errno))
+	}
+	o.pub.tty = fd.New(int(tty))
+	if o.console, err = o.srv.plugin.OpenConsole(ctx, o.pub); err != nil {
+		return fail(err)
+	}
+	o.sink = o.console
+	if err := o.read(o.pub.master, Console); err != nil {
+		return fail(err)
+	}
+	d.Ack() // where that fails the agent has died, and another will open it again
+	return &sinkpb.OpenResponse{Wiring: sinkpb.Wiring_PTY}, nil
 }
 
 func (o *opening) openPipes(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {
@@ -55,7 +89,7 @@ func (o *opening) openPipes(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.
 	}
 	fail := func(err error) (*sinkpb.OpenResponse, error) {
 		d.Refuse(err)
-		o.close()
+		o.close(false)
 		return nil, openError(err)
 	}
 	for i, st := range o.pub.Streams {
@@ -66,6 +100,9 @@ func (o *opening) openPipes(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.
 			return fail(fmt.Errorf("take stdin: %w", err))
 		}
 		d.FDs[i] = nil
+	}
+	if _, err := o.srv.engine(); err != nil {
+		return fail(err)
 	}
 	if o.sink, err = o.srv.plugin.Open(ctx, o.pub); err != nil {
 		return fail(err)
@@ -80,10 +117,7 @@ func (o *opening) openPipes(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.
 			return fail(err)
 		}
 	}
-	if err := d.Ack(); err != nil {
-		o.close()
-		return nil, openError(err)
-	}
+	d.Ack() // where that fails the agent has died, and another will open it again
 	return &sinkpb.OpenResponse{Wiring: sinkpb.Wiring_PIPE}, nil
 }
 
@@ -120,7 +154,7 @@ func (o *opening) openDirect(ctx context.Context, ticket fdchan.Ticket) (*sinkpb
 func (o *opening) openConsole(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {
 	fail := func(err error) (*sinkpb.OpenResponse, error) {
 		o.pub.master.Close()
-		o.close()
+		o.close(false)
 		return nil, openError(err)
 	}
 	var err error
@@ -145,8 +179,13 @@ func (o *opening) openConsole(ctx context.Context, ticket fdchan.Ticket) (*sinkp
 
 // read takes ownership of far and begins to read it.
 func (o *opening) read(far *fd.FD, st Stream) error {
+	eng, err := o.srv.engine()
+	if err != nil {
+		far.Close()
+		return err
+	}
 	f := &flow{op: o, stream: st, done: make(chan struct{})}
-	src, err := o.srv.eng.Add(far, f)
+	src, err := eng.Add(far, o.pub.ID+"/"+st.String(), f)
 	if err != nil {
 		return err
 	}
@@ -200,8 +239,9 @@ func (o *opening) over() bool {
 	return true
 }
 
-// close releases everything, once. All streams have ended, or the process ends.
-func (o *opening) close() {
+// close releases everything, once. With forget, all streams have ended, and no successor will come for them; otherwise the process
+// ends, or the opening failed.
+func (o *opening) close(forget bool) {
 	o.closing.Do(func() {
 		o.cancel()
 		o.childExited(0, false)
@@ -215,9 +255,12 @@ func (o *opening) close() {
 				fmt.Fprintf(os.Stderr, "sink %s: close %s: %v\n", o.srv.plugin.Name, o.pub.ID, err)
 			}
 		}
-		for _, f := range o.flows {
-			f.src.Forget()
+		if forget {
+			for _, f := range o.flows {
+				f.src.Forget()
+			}
 		}
+		o.dropMemory(forget)
 	})
 }
 

@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"errors"
 	"os"
 
 	"github.com/muxd/muxd/internal/fd"
@@ -10,13 +11,15 @@ import (
 type Opening struct {
 	Request
 	ID         string
-	Rows, Cols int // of a console, at its beginning; never zero
+	Again      bool // an earlier process of this plugin was killed while it had the opening
+	Rows, Cols int  // of a console, at its beginning; never zero
 
 	// Input takes what the child shall read as its stdin; nil where Stdin is not among Streams.
 	Input *Input
 
 	live        *opening
 	master, tty *fd.FD
+	memory      []byte
 	status      uint32
 	statusKnown bool
 }
@@ -31,6 +34,24 @@ func (o *Opening) Status() (status uint32, known bool) {
 	defer o.live.srv.mu.Unlock()
 	return o.status, o.statusKnown
 }
+
+// Master returns a copy of the PTY master of a console that comes again: a descriptor owned by the caller, and no os.File,
+// since these are registered with Go's netpoller, which every write of the child would wake. There is a terminal already
+// then, and Terminal must not be called.
+func (o *Opening) Master() (int, error) {
+	if o.master == nil {
+		return -1, errors.New("sink: the console is new, and has no terminal yet")
+	}
+	d, err := o.master.Dup()
+	if err != nil {
+		return -1, err
+	}
+	return d.Release(), nil
+}
+
+// Memory returns size bytes that outlive the process: where the opening comes Again they are as they were, otherwise
+// zero. Memory that was never touched costs nothing. An opening has one such memory; it is valid until Sink.Close.
+func (o *Opening) Memory(size int) ([]byte, error) { return o.live.parkedMemory(size) }
 
 // Terminal takes ownership of the console's terminal pair: master, which the SDK reads, and tty, which becomes the
 // child's terminal. O_NONBLOCK gets set on the master, which a copy shares: the console makes one, for what viewers

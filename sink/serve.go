@@ -63,10 +63,7 @@ func serve(p *Plugin) error {
 	}
 	logFile := logFD.File("log")
 
-	srv, err := newServer(p, fdchan.NewEndpoint(conn, nil))
-	if err != nil {
-		return err
-	}
+	srv := newServer(p, fdchan.NewEndpoint(conn, nil))
 	defer srv.close()
 
 	// Serve of go-plugin points os.Stdout and os.Stderr at pipes that its client reads. With no client they would

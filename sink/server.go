@@ -25,22 +25,24 @@ const cutGrace = 2 * time.Second
 type server struct {
 	sinkpb.UnimplementedSinkServer
 	plugin *Plugin
-	eng    *stage.Engine
 	ep     *fdchan.Endpoint
 
-	mu       sync.Mutex
-	openings map[string]*opening
-	watcher  *watcher
+	starting sync.Mutex // for eng, until it is made
+	eng      *stage.Engine
+
+	mu        sync.Mutex
+	openings  map[string]*opening
+	watcher   *watcher
+	recovered map[string][]*fd.FD // what a predecessor parked, and nobody has taken yet
+	live      map[string]bool     // the openings of a predecessor that come again
 }
 
 // newServer takes ownership of ep.
-func newServer(p *Plugin, ep *fdchan.Endpoint) (*server, error) {
-	eng, err := stage.New()
-	if err != nil {
-		ep.Close()
-		return nil, err
+func newServer(p *Plugin, ep *fdchan.Endpoint) *server {
+	return &server{
+		plugin: p, ep: ep,
+		openings: map[string]*opening{}, recovered: map[string][]*fd.FD{}, live: map[string]bool{},
 	}
-	return &server{plugin: p, eng: eng, ep: ep, openings: map[string]*opening{}}, nil
 }
 
 // close ends every opening: what their streams still hold stays there.
@@ -52,11 +54,10 @@ func (s *server) close() {
 	}
 	s.mu.Unlock()
 	for _, o := range all {
-		o.cancel()
+		o.close(false)
 	}
-	s.eng.Close()
-	for _, o := range all {
-		o.close()
+	if s.eng != nil {
+		s.eng.Close()
 	}
 	s.ep.Close()
 }
@@ -108,6 +109,7 @@ func (s *server) Open(ctx context.Context, req *sinkpb.OpenRequest) (*sinkpb.Ope
 		return nil, status.Error(codes.InvalidArgument, "open: the opening has no name")
 	}
 	o := newOpening(s, req.Opening, r, wiring)
+	o.pub.Again = req.Again
 	if size := req.Size; size.GetRows() > 0 && size.GetCols() > 0 {
 		o.pub.Rows, o.pub.Cols = int(size.Rows), int(size.Cols)
 	}
@@ -216,7 +218,7 @@ func (s *server) Forget(_ context.Context, req *sinkpb.ForgetRequest) (*sinkpb.F
 	s.mu.Unlock()
 	if o != nil {
 		o.cancel()
-		o.close()
+		o.close(true)
 	}
 	return &sinkpb.ForgetResponse{}, nil
 }

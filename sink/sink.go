@@ -75,7 +75,7 @@ type Plugin struct {
 	// for each of r.Streams in their order, and relinquishes it.
 	OpenDirect func(ctx context.Context, r *Request) ([]*os.File, error)
 
-	// OpenConsole makes a console. It must call o.Terminal.
+	// OpenConsole makes a console. It must call o.Terminal; of one that comes o.Again, o.Master gives the terminal.
 	OpenConsole func(ctx context.Context, o *Opening) (ConsoleSink, error)
 
 	// Logs reads back what sinks opened with a request equal to q.Request have kept, in the order in which it was
@@ -146,9 +146,8 @@ type ConsoleSink interface {
 	// Resize sets the window size.
 	Resize(rows, cols int) error
 
-	// Size is the window size, and Viewers how many are attached.
+	// Size is the window size.
 	Size() (rows, cols int)
-	Viewers() int
 }
 
 // Chunk is a piece of an output stream.

@@ -95,7 +95,7 @@ func (s *server) tell(w *watcher, out grpc.ServerStreamingServer[sinkpb.Event]) 
 // events is the state of f as events: the same whether they are told once or again.
 func (f *flow) events() []*sinkpb.Event {
 	f.op.srv.mu.Lock()
-	now := f.told
+	now, viewers := f.told, f.op.count
 	f.op.srv.mu.Unlock()
 	ev := func() *sinkpb.Event {
 		return &sinkpb.Event{Opening: f.op.pub.ID, Stream: sinkpb.Stream(f.stream)}
@@ -104,9 +104,9 @@ func (f *flow) events() []*sinkpb.Event {
 	t := ev()
 	t.What = &sinkpb.Event_Trouble{Trouble: &sinkpb.Trouble{Error: now.trouble}}
 	out = append(out, t)
-	if c := f.op.console; c != nil {
+	if f.op.console != nil {
 		v := ev()
-		v.What = &sinkpb.Event_Viewers{Viewers: &sinkpb.Viewers{Count: uint32(c.Viewers())}}
+		v.What = &sinkpb.Event_Viewers{Viewers: &sinkpb.Viewers{Count: uint32(viewers)}}
 		out = append(out, v)
 	}
 	if now.eof {
@@ -138,7 +138,7 @@ func (s *server) Stat(_ context.Context, req *sinkpb.StatRequest) (*sinkpb.StatR
 	resp := &sinkpb.StatResponse{}
 	for _, f := range flows {
 		s.mu.Lock()
-		now := f.told
+		now, viewers := f.told, o.count
 		s.mu.Unlock()
 		st := &sinkpb.StreamStat{
 			Stream: sinkpb.Stream(f.stream), Bytes: f.src.Committed(), Eof: now.eof, Flushed: now.flushed,
@@ -148,7 +148,7 @@ func (s *server) Stat(_ context.Context, req *sinkpb.StatRequest) (*sinkpb.StatR
 			st.Error = now.failed
 		}
 		if o.console != nil {
-			st.Viewers = uint32(o.console.Viewers())
+			st.Viewers = uint32(viewers)
 			rows, cols := o.console.Size()
 			st.Size = &sinkpb.Size{Rows: uint32(rows), Cols: uint32(cols)}
 		}
@@ -170,14 +170,5 @@ func (o *opening) troubled(err error) {
 			f.trouble = text
 			o.srv.changed(f)
 		}
-	}
-}
-
-// viewersChanged tells how many viewers there are.
-func (o *opening) viewersChanged() {
-	o.srv.mu.Lock()
-	defer o.srv.mu.Unlock()
-	for _, f := range o.flows {
-		o.srv.changed(f)
 	}
 }

@@ -2,11 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -61,6 +60,7 @@ func attachTerminal(ctx context.Context, v *control.Viewer, o attachOptions) (at
 		return attachResult{}, err
 	}
 	defer a.close()
+	defer runtime.KeepAlive(o) // the descriptors in a are those of o's files
 	return a.run(ctx)
 }
 
@@ -74,9 +74,9 @@ type attachment struct {
 	ask           func(os.Signal) bool
 	keys          detachKeys
 	stdin, stdout int
-	stderr        *os.File
 	term          *terminal // nil where stdin is none
-	out           *outlet
+	out           *outlet   // stdout
+	person        *outlet   // stderr
 	stop          *stopper
 
 	typed     chan typed
@@ -108,7 +108,6 @@ func newAttachment(v *control.Viewer, o attachOptions) (*attachment, error) {
 		readOnly:  o.ReadOnly,
 		ask:       o.Signal,
 		keys:      detachKeys{keys: o.DetachKeys},
-		stderr:    orElse(o.Stderr, os.Stderr),
 		typed:     make(chan typed, 256),
 		sizes:     make(chan bool, 1),
 		outcome:   make(chan outcome, 4),
@@ -122,6 +121,10 @@ func newAttachment(v *control.Viewer, o attachOptions) (*attachment, error) {
 	if a.stdout, err = descriptor(orElse(o.Stdout, os.Stdout)); err != nil {
 		return nil, fmt.Errorf("attach: stdout: %w", err)
 	}
+	stderr, err := descriptor(orElse(o.Stderr, os.Stderr))
+	if err != nil {
+		return nil, fmt.Errorf("attach: stderr: %w", err)
+	}
 	if isTerminal(a.stdin) {
 		if a.term, err = openTerminal(a.stdin, o.ReadOnly); err != nil {
 			return nil, fmt.Errorf("attach: %w", err)
@@ -133,7 +136,7 @@ func newAttachment(v *control.Viewer, o attachOptions) (*attachment, error) {
 	if a.stop, err = newStopper(); err != nil {
 		return nil, fmt.Errorf("attach: %w", err)
 	}
-	a.out = newOutlet(a.stdout, a.stop)
+	a.out, a.person = newOutlet(a.stdout, a.stop), newOutlet(stderr, a.stop)
 	return a, nil
 }
 
@@ -146,6 +149,7 @@ func orElse(f, otherwise *os.File) *os.File {
 
 func (a *attachment) close() {
 	a.out.close()
+	a.person.close()
 	a.stop.close()
 }
 
@@ -311,140 +315,6 @@ func (a *attachment) resize(ctx context.Context) {
 	}
 }
 
-// receive shows what the console says.
-func (a *attachment) receive() {
-	for {
-		e, err := a.v.Recv()
-		switch {
-		case errors.Is(err, io.EOF):
-			a.finish(outcome{err: fmt.Errorf("attach %s: the connection to the console broke", a.name)})
-			return
-		case err != nil:
-			a.finish(outcome{err: fmt.Errorf("attach %s: %w", a.name, err)})
-			return
-		}
-		switch e.Kind {
-		case control.ViewerOutput, control.ViewerRedraw:
-			err = a.show(e.Data)
-		case control.ViewerNotice:
-			a.notice(string(e.Data))
-		case control.ViewerEnd:
-			a.finish(outcome{result: attachResult{Ended: true, Status: e.Status, HasStatus: e.HasStatus}})
-			return
-		}
-		switch {
-		case errors.Is(err, errStopped):
-			return
-		case errors.Is(err, unix.EPIPE), errors.Is(err, unix.EIO): // whoever read stdout has gone, or the terminal
-			a.finish(outcome{result: attachResult{Detached: true}})
-			return
-		case err != nil:
-			a.finish(outcome{result: attachResult{Detached: true}, err: fmt.Errorf("attach %s: stdout: %w", a.name, err)})
-			return
-		}
-	}
-}
-
-func (a *attachment) show(p []byte) error {
-	if len(p) == 0 {
-		return nil
-	}
-	a.mu.Lock()
-	if a.screen != nil {
-		a.screen.write(p)
-	}
-	a.last = p[len(p)-1]
-	a.mu.Unlock()
-	return a.out.write(p)
-}
-
-func (a *attachment) notice(text string) {
-	if a.term == nil {
-		fmt.Fprintf(a.stderr, "muxctl: %s\n", text)
-		return
-	}
-	fmt.Fprintf(a.stderr, "\r\n[%s]\r\n", text) // in raw mode a newline does not return the carriage
-}
-
-// read takes what is typed, and finds the detach keys in it.
-func (a *attachment) read(ctx context.Context) {
-	buf := make([]byte, 4096)
-	for {
-		timeout := -1
-		if a.keys.holding() {
-			timeout = int(detachWait / time.Millisecond)
-		}
-		revents, err := a.stop.wait(a.stdin, unix.POLLIN, timeout)
-		if err != nil {
-			return // errStopped; poll itself does not fail with two valid descriptors
-		}
-		if revents == 0 {
-			a.put(ctx, typed{keys: append([]byte(nil), a.keys.flush()...)})
-			continue
-		}
-		n, err := readKeys(a.stdin, a.term != nil, revents, buf)
-		if err != nil {
-			a.inputEnded(ctx, err)
-			return
-		}
-		if a.term == nil {
-			a.put(ctx, typed{keys: append([]byte(nil), buf[:n]...)})
-			continue
-		}
-		keys, _, detach := a.keys.feed(buf[:n])
-		a.put(ctx, typed{keys: append([]byte(nil), keys...)})
-		if detach {
-			close(a.detaching)
-			a.put(ctx, typed{detach: true})
-			return
-		}
-	}
-}
-
-// inputEnded: a terminal that ends has hung up, and that detaches; anything else has been read to its end.
-func (a *attachment) inputEnded(ctx context.Context, err error) {
-	switch {
-	case !errors.Is(err, io.EOF):
-		a.finish(outcome{result: attachResult{Detached: true}, err: fmt.Errorf("attach %s: stdin: %w", a.name, err)})
-	case a.term != nil:
-		a.put(ctx, typed{keys: append([]byte(nil), a.keys.flush()...)})
-		a.finish(outcome{result: attachResult{Detached: true}})
-	default:
-		a.put(ctx, typed{end: true})
-	}
-}
-
-// put blocks while the console takes nothing, after much has been typed.
-func (a *attachment) put(ctx context.Context, t typed) {
-	if len(t.keys) == 0 && !t.end && !t.detach {
-		return
-	}
-	select {
-	case a.typed <- t:
-	case <-ctx.Done():
-	}
-}
-
-// send sends what was typed. Errors are the connection's, which receive tells, with what came before the end.
-func (a *attachment) send(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case t := <-a.typed:
-			switch {
-			case t.detach:
-				a.finish(outcome{result: attachResult{Detached: true}})
-			case a.readOnly:
-			case t.end:
-				a.v.EndOfInput(ctx)
-			default:
-				a.v.Send(ctx, t.keys)
-			}
-		}
-	}
-}
-
 // farewell cleans the screen up and says what happened, where there is a person.
 func (a *attachment) farewell(end outcome) {
 	if a.term == nil {
@@ -460,7 +330,7 @@ func (a *attachment) farewell(end outcome) {
 	if a.last != '\n' {
 		line = "\n" + line
 	}
-	fmt.Fprintf(a.stderr, "\r%s\n", line)
+	a.person.brief([]byte("\r" + line + "\n"))
 }
 
 func (a *attachment) line(end outcome) string {

@@ -68,7 +68,7 @@ func runInherited(ctx context.Context, c inheritedChild, started func(pid int, p
 	return j.run(ctx)
 }
 
-// passedOn are the signals that muxctl passes on to the child's group; SIGCONT it keeps to itself.
+// passedOn are the signals that muxctl passes on to the child's group.
 var passedOn = []syscall.Signal{
 	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGTSTP, unix.SIGCONT,
 }
@@ -115,9 +115,7 @@ func (j *job) run(ctx context.Context) (syscall.WaitStatus, error) {
 			}
 			goOn <- struct{}{}
 		case sig := <-j.signals:
-			if sig == unix.SIGCONT {
-				j.continued()
-			} else {
+			if sig != unix.SIGCONT || j.lend() { // SIGCONT also comes late, when stopped has done it all
 				j.kill(sig.(syscall.Signal))
 			}
 		case <-cancelled:
@@ -131,13 +129,13 @@ func (j *job) run(ctx context.Context) (syscall.WaitStatus, error) {
 func (j *job) stopped(by syscall.Signal) {
 	wantsTerminal := by == unix.SIGTTIN || by == unix.SIGTTOU
 	switch {
-	case wantsTerminal && j.tty.foreground() == j.tty.own:
-		// Put into the foreground while it was running: a shell sends no SIGCONT then.
-		j.continued()
+	case wantsTerminal && j.lend():
+		// muxctl was put into the foreground while it ran: a shell sends no SIGCONT then.
+		j.kill(unix.SIGCONT)
 	case j.canStop && !orphaned():
 		j.tty.takeBack()
 		stopGroup()
-		j.continued()
+		j.lend()
 		j.kill(unix.SIGCONT)
 	case by == unix.SIGTSTP:
 		// Nobody could continue muxctl, and in such a group ^Z has no effect (setpgid(2), orphaned process groups).
@@ -145,12 +143,13 @@ func (j *job) stopped(by syscall.Signal) {
 	}
 }
 
-// continued gives the child the terminal where muxctl has been put into the foreground.
-func (j *job) continued() {
-	if j.tty.foreground() == j.tty.own {
-		j.tty.give(j.pid)
-		j.kill(unix.SIGCONT)
+// lend gives the child the terminal where muxctl has been put into the foreground, and says whether it has.
+func (j *job) lend() bool {
+	if j.tty.foreground() != j.tty.own {
+		return false
 	}
+	j.tty.give(j.pid)
+	return true
 }
 
 // kill sends sig to the child's group. There is no error to act upon: a group that has ended needs no signal.

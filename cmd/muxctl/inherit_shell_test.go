@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -20,12 +21,13 @@ import (
 )
 
 // The tests of the inherited terminal have three processes on a new terminal: a shell (the session leader), a job of
-// it that calls runInherited, as muxctl does, and the child. Shell and job are this test binary run again; they
+// it that calls runInherited, as muxctl does, and the child. Shell and job are this test binary run again. They
 // tell what happens to them as JSON lines on a pipe.
 
 const (
 	inheritRole   = "MUXCTL_TEST_ROLE"
 	inheritEnv    = "MUXCTL_TEST_REQUEST"
+	inheritCatch  = "MUXCTL_TEST_CATCH"
 	inheritRows   = 31
 	inheritCols   = 97
 	inheritSoon   = 20 * time.Second // for what happens at once, on a machine that may be busy
@@ -45,6 +47,7 @@ type inheritRequest struct {
 	Ignore string // signals that are ignored when muxctl starts
 
 	Background bool // the shell starts the job in the background
+	Lend       bool // and gives it the terminal at the first command, without SIGCONT
 	Peer       bool // with another process in the job's group
 	Refuse     bool // started answers with an error
 	Cancel     bool // started cancels the context
@@ -52,7 +55,7 @@ type inheritRequest struct {
 
 // inheritEvent is a line of the pipe.
 type inheritEvent struct {
-	Event string // peer, started, done, stopped, exited
+	Event string // peer, lent, started, done, stopped, exited, broken
 	PID   int    // of the child (started, done) or the peer
 	Job   int    // started
 
@@ -67,11 +70,14 @@ type inheritEvent struct {
 	Modes      bool   // the terminal's modes are those from before the job
 }
 
-// TestInheritHelper is no test: it is the shell and the job.
+// TestInheritHelper is no test: it is the shell, the job, and the child of some.
 func TestInheritHelper(t *testing.T) {
 	role := os.Getenv(inheritRole)
 	if role == "" {
 		return
+	}
+	if role == "child" {
+		inheritReader()
 	}
 	var r inheritRequest
 	if err := json.Unmarshal([]byte(os.Getenv(inheritEnv)), &r); err != nil {
@@ -90,6 +96,40 @@ func TestInheritHelper(t *testing.T) {
 		}
 	} else {
 		inheritJob(r, report)
+	}
+	os.Exit(0)
+}
+
+// reader is a child that turns ECHO off, shows "ready", each line that it reads as <line>, and each of the signals as
+// got-SIGHUP. (A shell's trap would not do: a signal just before its read is not seen until that returns.)
+func reader(signals string) inheritRequest {
+	return inheritRequest{
+		Path: "/proc/self/exe", Argv: []string{"reader", "-test.run", helperPattern},
+		Env: []string{inheritRole + "=child", inheritCatch + "=" + signals, "GORACE=atexit_sleep_ms=0"},
+	}
+}
+
+func inheritReader() {
+	caught := make(chan os.Signal, 10)
+	for name := range strings.FieldsSeq(os.Getenv(inheritCatch)) {
+		signal.Notify(caught, unix.SignalNum(name))
+	}
+	modes, err := unix.IoctlGetTermios(0, unix.TCGETS)
+	if err != nil {
+		os.Exit(3)
+	}
+	modes.Lflag &^= unix.ECHO
+	if unix.IoctlSetTermios(0, unix.TCSETS, modes) != nil {
+		os.Exit(3)
+	}
+	go func() {
+		for sig := range caught {
+			fmt.Println("got-" + unix.SignalName(sig.(syscall.Signal)))
+		}
+	}()
+	fmt.Println("ready")
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		fmt.Println("<" + in.Text() + ">")
 	}
 	os.Exit(0)
 }
@@ -142,27 +182,38 @@ func inheritShell(r inheritRequest, report func(inheritEvent)) error {
 	unix.CloseOnExec(commandsFD)
 	commands := json.NewDecoder(os.NewFile(commandsFD, "commands"))
 
+	os.Setenv(inheritRole, "job")
 	argv := inheritCommand(r)
 	job, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{
-		Env:   append(os.Environ(), inheritRole+"=job"),
+		Env:   os.Environ(),
 		Files: []uintptr{0, 1, 2, 2, reportsFD}, // the 2 for 3 is one too many, as any program may have
 		Sys:   &syscall.SysProcAttr{Setpgid: true, Foreground: !r.Background, Ctty: 0},
 	})
 	if err != nil {
 		return err
 	}
+	peer := 0
 	if r.Peer {
-		peer, err := syscall.ForkExec("/bin/sleep", []string{"sleep", "1000"}, &syscall.ProcAttr{
-			Sys: &syscall.SysProcAttr{Setpgid: true, Pgid: job},
+		var input [2]int // whose end is the peer's, when the shell ends
+		if err := unix.Pipe2(input[:], unix.O_CLOEXEC); err != nil {
+			return err
+		}
+		peer, err = syscall.ForkExec("/bin/cat", []string{"cat"}, &syscall.ProcAttr{
+			Files: []uintptr{uintptr(input[0]), 1, 2},
+			Sys:   &syscall.SysProcAttr{Setpgid: true, Pgid: job},
 		})
 		if err != nil {
 			return err
 		}
-		defer func() {
-			unix.Kill(peer, unix.SIGKILL)
-			unix.Wait4(peer, nil, 0, nil)
-		}()
 		report(inheritEvent{Event: "peer", PID: peer})
+	}
+	var command string
+	if r.Lend {
+		if err := commands.Decode(&command); err != nil {
+			return err
+		}
+		tty.change(func() { unix.IoctlSetPointerInt(tty.fd, unix.TIOCSPGRP, job) })
+		report(inheritEvent{Event: "lent"})
 	}
 	for {
 		var status syscall.WaitStatus
@@ -174,6 +225,12 @@ func inheritShell(r inheritRequest, report func(inheritEvent)) error {
 		e := inheritEvent{Event: "exited", Status: status, Foreground: "other"}
 		if status.Stopped() {
 			e.Event = "stopped"
+			if peer > 0 { // a shell's job is stopped when all of it is
+				var status syscall.WaitStatus
+				if _, err := syscall.Wait4(peer, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
+					return fmt.Errorf("the peer is not stopped: %#x, %w", status, err)
+				}
+			}
 		}
 		switch tty.foreground() {
 		case job:
@@ -191,7 +248,6 @@ func inheritShell(r inheritRequest, report func(inheritEvent)) error {
 		if !status.Stopped() {
 			return nil
 		}
-		var command string
 		if err := commands.Decode(&command); err != nil {
 			return err
 		}
@@ -223,7 +279,6 @@ type testShell struct {
 	commands *json.Encoder
 	events   chan inheritEvent
 	held     []inheritEvent // of other kinds than were asked for
-	pid      int            // of the child, once it is known
 
 	mu   sync.Mutex
 	more *sync.Cond
@@ -248,7 +303,8 @@ func startInherit(t *testing.T, role string, r inheritRequest) *testShell {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("/proc/self/exe", "-test.run", helperPattern)
-	cmd.Env = append(os.Environ(), inheritRole+"="+role, inheritEnv+"="+string(request))
+	cmd.Env = append(os.Environ(), inheritRole+"="+role, inheritEnv+"="+string(request),
+		"GORACE=atexit_sleep_ms=0") // the race detector would make every exit take a second
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, tty, tty
 	cmd.ExtraFiles = []*os.File{commandsR, reportsW}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
@@ -269,6 +325,8 @@ func startInherit(t *testing.T, role string, r inheritRequest) *testShell {
 		master.Close()
 		cmd.Wait()
 		reportsR.Close()
+		for range s.events { // so that no reader waits for room
+		}
 		group.Wait()
 	})
 	return s
@@ -364,8 +422,8 @@ func (s *testShell) report(kind string) inheritEvent {
 				s.t.Fatalf("the shell has ended without %q; the screen:\n%s", kind, s.screen())
 			case e.Event == kind:
 				return e
-			case e.Event == "broken":
-				s.t.Fatal(e.Err)
+			case e.Event == "broken", len(s.held) == cap(s.events):
+				s.t.Fatalf("%+v, after %+v", e, s.held)
 			}
 			s.held = append(s.held, e)
 		case <-timeout:
@@ -396,14 +454,6 @@ func (s *testShell) jobStopped(sig syscall.Signal) {
 	if e := s.report("stopped"); e.Status.StopSignal() != sig || e.Foreground == "other" || !e.Modes {
 		s.t.Errorf("the job is stopped with %v, the terminal is the %s's, its modes are restored: %v",
 			e.Status.StopSignal(), e.Foreground, e.Modes)
-	}
-}
-
-// jobStoppedInBackground is jobStopped for a job that never had the terminal.
-func (s *testShell) jobStoppedInBackground() {
-	s.t.Helper()
-	if e := s.report("stopped"); e.Foreground != "shell" || !e.Modes {
-		s.t.Errorf("%+v", e)
 	}
 }
 

@@ -41,7 +41,7 @@ func TestInheritedInterrupt(t *testing.T) {
 
 // ^Z stops the child and muxctl, and the shell gets its terminal back as it was; fg gives the child its own modes again.
 func TestInheritedSuspend(t *testing.T) {
-	s := startInheritShell(t, sh("stty -echo -icanon min 1 && echo ready && exec cat"))
+	s := startInheritShell(t, reader("SIGCONT"))
 	s.see("ready")
 	child := s.started()
 	for range 3 {
@@ -51,31 +51,33 @@ func TestInheritedSuspend(t *testing.T) {
 			t.Errorf("the child's state is %s", state)
 		}
 		s.command("fg")
-		s.press("hello")
-		s.see("hello") // once, and without a newline: ECHO and ICANON are off
+		s.see("got-SIGCONT")
+		s.press("hello\r")
+		s.see("<hello>")
 	}
 	s.press("\x03")
 	if status := s.done(); status.Signal() != unix.SIGINT {
 		t.Errorf("status %#x", status)
 	}
 	s.jobEnded()
-	if shown := strings.Count(s.screen(), "hello"); shown != 3 {
-		t.Errorf("hello is shown %d times:\n%s", shown, s.screen())
+	for text, want := range map[string]int{"hello": 3, "got-SIGCONT": 3} { // ECHO is off, and one SIGCONT is enough
+		if got := strings.Count(s.screen(), text); got != want {
+			t.Errorf("%q is shown %d times, want %d:\n%s", text, got, want, s.screen())
+		}
 	}
 }
 
 // A child in the background stops when it reads from the terminal, like any job; fg then lets it.
 func TestInheritedBackground(t *testing.T) {
-	s := startInheritShell(t, sh(`echo ready; trap 'echo again' CONT; read x; while ! read x; do :; done; echo "<$x>"`))
+	s := startInheritShell(t, sh(`echo ready; read x; echo "<$x>"`))
 	s.see("ready")
 	s.press("\x1a")
 	s.jobStopped(unix.SIGTSTP)
 	s.command("bg")
-	s.see("again")
-	s.jobStopped(unix.SIGTSTP) // again: it has read
+	s.jobStopped(unix.SIGTSTP) // it has read
 	s.command("fg")
-	s.press("one\rtwo\r")
-	s.see("<")
+	s.press("word\r")
+	s.see("<word>")
 	if status := s.done(); status.ExitStatus() != 0 {
 		t.Errorf("status %#x", status)
 	}
@@ -94,14 +96,21 @@ func TestInheritedStartedInBackground(t *testing.T) {
 	}
 }
 
-// A shell sends no SIGCONT to a running job that it puts into the foreground.
+// A shell sends no SIGCONT to a running job that it puts into the foreground; muxctl notices when the child wants to read.
 func TestInheritedForegroundWhileRunning(t *testing.T) {
-	r := sh(`echo ready; read x; echo "<$x>"`)
-	r.Background = true
+	fifo := t.TempDir() + "/fifo"
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := sh(`echo ready; read go <` + fifo + `; read x; echo "<$x>"`)
+	r.Background, r.Lend = true, true
 	s := startInheritShell(t, r)
 	s.see("ready")
-	s.jobStoppedInBackground()
-	s.command("fg")
+	s.command("lend")
+	s.report("lent")
+	if err := os.WriteFile(fifo, []byte("go\n"), 0); err != nil {
+		t.Fatal(err)
+	}
 	s.press("word\r")
 	s.see("<word>")
 	s.done()
@@ -110,7 +119,7 @@ func TestInheritedForegroundWhileRunning(t *testing.T) {
 
 // The others of a pipeline stop with muxctl, or the shell would go on waiting for the job.
 func TestInheritedSuspendsPipeline(t *testing.T) {
-	r := sh("echo ready; exec sleep 1000")
+	r := reader("SIGCONT")
 	r.Peer = true
 	s := startInheritShell(t, r)
 	peer := s.report("peer").PID
@@ -121,6 +130,7 @@ func TestInheritedSuspendsPipeline(t *testing.T) {
 		t.Errorf("the state of the other one is %s", state)
 	}
 	s.command("fg")
+	s.see("got-SIGCONT")
 	s.press("\x03")
 	s.done()
 	s.jobEnded()
@@ -128,12 +138,13 @@ func TestInheritedSuspendsPipeline(t *testing.T) {
 
 // Where no shell could continue it, ^Z has no effect.
 func TestInheritedWithoutShell(t *testing.T) {
-	s := startInheritOrphan(t, sh(`trap 'echo continued' CONT; echo ready; while ! read x; do :; done; echo "<$x>"`))
+	s := startInheritOrphan(t, reader("SIGCONT"))
 	s.see("ready")
 	s.press("\x1a")
-	s.see("continued")
+	s.see("got-SIGCONT")
 	s.press("on\r")
 	s.see("<on>")
+	s.press("\x04")
 	if status := s.done(); status.ExitStatus() != 0 {
 		t.Errorf("status %#x", status)
 	}
@@ -160,7 +171,7 @@ func TestInheritedRestoresModes(t *testing.T) {
 
 // A job-control shell as the child makes groups of its own and lends them the terminal.
 func TestInheritedShell(t *testing.T) {
-	s := startInheritShell(t, sh(`set -m; sh -c 'echo inner; kill -KILL $PPID; exec sleep 1000' & pid=$!; echo $pid; fg >/dev/null`))
+	s := startInheritShell(t, sh(`set -m; sh -c 'echo inner; kill -KILL $PPID; read x' & fg`))
 	s.see("inner")
 	if status := s.done(); status.Signal() != unix.SIGKILL {
 		t.Errorf("status %#x", status)
@@ -169,19 +180,15 @@ func TestInheritedShell(t *testing.T) {
 }
 
 func TestInheritedForwardsSignals(t *testing.T) {
-	s := startInheritShell(t, sh(`
-		for s in HUP INT QUIT USR1 USR2; do trap "echo got-$s" $s; done
-		echo ready; while :; do read x; done`))
+	signals := []string{"SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2"}
+	s := startInheritShell(t, reader(strings.Join(signals, " ")))
 	job := s.report("started").Job
 	s.see("ready")
-	for _, x := range []struct {
-		sig  syscall.Signal
-		name string
-	}{{unix.SIGHUP, "HUP"}, {unix.SIGINT, "INT"}, {unix.SIGQUIT, "QUIT"}, {unix.SIGUSR1, "USR1"}, {unix.SIGUSR2, "USR2"}} {
-		if err := unix.Kill(job, x.sig); err != nil {
+	for _, name := range signals {
+		if err := unix.Kill(job, unix.SignalNum(name)); err != nil {
 			t.Fatal(err)
 		}
-		s.see("got-" + x.name)
+		s.see("got-" + name)
 	}
 	if err := unix.Kill(job, unix.SIGTSTP); err != nil {
 		t.Fatal(err)
@@ -197,21 +204,26 @@ func TestInheritedForwardsSignals(t *testing.T) {
 	s.jobEnded()
 }
 
-// Whatever muxctl was started with: ignored signals and open descriptors do not reach the child.
-func TestInheritedCleanStart(t *testing.T) {
-	r := sh("exec 9</proc/$$/status; grep -E '^Sig(Blk|Ign)' <&9; exec 9<&-; echo fds $(ls /proc/$$/fd); umask; pwd; echo $V")
+// Ignored and blocked signals that muxctl was started with do not reach the child.
+func TestInheritedSignalsAreDefault(t *testing.T) {
+	r := inheritRequest{Path: "/bin/grep", Argv: []string{"grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"}}
 	r.Ignore = "HUP INT PIPE TERM USR1 TSTP TTIN TTOU CONT WINCH"
+	s := startInheritShell(t, r)
+	s.see("SigBlk:\t0000000000000000\r\nSigIgn:\t0000000000000000\r\n")
+	if e := s.report("done"); !e.StillIgnored {
+		t.Error("muxctl no longer ignores what it was told to ignore")
+	}
+	s.jobEnded()
+}
+
+// The child has 0, 1 and 2 whatever else muxctl was started with, and what the request says.
+func TestInheritedSurroundings(t *testing.T) {
+	r := sh("ls -m /proc/$$/fd; umask; pwd; echo $V")
 	r.Umask, r.Dir, r.Env = ptr(0o27), "/usr", []string{"V=value", "PATH=/usr/bin:/bin"}
 	s := startInheritShell(t, r)
-	s.see("SigBlk:\t0000000000000000")
-	s.see("SigIgn:\t0000000000000000")
-	s.see("fds 0 1 2\r\n0027\r\n/usr\r\nvalue\r\n")
-	e := s.report("done")
-	if e.Umask == 0o27 {
+	s.see("0, 1, 2\r\n0027\r\n/usr\r\nvalue\r\n")
+	if e := s.report("done"); e.Umask == 0o27 {
 		t.Error("muxctl has the child's umask")
-	}
-	if !e.StillIgnored {
-		t.Error("muxctl no longer ignores what it was told to ignore")
 	}
 	s.jobEnded()
 }

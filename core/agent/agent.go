@@ -49,17 +49,20 @@ type Agent struct {
 	level    slog.LevelVar
 	cfg      atomic.Pointer[config.Config]
 	started  time.Time
-	sessions sessions
+	sessions *sessions
 	events   journalOfEvents
 	ctx      context.Context // done when the agent ends
 	cancel   context.CancelFunc
 	work     sync.WaitGroup // goroutines that follow children
 
 	mu       sync.Mutex
-	children map[string]*child   // by id
-	byKey    map[string]*child   // by keeper key of the current run
-	openings map[string]*opening // by id
-	requests map[string]*child   // by the client's request id
+	children map[string]*child      // by id
+	byKey    map[string]*child      // by keeper key of the current run
+	openings map[string]*opening    // by id
+	requests map[string]*child      // by the client's request id
+	deaths   map[string][]time.Time // of plugins, the latest few
+	reviving map[string]bool        // plugins whose openings are being handed to a successor
+	broken   map[string]bool        // plugins that died too often to be started again unasked
 	ending   bool
 	ended    chan struct{} // closed when shutdown is complete
 	endOnce  sync.Once
@@ -68,9 +71,10 @@ type Agent struct {
 // Run is the agent's life; it takes ownership of the descriptors in o and returns the exit status.
 func Run(o Options) int {
 	a := &Agent{
-		o: o, started: time.Now(),
+		o: o, started: time.Now(), sessions: newSessions(),
 		children: map[string]*child{}, byKey: map[string]*child{}, openings: map[string]*opening{},
-		requests: map[string]*child{}, ended: make(chan struct{}),
+		requests: map[string]*child{}, deaths: map[string][]time.Time{}, reviving: map[string]bool{},
+		broken: map[string]bool{}, ended: make(chan struct{}),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	defer a.cancel()
@@ -121,7 +125,7 @@ func (a *Agent) run() error {
 		Keeper: a.keeper, Dir: plugins, Version: a.o.Version,
 		Lookup: a.pluginCommand, Names: a.pluginNames,
 		StartTimeout: func() time.Duration { return a.cfg.Load().Agent.PluginStartTimeout },
-		Event:        a.sinkEvent, Died: a.pluginDied, Log: a.log,
+		Event:        a.sinkEvent, Live: a.liveOpenings, Died: a.pluginDied, Log: a.log,
 	})
 	control, err := listener(a.o.Control, "control.sock")
 	if err != nil {

@@ -169,7 +169,7 @@ func (s *api) Inspect(ctx context.Context, req *controlpb.InspectRequest) (*cont
 func (a *Agent) stat(ctx context.Context, o *opening) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	resp, err := o.plugin.Sinks().Stat(ctx, &sinkpb.StatRequest{Opening: o.id})
+	resp, err := o.sinks().Stat(ctx, &sinkpb.StatRequest{Opening: o.id})
 	if err != nil {
 		return // forgotten, or its plugin is gone: what was known last stands
 	}
@@ -259,7 +259,7 @@ func (s *api) Resize(ctx context.Context, req *controlpb.ResizeRequest) (*contro
 	if err != nil {
 		return nil, err
 	}
-	_, err = o.plugin.Sinks().Resize(ctx, &sinkpb.ResizeRequest{
+	_, err = o.sinks().Resize(ctx, &sinkpb.ResizeRequest{
 		Opening: o.id, Size: &sinkpb.Size{Rows: req.Size.Rows, Cols: req.Size.Cols},
 	})
 	if err != nil {
@@ -324,7 +324,7 @@ func (s *api) Attach(ctx context.Context, req *controlpb.AttachRequest) (*contro
 // attach makes a viewer of o's console for the client of a session.
 func (a *Agent) attach(ctx context.Context, o *opening, session []byte, req *controlpb.AttachRequest) error {
 	return a.connect(ctx, o, session, req.Ticket, func(ctx context.Context, ticket []byte) error {
-		_, err := o.plugin.Sinks().Attach(ctx, &sinkpb.AttachRequest{
+		_, err := o.sinks().Attach(ctx, &sinkpb.AttachRequest{
 			Opening: o.id, Ticket: ticket, ReadOnly: req.ReadOnly, Replay: req.Replay,
 			Size: &sinkpb.Size{Rows: req.Size.GetRows(), Cols: req.Size.GetCols()},
 		})
@@ -334,12 +334,12 @@ func (a *Agent) attach(ctx context.Context, o *opening, session []byte, req *con
 
 // connect passes a socket of o's plugin on to a client.
 func (a *Agent) connect(ctx context.Context, o *opening, session, ticket []byte, call func(context.Context, []byte) error) error {
-	d, wait, err := o.plugin.Take(ctx, call)
+	d, wait, err := o.plugin.Load().Take(ctx, call)
 	if err != nil {
 		return plainStatus(err)
 	}
 	if len(d.FDs) != 1 {
-		err := fmt.Errorf("plugin %s gave %d descriptors for a connection", o.plugin.Name(), len(d.FDs))
+		err := fmt.Errorf("plugin %s gave %d descriptors for a connection", o.choice.spec.Name, len(d.FDs))
 		d.Refuse(err)
 		wait()
 		return plainStatus(err)

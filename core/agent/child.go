@@ -4,10 +4,13 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/muxd/muxd/control/controlpb"
 	"github.com/muxd/muxd/core/host"
@@ -69,15 +72,19 @@ type child struct {
 	finished chan struct{} // closed when it is finished or failed for good
 }
 
-// opening is streams of a child in the hands of one plugin.
+// opening is streams of a child in the hands of one plugin. It outlives the plugin's process.
 type opening struct {
 	id      string
+	run     uint32 // of the child
 	child   *child
-	plugin  *host.Plugin
+	plugin  atomic.Pointer[host.Plugin] // the process that serves it; a successor's after revive
 	choice  *choice
 	streams []*stream
 	undone  chan struct{} // closed when its streams are done, of an opening that is taken back
 }
+
+// sinks is the gRPC service of the process that serves o, or did until it died.
+func (o *opening) sinks() sinkpb.SinkClient { return o.plugin.Load().Sinks() }
 
 // stream is one stream of an opening.
 type stream struct {
@@ -107,14 +114,7 @@ func (a *Agent) exited(c *child, p *keeperpb.Process) {
 	r.UserUsec, r.SystemUsec, r.MaxRss = p.UserUsec, p.SystemUsec, p.MaxRssKib<<10
 	a.emit(c, "exited", "", statusText(r))
 	for _, o := range c.openings {
-		a.follow(func() {
-			_, err := o.plugin.Sinks().End(a.ctx, &sinkpb.EndRequest{
-				Opening: o.id, HasStatus: p.StatusKnown, Status: p.Status,
-			})
-			if err != nil {
-				a.lost(o, err)
-			}
-		})
+		a.follow(func() { a.settle(o) })
 	}
 	c.drain = time.AfterFunc(a.cfg.Load().Agent.Drain, func() { a.drained(c, r.Run) })
 	a.maybeFinish(c)
@@ -153,13 +153,37 @@ func (a *Agent) drained(c *child, run uint32) {
 	}
 	a.mu.Unlock()
 	for _, o := range cut {
-		if _, err := o.plugin.Sinks().Cut(a.ctx, &sinkpb.CutRequest{Opening: o.id}); err != nil {
-			a.lost(o, err)
-		}
+		a.settle(o)
 	}
 }
 
-// lost says that the plugin of o does not answer for it any more: its streams have failed.
+// settle tells the plugin of o what has become of the child. It is done again whenever o comes to another process.
+func (a *Agent) settle(o *opening) {
+	c := o.child
+	a.mu.Lock()
+	exited, cut := c.rec.State == stExited, c.cut
+	end := &sinkpb.EndRequest{Opening: o.id, HasStatus: c.rec.StatusKnown, Status: c.rec.Status}
+	a.mu.Unlock()
+	var err error
+	if exited {
+		_, err = o.sinks().End(a.ctx, end)
+	}
+	if exited && cut && err == nil {
+		_, err = o.sinks().Cut(a.ctx, &sinkpb.CutRequest{Opening: o.id})
+	}
+	if err != nil && !pluginGone(err) {
+		a.lost(o, err)
+	}
+}
+
+// pluginGone says whether a call failed because the plugin's process has ended: whatever was to be done will be done with its
+// successor.
+func pluginGone(err error) bool {
+	code := status.Code(err)
+	return code == codes.Unavailable || code == codes.Canceled
+}
+
+// lost says that the plugin of o runs and yet does not serve it any more: its streams have failed.
 func (a *Agent) lost(o *opening, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -206,17 +230,17 @@ func (a *Agent) release(c *child, openings []*opening, stopping bool) {
 		a.keeper.Signal(a.ctx, c.key, unix.SIGKILL, true)
 	}
 	for _, o := range openings {
-		if _, err := o.plugin.Sinks().Forget(a.ctx, &sinkpb.ForgetRequest{Opening: o.id}); err != nil && a.ctx.Err() == nil {
+		if _, err := o.sinks().Forget(a.ctx, &sinkpb.ForgetRequest{Opening: o.id}); err != nil && !pluginGone(err) {
 			a.log.Warn("sink does not forget a finished child", "opening", o.id, "error", plainError(err))
 		}
 	}
 	a.mu.Lock()
 	for _, o := range openings {
 		delete(a.openings, o.id)
-		for _, s := range o.streams {
-			if s.rec.State == "open" {
-				s.rec.State = "closed"
-			}
+	}
+	for _, s := range c.rec.Sinks { // those without an opening, of null and inherit, too
+		if s.State == "open" {
+			s.State = "closed"
 		}
 	}
 	a.mu.Unlock()

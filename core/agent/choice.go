@@ -19,6 +19,8 @@ type choice struct {
 	spec    spec.Spec
 	wiring  string // pipe, pty, direct, inherit, null
 	streams []sinkpb.Stream
+
+	location string // where the bytes go, for people, as far as it is known before the sink is opened
 }
 
 // near lists the descriptors of the child that the choice provides, by number.
@@ -162,7 +164,7 @@ func (a *Agent) resolve(ctx context.Context, text string, streams []sinkpb.Strea
 	if err != nil {
 		return c, plainError(err)
 	}
-	c.wiring = strings.ToLower(resp.Wiring.String())
+	c.wiring, c.location = strings.ToLower(resp.Wiring.String()), resp.Location
 	return c, nil
 }
 

@@ -27,7 +27,7 @@ func (s *api) Logs(ctx context.Context, req *controlpb.LogsRequest) (*controlpb.
 	}
 	err = s.a.connect(ctx, o, req.FdSession, req.Ticket, func(ctx context.Context, ticket []byte) error {
 		q.Ticket = ticket
-		_, err := o.plugin.Sinks().Logs(ctx, q)
+		_, err := o.sinks().Logs(ctx, q)
 		return err
 	})
 	if err != nil {
@@ -62,7 +62,9 @@ func (a *Agent) logOf(ctx context.Context, c *child, stream string) (*opening, [
 			return nil, nil, invalid(err)
 		}
 		if p.Description().KeepsLogs {
-			return &opening{id: openingID(id, run, i), child: c, plugin: p, choice: ch}, streams, nil
+			o := &opening{id: openingID(id, run, i), child: c, choice: ch}
+			o.plugin.Store(p)
+			return o, streams, nil
 		}
 	}
 	if stream != "" {

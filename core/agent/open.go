@@ -49,7 +49,8 @@ func (a *Agent) open(ctx context.Context, c *child, ch *choice, n int, pbChild *
 	if err != nil {
 		return invalid(err)
 	}
-	o := &opening{id: openingID(c.id(), c.rec.Run, n), child: c, plugin: p, choice: ch}
+	o := &opening{id: openingID(c.id(), c.rec.Run, n), run: c.rec.Run, child: c, choice: ch}
+	o.plugin.Store(p)
 	a.note(c, ch, o)
 	req := &sinkpb.OpenRequest{
 		Opening: o.id, Spec: wireSpec(ch.spec), Child: pbChild, Streams: ch.streams,
@@ -82,6 +83,7 @@ func (a *Agent) note(c *child, ch *choice, o *opening) {
 	for _, s := range ch.streams {
 		rec := &controlpb.Sink{
 			Stream: streamName(s), Spec: ch.text, Plugin: ch.spec.Name, Wiring: ch.wiring, State: "open",
+			Location: ch.location,
 		}
 		c.rec.Sinks = append(c.rec.Sinks, rec)
 		if o == nil {
@@ -160,18 +162,18 @@ func (a *Agent) openPipes(ctx context.Context, c *child, o *opening, req *sinkpb
 		near.keep(farPrefix(c.id())+o.id+"/"+streamName(s), r)
 		far = append(far, r.Int())
 	}
-	return o.plugin.Give(ctx, far, func(ctx context.Context, ticket []byte) error {
+	return o.plugin.Load().Give(ctx, far, func(ctx context.Context, ticket []byte) error {
 		req.Ticket = ticket
-		_, err := o.plugin.Sinks().Open(ctx, req)
+		_, err := o.sinks().Open(ctx, req)
 		return err
 	})
 }
 
 // openMade has the plugin make the near ends: a terminal, or files.
 func (a *Agent) openMade(ctx context.Context, c *child, o *opening, req *sinkpb.OpenRequest, near *nearEnds) error {
-	d, wait, err := o.plugin.Take(ctx, func(ctx context.Context, ticket []byte) error {
+	d, wait, err := o.plugin.Load().Take(ctx, func(ctx context.Context, ticket []byte) error {
 		req.Ticket = ticket
-		_, err := o.plugin.Sinks().Open(ctx, req)
+		_, err := o.sinks().Open(ctx, req)
 		return err
 	})
 	if err != nil {

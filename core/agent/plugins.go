@@ -104,7 +104,7 @@ func (a *Agent) listPlugins(ctx context.Context, describe bool) []*controlpb.Plu
 	a.mu.Lock()
 	openings := map[string]uint32{}
 	for _, o := range a.openings {
-		openings[o.plugin.Name()]++
+		openings[o.choice.spec.Name]++
 	}
 	a.mu.Unlock()
 	var out []*controlpb.Plugin
@@ -131,26 +131,21 @@ func (a *Agent) listPlugins(ctx context.Context, describe bool) []*controlpb.Plu
 	return out
 }
 
-// restartPlugin ends the plugin of that name, which must have nothing open, and starts it again.
+// restartPlugin ends the plugin of that name, and starts it again: its streams go on where they were.
 func (a *Agent) restartPlugin(ctx context.Context, name string) error {
 	if !slices.ContainsFunc(a.host.List(), func(s host.Status) bool { return s.Name == name }) {
 		return status.Error(codes.NotFound, a.unknownSink(name, false).Error())
 	}
-	a.mu.Lock()
-	for _, o := range a.openings {
-		if o.plugin.Name() == name {
-			a.mu.Unlock()
-			return status.Errorf(codes.FailedPrecondition,
-				"plugin %s has streams of running children, of %s for one; stop these first", name, o.child.rec.Name)
-		}
-	}
-	a.mu.Unlock()
 	if p := a.host.Running(name); p != nil {
-		p.Stop()
+		p.Kill()
 	}
-	_, err := a.host.Get(ctx, name)
-	if err != nil {
+	a.mu.Lock()
+	delete(a.deaths, name)
+	delete(a.broken, name)
+	a.mu.Unlock()
+	if _, err := a.host.Get(ctx, name); err != nil {
 		return status.Error(codes.FailedPrecondition, err.Error())
 	}
+	a.revive(name)
 	return nil
 }

@@ -13,17 +13,23 @@ import (
 	"github.com/muxd/muxd/internal/fdchan"
 )
 
+// acceptPause is between two attempts to accept while descriptors have run out.
+const acceptPause = 100 * time.Millisecond
+
 // helloTimeout is how long a client that has connected may take to say hello.
 const helloTimeout = 5 * time.Second
 
-// sessions are the clients' fd channels, by the ticket that each said hello with. The zero value has none.
+// sessions are the clients' fd channels, by the ticket that each said hello with.
 type sessions struct {
 	mu       sync.Mutex
 	byTicket map[fdchan.Ticket]*fdchan.Endpoint
 	listener net.Listener
 	wg       sync.WaitGroup
 	closed   bool
+	done     chan struct{} // closed by close
 }
+
+func newSessions() *sessions { return &sessions{done: make(chan struct{})} }
 
 // serve accepts clients until close. It takes ownership of l.
 func (s *sessions) serve(l net.Listener, log *slog.Logger) {
@@ -42,7 +48,10 @@ func (s *sessions) serve(l net.Listener, log *slog.Logger) {
 			return
 		case err != nil: // out of descriptors: the client waits in the queue
 			log.Error("accept on fd.sock", "error", err)
-			time.Sleep(100 * time.Millisecond)
+			select {
+			case <-time.After(acceptPause):
+			case <-s.done:
+			}
 			continue
 		}
 		s.wg.Add(1)
@@ -142,6 +151,7 @@ func (s *sessions) forward(ctx context.Context, d *fdchan.Delivery, session, tic
 func (s *sessions) close() {
 	s.mu.Lock()
 	s.closed = true
+	close(s.done)
 	if s.listener != nil {
 		s.listener.Close()
 	}

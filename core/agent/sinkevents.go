@@ -11,7 +11,7 @@ func (a *Agent) sinkEvent(plugin string, ev *sinkpb.Event) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	o := a.openings[ev.Opening]
-	if o == nil || o.plugin.Name() != plugin {
+	if o == nil || o.choice.spec.Name != plugin {
 		return
 	}
 	for _, s := range o.streams {
@@ -75,20 +75,5 @@ func (a *Agent) undoneIfDone(o *opening) {
 	case <-o.undone:
 	default:
 		close(o.undone)
-	}
-}
-
-// pluginDied fails the streams that a plugin had.
-func (a *Agent) pluginDied(name string, cause error) {
-	a.mu.Lock()
-	var had []*opening
-	for _, o := range a.openings {
-		if o.plugin.Name() == name {
-			had = append(had, o)
-		}
-	}
-	a.mu.Unlock()
-	for _, o := range had {
-		a.lost(o, cause)
 	}
 }

@@ -268,6 +268,13 @@ func (a *Agent) running(c *child, p *keeperpb.Process) {
 		c.pending = nil
 		a.exited(c, pending)
 	}
+	for _, o := range c.openings {
+		select {
+		case <-o.plugin.Load().Gone(): // while c was starting, and revive passed over it
+			a.follow(func() { a.revive(o.choice.spec.Name) })
+		default:
+		}
+	}
 	a.mu.Unlock()
 	if stop {
 		a.stop(c, time.Duration(c.spec.Grace))
@@ -287,15 +294,15 @@ func (a *Agent) undo(c *child) {
 	}
 	a.mu.Unlock()
 	for _, o := range openings {
-		o.plugin.Sinks().End(ctx, &sinkpb.EndRequest{Opening: o.id})
-		o.plugin.Sinks().Cut(ctx, &sinkpb.CutRequest{Opening: o.id})
+		o.sinks().End(ctx, &sinkpb.EndRequest{Opening: o.id})
+		o.sinks().Cut(ctx, &sinkpb.CutRequest{Opening: o.id})
 	}
 	for _, o := range openings {
 		select {
 		case <-o.undone:
 		case <-ctx.Done():
 		}
-		o.plugin.Sinks().Forget(ctx, &sinkpb.ForgetRequest{Opening: o.id})
+		o.sinks().Forget(ctx, &sinkpb.ForgetRequest{Opening: o.id})
 	}
 	a.keeper.Drop(ctx, farPrefix(c.id()), true)
 	a.mu.Lock()

@@ -92,6 +92,9 @@ func (p *Plugin) start() (err error) {
 	if p.desc.Name != p.name {
 		return fmt.Errorf("it calls itself %q; name it so in the config, or install it as muxd-sink-%s", p.desc.Name, p.desc.Name)
 	}
+	if err := p.recover(ctx); err != nil {
+		return fmt.Errorf("hand over what its predecessor left: %w", err)
+	}
 	return nil
 }
 

@@ -37,6 +37,8 @@ type Options struct {
 	StartTimeout func() time.Duration
 	// Event is told of what Watch of each plugin tells, in order. It must not block.
 	Event func(plugin string, ev *sinkpb.Event)
+	// Live lists the openings of a plugin that will be opened again in its successor.
+	Live func(plugin string) []string
 	// Died is told that a plugin's process has ended without being asked to.
 	Died func(plugin string, err error)
 	Log  *slog.Logger

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	plugin "github.com/hashicorp/go-plugin"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -48,6 +49,15 @@ func (p *Plugin) Sinks() sinkpb.SinkClient { return p.sinks }
 
 // Gone is closed when the process has ended.
 func (p *Plugin) Gone() <-chan struct{} { return p.gone }
+
+// PID is the process's.
+func (p *Plugin) PID() int { return int(p.process.Pid) }
+
+// Kill ends the process with SIGKILL, for a successor to go on, and waits for it.
+func (p *Plugin) Kill() {
+	p.host.o.Keeper.Signal(context.Background(), p.key, unix.SIGKILL, false)
+	<-p.gone
+}
 
 // Stop ends the process and waits for it.
 func (p *Plugin) Stop() {
@@ -188,6 +198,6 @@ func (p *Plugin) channel() (*fd.FD, error) {
 		theirs.Close()
 		return nil, err
 	}
-	p.fds = fdchan.NewEndpoint(conn, nil)
+	p.fds = fdchan.NewEndpoint(conn, p.park)
 	return theirs, nil
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/muxd/muxd/internal/fd"
 )
 
-// AgentFDs is the environment variable that tells the agent its inherited descriptors, "3,4,5": the keeper channel, and the
-// listeners of control.sock and fd.sock.
+// AgentFDs is the environment variable that tells the agent its inherited descriptors, "3,4,5": the keeper
+// channel, and the listeners of control.sock and fd.sock.
 const AgentFDs = "MUXD_AGENT_FDS"
 
 const keeperVersion = "MUXD_KEEPER_VERSION"
@@ -23,16 +23,14 @@ const keeperVersion = "MUXD_KEEPER_VERSION"
 //
 //	(start) → starting → serving → dead → starting …
 //
-// starting: it runs; signals for it wait. serving: it has sent its first request, so its handlers stand, and signals
-// are forwarded. dead: reaped, and its session drained; the next start comes after the back-off. Run's goroutine
-// moves it, reap reports its death. From any state the end comes by the agent's Stop, by ExitConfig, or when a
-// stop was asked for and the agent does not live to carry it out.
+// starting: it runs; signals for it wait. serving: it has sent its first request, so its handlers stand, and
+// signals are forwarded. dead: reaped, and its session drained; the next start comes after the back-off.
+// Run's goroutine moves it, reap reports its death. From any state the end comes by the agent's Stop, by
+// ExitConfig, or when a stop was asked for and the agent does not live to carry it out.
 type agent struct {
 	program program
 
-	// These two are guarded by keeper.mu.
-	pid   int // 0 while it does not run
-	pidfd *fd.FD
+	pid int // 0 while it does not run; guarded by keeper.mu
 
 	died    chan unix.WaitStatus
 	started time.Time
@@ -69,11 +67,11 @@ func newAgent(o Options) agent {
 // exited is reap's report. k.mu is held.
 func (a *agent) exited(ws unix.WaitStatus) {
 	a.pid = 0
-	a.pidfd.Close()
 	a.died <- ws
 }
 
-// mind starts the agent, starts it again, forwards signals to it, and returns muxd's exit status when it is over.
+// mind starts the agent, starts it again, forwards signals to it, and returns muxd's exit status when it is
+// over.
 func (k *keeper) mind() int {
 	a := &k.agent
 	if err := k.startAgent(); err != nil {
@@ -137,7 +135,8 @@ func (k *keeper) startAgent() error {
 		defer k.mu.Unlock()
 		k.spawning = false
 		if err == nil {
-			a.pid, a.pidfd, a.started = c.pid, c.pidfd, time.Now()
+			c.pidfd.Close() // its pid is enough: it is reaped under the lock
+			a.pid, a.started = c.pid, time.Now()
 			k.session = s
 			s.start()
 		}
@@ -193,8 +192,8 @@ func (k *keeper) signalAgent(sig syscall.Signal) {
 	}
 }
 
-// agentDied ends the agent's session, and says whether muxd is over and with what status. Otherwise it sets the timer of
-// the next start.
+// agentDied ends the agent's session, and says whether muxd is over and with what status. Otherwise it sets
+// the timer of the next start.
 func (k *keeper) agentDied(ws unix.WaitStatus) (code int, over bool) {
 	a := &k.agent
 	k.mu.Lock()
@@ -241,8 +240,9 @@ func ended(ws unix.WaitStatus) string {
 // backoff counts starts of the agent that failed quickly.
 type backoff struct{ quick int }
 
-// next returns how long to wait before the next start, when the last one lived that long: nothing after a life of a
-// second; after shorter ones in a row nothing, 100 ms, 200 ms, and so on up to 5 s. Ten seconds of life break the row.
+// next returns how long to wait before the next start, when the last one lived that long: nothing after a
+// life of a second; after shorter ones in a row nothing, 100 ms, 200 ms, and so on up to 5 s. Ten seconds of
+// life break the row.
 func (b *backoff) next(lived time.Duration) time.Duration {
 	switch {
 	case lived >= 10*time.Second:

@@ -14,12 +14,12 @@ import (
 	"github.com/muxd/muxd/internal/fdchan"
 )
 
-// Client is the agent's half of the keeper channel. Its methods may be called from several goroutines. Each blocks
-// until the keeper has answered, ctx is done, or the channel has closed; a call that ends by ctx may have
-// had its effect all the same, and can be repeated (Spawn and Watch know their key again).
+// Client is the agent's half of the keeper channel. Its methods may be called from several goroutines. Each
+// blocks until the keeper has answered, ctx is done, or the channel has closed; a call that ends by ctx may
+// have had its effect all the same, and can be repeated (Spawn and Watch know their key again).
 //
-// The keeper forwards SIGTERM, SIGINT and SIGHUP to the agent from its first request on, and keeps those that come
-// before: so install the agent's signal handlers before the first call.
+// The keeper forwards SIGTERM, SIGINT and SIGHUP to the agent from its first request on, and keeps those that
+// come before: so install the agent's signal handlers before the first call.
 type Client struct {
 	conn   *fdchan.Conn
 	onExit func(*keeperpb.Process)
@@ -37,9 +37,9 @@ type answer struct {
 	fds   []*fd.FD
 }
 
-// Connect takes ownership of channel, whatever happens, and starts to receive. onExit is called for every process that
-// exits, in order, from the receiving goroutine: it must not block, and must not call the Client. The
-// reply to a Spawn always comes before the exit of its process.
+// Connect takes ownership of channel, whatever happens, and starts to receive. onExit is called for every
+// process that exits, in order, from the receiving goroutine: it must not block, and must not call the
+// Client. The reply to a Spawn always comes before the exit of its process.
 func Connect(channel *fd.FD, onExit func(*keeperpb.Process)) (*Client, error) {
 	conn, _, err := newChannel(channel)
 	if err != nil {
@@ -60,8 +60,9 @@ func (c *Client) Close() error {
 // Done is closed when the channel has ended: the keeper is gone, or Close was called.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// Spawn starts a process. fds are the child's descriptors, one for each of s.Fds, and then one for each of s.Hold;
-// it does not take ownership of them. A key that the keeper knows already returns the first spawn's process.
+// Spawn starts a process. fds are the child's descriptors, one for each of s.Fds, and then one for each of
+// s.Hold; it does not take ownership of them. A key that the keeper knows already returns the first spawn's
+// process.
 func (c *Client) Spawn(ctx context.Context, s *keeperpb.Spawn, fds []int) (*keeperpb.Process, error) {
 	if len(fds) != len(s.GetFds())+len(s.GetHold()) {
 		return nil, fmt.Errorf("spawn %s: %d descriptors for %d numbers and %d names", s.GetKey(), len(fds), len(s.GetFds()), len(s.GetHold()))
@@ -77,8 +78,8 @@ func (c *Client) Signal(ctx context.Context, key string, sig syscall.Signal, gro
 	return err
 }
 
-// Hold gives the keeper a copy of descriptor n under name, in place of what it held there. It does not take ownership
-// of n; the copy is safe when Hold returns nil.
+// Hold gives the keeper a copy of descriptor n under name, in place of what it held there. It does not take
+// ownership of n; the copy is safe when Hold returns nil.
 func (c *Client) Hold(ctx context.Context, name string, note []byte, n int) error {
 	_, err := c.call(ctx, &keeperpb.Request{What: &keeperpb.Request_Hold{Hold: &keeperpb.Hold{Name: name, Note: note}}}, n)
 	return err
@@ -101,8 +102,8 @@ func (c *Client) Fetch(ctx context.Context, name string) (*fd.FD, error) {
 	return a.fds[0], nil
 }
 
-// Drop closes the keeper's descriptor under name, or with prefix those of all names that begin with it. A name that
-// is not there is no error.
+// Drop closes the keeper's descriptor under name, or with prefix those of all names that begin with it. A
+// name that is not there is no error.
 func (c *Client) Drop(ctx context.Context, name string, prefix bool) error {
 	_, err := c.call(ctx, &keeperpb.Request{What: &keeperpb.Request_Drop{Drop: &keeperpb.Drop{Name: name, Prefix: prefix}}})
 	return err
@@ -120,16 +121,16 @@ func (c *Client) Forget(ctx context.Context, key string) error {
 	return err
 }
 
-// Watch gives the keeper a copy of pidfd, of a process pid that somebody else started, so that its exit is told as any
-// other's. It does not take ownership of pidfd.
+// Watch gives the keeper a copy of pidfd, of a process pid that somebody else started, so that its exit is
+// told as any other's. It does not take ownership of pidfd.
 func (c *Client) Watch(ctx context.Context, key string, pid int, note []byte, pidfd int) (*keeperpb.Process, error) {
 	r, err := c.call(ctx, &keeperpb.Request{What: &keeperpb.Request_Watch{
 		Watch: &keeperpb.Watch{Key: key, Pid: int32(pid), Note: note}}}, pidfd)
 	return r.GetProcess(), err
 }
 
-// Stop ends the keeper and whatever processes it still has, by SIGKILL, and returns when the channel has closed. The
-// agent should exit then: the keeper waits for it a moment, and kills it.
+// Stop ends the keeper and whatever processes it still has, by SIGKILL, and returns when the channel has
+// closed. The agent should exit then: the keeper waits for it a moment, and kills it.
 func (c *Client) Stop(ctx context.Context) error {
 	b, err := proto.Marshal(wrap(&keeperpb.Request{What: &keeperpb.Request_Stop{Stop: &keeperpb.Stop{}}}))
 	if err != nil {

@@ -11,15 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How long the end waits: for the agent, which has asked for it, to exit; and for processes to die of SIGKILL, which one in
-// an uninterruptible sleep does not.
+// How long the end waits: for the agent, which has asked for it, to exit; and for processes to die of
+// SIGKILL, which one in an uninterruptible sleep does not.
 const (
 	agentGrace = 2 * time.Second
 	killGrace  = 10 * time.Second
 )
 
-// end kills and reaps whatever still runs, closes everything, and removes what is in the runtime dir. The agent is the last
-// to go: its channel closes when all others are gone.
+// end kills and reaps whatever still runs, closes everything, and removes what is in the runtime dir. The
+// agent is the last to go: its channel closes when all others are gone.
 func (k *keeper) end() {
 	k.mu.Lock()
 	k.ending = true
@@ -31,6 +31,7 @@ func (k *keeper) end() {
 	if s != nil {
 		s.end()
 	}
+	k.spawner.close() // a process whose start was under way is there now, or never will be
 	if agent != 0 {
 		select {
 		case <-k.agent.died:
@@ -53,8 +54,8 @@ func (k *keeper) end() {
 	k.undo()
 }
 
-// killAll kills every child but the one given, and the orphans that come to the subreaper when their parents die, until none
-// is left.
+// killAll kills every child but the one given, and the orphans that come to the subreaper when their parents
+// die, until none is left.
 func (k *keeper) killAll(except int) {
 	deadline := time.NewTimer(killGrace)
 	defer deadline.Stop()
@@ -76,8 +77,8 @@ func (k *keeper) killAll(except int) {
 	}
 }
 
-// killChildren sends SIGKILL to every child but one, and returns how many children there are, and how many of them may not be
-// signalled. Under the lock none is reaped, so that each pid is still the child's.
+// killChildren sends SIGKILL to every child but one, and returns how many children there are, and how many of
+// them may not be signalled. Under the lock none is reaped, so that each pid is still the child's.
 func (k *keeper) killChildren(except int) (left, refused int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -94,9 +95,9 @@ func (k *keeper) killChildren(except int) (left, refused int) {
 	return left, refused
 }
 
-// children returns the pids of this process's children, zombies included. The kernel's own list of them is only there with
-// CONFIG_PROC_CHILDREN, and may miss some while others exit (proc_pid_children(5)): what is missed is found by the
-// next look, and whether really none is left wait(2) knows.
+// children returns the pids of this process's children, zombies included. The kernel's own list of them is
+// only there with CONFIG_PROC_CHILDREN, and may miss some while others exit (proc_pid_children(5)): what is
+// missed is found by the next look, and whether really none is left wait(2) knows.
 func children() []int {
 	var out []int
 	lists, _ := filepath.Glob("/proc/self/task/*/children")

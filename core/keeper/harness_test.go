@@ -86,7 +86,8 @@ func newKeeperProc(t *testing.T, s setup) *keeperProc {
 	t.Cleanup(func() { k.agents.Close() })
 
 	k.cmd = exec.Command("/proc/self/exe", append([]string{launcherVerb}, s.words...)...)
-	k.cmd.Env = append(os.Environ(), dirEnv+"="+k.dir, agentsEnv+"="+agents, "KEEPER_TEST_ARGV="+s.argv, "GOTRACEBACK=all")
+	k.cmd.Env = append(os.Environ(), dirEnv+"="+k.dir, agentsEnv+"="+agents, "KEEPER_TEST_ARGV="+s.argv, "GOTRACEBACK=all",
+		"GORACE=atexit_sleep_ms=0")
 	k.cmd.Stderr = k.stderr
 	k.cmd.Dir = "/"
 	k.cmd.WaitDelay = time.Second
@@ -215,6 +216,22 @@ func (a *testAgent) exited(key string) *keeperpb.Process {
 	case <-time.After(patience):
 		a.t.Fatalf("no exit of %s", key)
 		return nil
+	}
+}
+
+// stop asks the keeper to end and plays the agent's own end.
+func (a *testAgent) stop() {
+	a.t.Helper()
+	if err := a.Stop(a.ctx()); err != nil {
+		a.t.Fatal(err)
+	}
+	a.conn.Close()
+	if code := a.k.wait(); code != 0 {
+		a.t.Errorf("keeper exits with %d", code)
+	}
+	if _, err := os.Stat(a.k.dir); !os.IsNotExist(err) {
+		left, _ := filepath.Glob(a.k.dir + "/*")
+		a.t.Errorf("runtime dir is left: %v %v", err, left)
 	}
 }
 

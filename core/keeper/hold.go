@@ -17,12 +17,12 @@ type held struct {
 	note []byte
 }
 
-// reserve is how many descriptors the keeper never gives to anybody: for the next request's own, for a fork's pipe, for
-// the next agent's channel.
+// reserve is how many descriptors the keeper never gives to anybody: for the next request's own, for a fork's
+// pipe, for the next agent's channel.
 const reserve = 64
 
-// room refuses when fds reach into the reserve. A descriptor is always the lowest free number (open(2)), so one whose number is n
-// says that n others are open.
+// room refuses when fds reach into the reserve. A descriptor is always the lowest free number (open(2)), so
+// one whose number is n says that n others are open.
 func room(fds ...*fd.FD) *Error {
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {

@@ -11,10 +11,10 @@ import (
 	"github.com/muxd/muxd/core/keeper/keeperpb"
 )
 
-// asUser calls f with the file system identity of cred on the calling thread, which must be locked to its goroutine: what f
-// looks up and enters is what that user may. A nil cred is the keeper's own. setfsuid(2), setfsgid(2) and, as the
-// kernel has it, setgroups(2) are of the thread; leaving uid 0 takes CAP_DAC_OVERRIDE and its like away, coming
-// back gives them back (capabilities(7)).
+// asUser calls f with the file system identity of cred on the calling thread, which must be locked to its
+// goroutine: what f looks up and enters is what that user may. A nil cred is the keeper's own. setfsuid(2),
+// setfsgid(2) and, as the kernel has it, setgroups(2) are of the thread; leaving uid 0 takes CAP_DAC_OVERRIDE
+// and its like away, coming back gives them back (capabilities(7)).
 func asUser(cred *keeperpb.Credential, f func() *Error) *Error {
 	if cred == nil {
 		return f()
@@ -29,7 +29,8 @@ func asUser(cred *keeperpb.Credential, f func() *Error) *Error {
 	defer func() {
 		setFS(os.Geteuid(), os.Getegid())
 		if err := unix.Setgroups(own); err != nil || !isFS(os.Geteuid(), os.Getegid()) {
-			// Cannot be: who was allowed to leave is allowed to come back. To go on as somebody else would be worse.
+			// Cannot be: who was allowed to leave is allowed to come back. To go on as somebody else would be
+			// worse.
 			panic(fmt.Sprintf("keeper: get muxd's own identity back: %v", err))
 		}
 	}()
@@ -58,8 +59,8 @@ func mayNot(cred *keeperpb.Credential, errno syscall.Errno) *Error {
 		cred.GetUid(), cred.GetGid(), cred.GetGroups(), os.Geteuid())
 }
 
-// credential returns what a child's credentials must be set to, or nil where they are the keeper's as they are: an
-// ordinary user may not even set its own groups again.
+// credential returns what a child's credentials must be set to, or nil where they are the keeper's as they
+// are: an ordinary user may not even set its own groups again.
 func credential(c *keeperpb.Credential) *keeperpb.Credential {
 	if c == nil || os.Geteuid() == 0 {
 		return c

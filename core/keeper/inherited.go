@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// closeInherited marks every descriptor above 2 close-on-exec, so that what the keeper's own parent left open reaches
-// no child. CLOSE_RANGE_CLOEXEC is of Linux 5.11 (close_range(2)).
+// closeInherited marks every descriptor above 2 close-on-exec, so that what the keeper's own parent left open
+// reaches no child. CLOSE_RANGE_CLOEXEC is of Linux 5.11 (close_range(2)).
 func closeInherited() error {
 	if unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC) == nil {
 		return nil
@@ -36,10 +36,11 @@ func closeInherited() error {
 	return nil
 }
 
-// takeIgnored takes the signals that the keeper was started with ignored (nohup(1), a shell's background job, a
-// supervisor), and drops them. An ignored signal stays ignored over execve(2), but one that os/signal handles is set
-// back to its default in a forked child by the Go runtime, and that is what a child shall have. To the keeper
-// itself they mean as little as before. SIGHUP, SIGINT and SIGTERM are handled besides, ignored or not.
+// takeIgnored takes the signals that the keeper was started with ignored (nohup(1), a shell's background job,
+// a supervisor), and drops them. An ignored signal stays ignored over execve(2), but one that os/signal
+// handles is set back to its default in a forked child by the Go runtime, and that is what a child shall
+// have. To the keeper itself they mean as little as before. SIGHUP, SIGINT and SIGTERM are handled besides,
+// ignored or not.
 func takeIgnored() error {
 	ignored, err := ignoredSignals()
 	if err != nil {

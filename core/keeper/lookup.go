@@ -53,7 +53,8 @@ func lookPath(name string, env []string) (string, *Error) {
 	return "", fail(syscall.ENOENT, "program %q was not found in PATH (%s)", name, path)
 }
 
-// executable says why the calling thread may not execute path; 0 where it may. Directories are EACCES, as with execve(2).
+// executable says why the calling thread may not execute path; 0 where it may. Directories are EACCES, as
+// with execve(2).
 func executable(path string) syscall.Errno {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {

@@ -76,7 +76,8 @@ func launcher(words []string) {
 	must(syscall.Exec("/proc/self/exe", []string{"muxd", keeperVerb}, os.Environ()))
 }
 
-// agentMain gives its inherited descriptors to the test, which plays the agent on them, and reports every signal.
+// agentMain gives its inherited descriptors to the test, which plays the agent on them, and reports every
+// signal.
 func agentMain() {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)

@@ -17,8 +17,9 @@ import (
 //
 //	running → exited → forgotten
 //
-// running: its pid is its own, since nobody but reap takes its status (of a child), or its pidfd says so (of a watched
-// one). exited: its status and times are kept. forgotten: the record is gone, by the agent's Forget.
+// running: its pid is its own, since nobody but reap takes its status (of a child), or its pidfd says so (of
+// a watched one). exited: its status and times are kept. forgotten: the record is gone, by the agent's
+// Forget.
 type process struct {
 	pb      *keeperpb.Process
 	pidfd   *fd.FD // of a running process, and of an exited one whose process group has members left
@@ -41,8 +42,9 @@ func (k *keeper) reapLocked() {
 			break
 		}
 		if k.spawning && k.pids[pid] == nil && pid != k.agent.pid {
-			// It may be the process that is just being started, whose pid is not recorded yet. It stays a zombie until the spawn
-			// is over, which reaps again. Those that are known must not wait behind it.
+			// It may be the process that is just being started, whose pid is not recorded yet. It stays a
+			// zombie until the spawn is over, which reaps again. Those that are known must not wait behind
+			// it.
 			reaped = k.reapKnown() || reaped
 			break
 		}
@@ -166,15 +168,15 @@ func (p *process) signalOne(sig syscall.Signal) syscall.Errno {
 	return errnoOf(err)
 }
 
-// signalGroup sends sig to the process group that p leads or led. A pidfd refers to the kernel's struct pid, which
-// stays that of the group as long as it has members, and never becomes that of another group: with
+// signalGroup sends sig to the process group that p leads or led. A pidfd refers to the kernel's struct pid,
+// which stays that of the group as long as it has members, and never becomes that of another group: with
 // PIDFD_SIGNAL_PROCESS_GROUP (Linux 6.9) this is exact, whether the leader lives or not.
 //
-// Before that there is only the number. It cannot be given to a new process while any process has it as its group or
-// session (the kernel frees it with the last such use), so it is right while p is not reaped, and after that as long as the
-// group has had members ever since. A group that was seen empty is not signalled again. The limit: a group that became empty
-// unseen, its number given to a new process, which made itself the leader of a group, is hit in its place; the
-// agent closes that window with Forget.
+// Before that there is only the number. It cannot be given to a new process while any process has it as its
+// group or session (the kernel frees it with the last such use), so it is right while p is not reaped, and
+// after that as long as the group has had members ever since. A group that was seen empty is not signalled
+// again. The limit: a group that became empty unseen, its number given to a new process, which made itself
+// the leader of a group, is hit in its place; the agent closes that window with Forget.
 func (p *process) signalGroup(sig syscall.Signal) syscall.Errno {
 	if !p.group {
 		return unix.ESRCH

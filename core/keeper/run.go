@@ -19,21 +19,24 @@ type Options struct {
 	RuntimeDir string   // made with mode 0700 where it does not exist
 	Agent      []string // the agent's argv; the first is the executable
 	Env        []string // the agent's environment; nil: the keeper's own
-	Stderr     *os.File // for the keeper's own words, and the agent's stdout and stderr; Run does not take ownership; nil: os.Stderr
 	Version    string   // what the agent finds in MUXD_KEEPER_VERSION
+
+	// Stderr is for the keeper's own words, and becomes the agent's stdout and stderr. Run does not take
+	// ownership. nil: os.Stderr.
+	Stderr *os.File
 }
 
 // Exit statuses of Run, and of an agent.
 const (
 	// ExitFailed is Run's when it could not start, or could not end in good order.
 	ExitFailed = 1
-	// ExitConfig is an agent's that cannot start because of its configuration (EX_CONFIG, sysexits.h), and has said so. The
-	// keeper does not start it again, unless it keeps something for an earlier one.
+	// ExitConfig is an agent's that cannot start because of its configuration (EX_CONFIG, sysexits.h), and
+	// has said so. The keeper does not start it again, unless it keeps something for an earlier one.
 	ExitConfig = 78
 )
 
-// keeper is the state of Run. Its goroutines: Run's own, which minds the agent; the reaper; the spawner's thread; two of
-// the session, to receive and to send; one for all watches.
+// keeper is the state of Run. Its goroutines: Run's own, which minds the agent; the reaper; the spawner's
+// thread; two of the session, to receive and to send; one for all watches.
 type keeper struct {
 	stderr    *fd.FD
 	dir       *runtimeDir
@@ -58,9 +61,9 @@ type keeper struct {
 	ending   bool
 }
 
-// Run is the keeper. It returns the exit status of muxd, when the agent has asked for the end, or when there can be none:
-// then it has said why on o.Stderr. It takes over signals and children of the whole process, so a process
-// calls it once, from main.
+// Run is the keeper. It returns the exit status of muxd, when the agent has asked for the end, or when there
+// can be none: then it has said why on o.Stderr. It takes over signals and children of the whole process, so
+// a process calls it once, from main.
 func Run(o Options) int {
 	if o.Stderr == nil {
 		o.Stderr = os.Stderr
@@ -73,14 +76,14 @@ func Run(o Options) int {
 	return k.run()
 }
 
-func newKeeper(o Options) (k *keeper, err error) {
+func newKeeper(o Options) (_ *keeper, err error) {
 	if len(o.Agent) == 0 {
 		return nil, errors.New("start the agent: no command")
 	}
 	if err := closeInherited(); err != nil {
 		return nil, err
 	}
-	k = &keeper{
+	k := &keeper{
 		signals:  make(chan os.Signal, 16),
 		children: make(chan os.Signal, 1), // one that waits stands for all that come meanwhile
 		serving:  make(chan struct{}, 1),

@@ -20,7 +20,8 @@ const (
 	pidFile     = "muxd.pid"
 )
 
-// maxSunPath is the longest path of a Unix socket, in bytes: sun_path has 108, one of them for the NUL (unix(7)).
+// maxSunPath is the longest path of a Unix socket, in bytes: sun_path has 108, one of them for the NUL
+// (unix(7)).
 const maxSunPath = 107
 
 // runtimeDir is the directory of sockets and pid file, locked for one muxd.
@@ -30,8 +31,8 @@ type runtimeDir struct {
 	lock *os.File
 }
 
-// openRuntimeDir makes the directory where it does not exist and locks it. The lock is an flock on the pid file, so it
-// dies with the keeper, however that dies.
+// openRuntimeDir makes the directory where it does not exist and locks it. The lock is an flock on the pid
+// file, so it dies with the keeper, however that dies.
 func openRuntimeDir(path string) (*runtimeDir, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
@@ -103,8 +104,8 @@ func (d *runtimeDir) check() error {
 	return nil
 }
 
-// acquire locks the pid file and writes the pid into it. A pid file that was removed between open and lock belongs to a muxd
-// that was just ending, and the next attempt makes a new one.
+// acquire locks the pid file and writes the pid into it. A pid file that was removed between open and lock
+// belongs to a muxd that was just ending, and the next attempt makes a new one.
 func (d *runtimeDir) acquire() error {
 	path := filepath.Join(d.path, pidFile)
 	for {
@@ -165,8 +166,8 @@ func writePid(f *os.File) error {
 	return err
 }
 
-// listen replaces a stale socket of that name by a new one and returns it, listening, owned by the caller. Nobody else
-// listens on the old one: the directory is locked.
+// listen replaces a stale socket of that name by a new one and returns it, listening, owned by the caller.
+// Nobody else listens on the old one: the directory is locked.
 func (d *runtimeDir) listen(name string, typ int) (*fd.FD, error) {
 	path := filepath.Join(d.path, name)
 	if st, err := os.Lstat(path); err == nil {
@@ -189,11 +190,13 @@ func (d *runtimeDir) listen(name string, typ int) (*fd.FD, error) {
 	return s, nil
 }
 
-// backlog is how many clients may queue while the agent is away. The kernel takes no more than net.core.somaxconn.
+// backlog is how many clients may queue while the agent is away. The kernel takes no more than
+// net.core.somaxconn.
 const backlog = 4096
 
-// bindPrivate binds and listens. The socket file has mode 0600 from its first moment: bind gives it the mode of the socket's own
-// inode less the umask (unix_bind_bsd in net/unix/af_unix.c). The chmod only undoes what a strange umask took away.
+// bindPrivate binds and listens. The socket file has mode 0600 from its first moment: bind gives it the mode
+// of the socket's own inode less the umask (unix_bind_bsd in net/unix/af_unix.c). The chmod only undoes what
+// a strange umask took away.
 func bindPrivate(n int, path string) error {
 	if err := unix.Fchmod(n, 0o600); err != nil {
 		return err
@@ -207,7 +210,8 @@ func bindPrivate(n int, path string) error {
 	return unix.Listen(n, backlog)
 }
 
-// leftovers are names of what agent and plugins put into the runtime dir (filepath.Match), next to sockets of any name.
+// leftovers are names of what agent and plugins put into the runtime dir (filepath.Match), next to sockets of
+// any name.
 var leftovers = []string{"agent*", "plugin*", "journal*"}
 
 // removeLeftovers removes what agent and plugins left, when they are gone for good.
@@ -220,8 +224,8 @@ func (d *runtimeDir) removeLeftovers() {
 	}
 }
 
-// remove removes the pid file and the keeper's sockets, then the directory if nothing else is in it, and the parents
-// that were made for it. Then it unlocks.
+// remove removes the pid file and the keeper's sockets, then the directory if nothing else is in it, and the
+// parents that were made for it. Then it unlocks.
 func (d *runtimeDir) remove() {
 	for _, name := range []string{controlSock, fdSock, pidFile} {
 		path := filepath.Join(d.path, name)

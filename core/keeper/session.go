@@ -15,8 +15,8 @@ import (
 	"github.com/muxd/muxd/internal/fdchan"
 )
 
-// session is the keeper channel with one agent, from its start to its death. Two goroutines own it, one that receives and
-// handles, one that sends; end waits for both.
+// session is the keeper channel with one agent, from its start to its death. Two goroutines own it, one that
+// receives and handles, one that sends; end waits for both.
 type session struct {
 	k      *keeper
 	conn   *fdchan.Conn
@@ -75,8 +75,8 @@ func (s *session) receive() {
 	}
 }
 
-// hangUp closes the channel. An agent that closed its end and lives on would never be heard of again: it dies for that, and
-// the next one starts.
+// hangUp closes the channel. An agent that closed its end and lives on would never be heard of again: it dies
+// for that, and the next one starts.
 func (s *session) hangUp() {
 	s.mu.Lock()
 	s.closed = true
@@ -92,7 +92,8 @@ func (s *session) hangUp() {
 	}
 }
 
-// dispatch handles one message. Whatever descriptors a handler has not taken (and put nil in their place) are closed here.
+// dispatch handles one message. Whatever descriptors a handler has not taken (and put nil in their place) are
+// closed here.
 func (s *session) dispatch(m *keeperpb.Message, fds []*fd.FD) {
 	defer func() { fd.CloseAll(fds) }()
 	r := m.GetRequest()
@@ -167,8 +168,8 @@ func (s *session) tell(m *keeperpb.Message) {
 	}
 }
 
-// put never blocks: an agent that does not read holds up neither the reaper nor a spawn. The queue is bounded by what the
-// agent has asked for and by the number of processes.
+// put never blocks: an agent that does not read holds up neither the reaper nor a spawn. The queue is bounded
+// by what the agent has asked for and by the number of processes.
 func (s *session) put(id uint64, m *keeperpb.Message, fds []*fd.FD) {
 	b, err := proto.Marshal(m)
 	if err == nil && len(b) > maxMessage {

@@ -12,7 +12,8 @@ import (
 	"github.com/muxd/muxd/internal/fd"
 )
 
-// maxChildFD bounds the numbers of a child's descriptors: each number below the highest costs a system call in the fork.
+// maxChildFD bounds the numbers of a child's descriptors: each number below the highest costs a system call
+// in the fork.
 const maxChildFD = 255
 
 // queueSpawn hands a spawn to the spawner, and takes fds. It blocks while the spawner's queue is full.
@@ -29,8 +30,8 @@ func (s *session) queueSpawn(id uint64, sp *keeperpb.Spawn, fds []*fd.FD) {
 	}
 }
 
-// spawn runs on the spawner's thread. It answers under the lock under which the process is recorded, so that the reply comes
-// before the process's exit. Of fds it takes those to hold, if the process was started.
+// spawn runs on the spawner's thread. It answers under the lock under which the process is recorded, so that
+// the reply comes before the process's exit. Of fds it takes those to hold, if the process was started.
 func (k *keeper) spawn(s *session, id uint64, sp *keeperpb.Spawn, fds []*fd.FD) {
 	p, err := newProgram(sp, fds)
 	k.mu.Lock()

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -12,17 +14,18 @@ import (
 	"github.com/muxd/muxd/internal/fd"
 )
 
-// spawner is the one thread that starts processes. umask, working directory and signal mask are set on it before a
-// fork, since a child inherits them from the thread that forks: the thread has left the fs_struct that the
-// process's threads share (unshare(2), CLONE_FS), so nobody else sees them change. Where a seccomp filter forbids
-// that (containers), they change for the whole keeper for a moment: then only this thread may use them, and so it
-// is, since the keeper makes no file and uses absolute paths once it runs.
+// spawner is the one thread that starts processes. umask, working directory and signal mask are set on it
+// before a fork, since a child inherits them from the thread that forks: the thread has left the fs_struct
+// that the process's threads share (unshare(2), CLONE_FS), so nobody else sees them change. Where a seccomp
+// filter forbids that (containers), they change for the whole keeper for a moment: then only this thread may
+// use them, and so it is, since the keeper makes no file and uses absolute paths once it runs.
 //
 // Jobs run one after another. An execve of a file on a file system that does not answer holds up the next.
 type spawner struct {
 	jobs chan func()
 	done chan struct{}
 	cwd  *fd.FD // the keeper's own working directory
+	once sync.Once
 }
 
 // spawnQueue is how many spawns may wait before the agent's next request does.
@@ -63,11 +66,17 @@ func (s *spawner) run(ready chan<- error) {
 	}
 }
 
-// close lets the jobs that wait run, and waits for them.
+// close lets the jobs that wait run, and waits for them, but not for ever: an execve may be stuck in the
+// kernel. A second close does nothing. Nobody may send a job any more.
 func (s *spawner) close() {
-	close(s.jobs)
-	<-s.done
-	s.cwd.Close()
+	s.once.Do(func() {
+		close(s.jobs)
+		select {
+		case <-s.done:
+			s.cwd.Close()
+		case <-time.After(killGrace):
+		}
+	})
 }
 
 // program is what to start. It owns nothing.
@@ -92,7 +101,8 @@ type child struct {
 	pidfd *fd.FD // owned by the caller; closed where the kernel gives none
 }
 
-// start starts p. It is called on the spawner's thread, and blocks until the program has been executed or could not be.
+// start starts p. It is called on the spawner's thread, and blocks until the program has been executed or
+// could not be.
 func (s *spawner) start(p *program) (child, *Error) {
 	if err := unix.Fchdir(s.cwd.Int()); err != nil {
 		return child{}, fail(err.(syscall.Errno), "enter muxd's own working directory")

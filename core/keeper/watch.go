@@ -14,8 +14,8 @@ import (
 	"github.com/muxd/muxd/internal/fd"
 )
 
-// watches is one epoll set of the pidfds of processes that are not the keeper's children, and one goroutine for all of them.
-// The set itself stands in the runtime's netpoller, so that waiting costs no thread either.
+// watches is one epoll set of the pidfds of processes that are not the keeper's children, and one goroutine
+// for all of them. The set itself stands in the runtime's netpoller, so that waiting costs no thread either.
 type watches struct {
 	set  *os.File
 	raw  syscall.RawConn
@@ -67,7 +67,8 @@ func (k *keeper) watch(w *keeperpb.Watch, fds []*fd.FD) (*keeperpb.Process, *Err
 	return p.pb, nil
 }
 
-// pidOf returns the pid that a pidfd refers to, in this pid namespace, -1 when it has been reaped (pidfd_open(2), fdinfo).
+// pidOf returns the pid that a pidfd refers to, in this pid namespace, -1 when it has been reaped
+// (pidfd_open(2), fdinfo).
 func pidOf(pidfd *fd.FD) (int, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", pidfd.Int()))
 	if err != nil {
@@ -153,8 +154,8 @@ func (k *keeper) ready(pidfd int, hup bool) {
 	}
 	ws, answered := exitInfo(pidfd)
 	if ws == nil && answered && !hup {
-		// It is not reaped yet. The kernel can tell (Linux 6.15) when it is, and that is a hang-up (Linux 6.9), which needs not
-		// be asked for.
+		// It is not reaped yet. The kernel can tell (Linux 6.15) when it is, and that is a hang-up (Linux
+		// 6.9), which needs not be asked for.
 		if k.watches.control(unix.EPOLL_CTL_MOD, pidfd, unix.EPOLLONESHOT) == nil {
 			return
 		}
@@ -168,8 +169,9 @@ func readable(n int) bool {
 	return err == nil && got == 1
 }
 
-// exitInfo asks the kernel for the wait status of an exited process. The status is nil where it is not known; answered says
-// that the kernel knows PIDFD_GET_INFO (Linux 6.13) and the process has not been reaped without a trace.
+// exitInfo asks the kernel for the wait status of an exited process. The status is nil where it is not known;
+// answered says that the kernel knows PIDFD_GET_INFO (Linux 6.13) and the process has not been reaped without
+// a trace.
 func exitInfo(pidfd int) (ws *unix.WaitStatus, answered bool) {
 	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
 	if err := unix.IoctlPidfdInfo(pidfd, &info); err != nil {

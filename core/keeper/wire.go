@@ -15,15 +15,16 @@ import (
 	"github.com/muxd/muxd/internal/fdchan"
 )
 
-// A message longer than fdchan.MaxPayload (arguments and environment may take 2 MiB, execve(2)) travels in a memfd:
-// the packet's payload is empty and its first descriptor is the memfd, sealed, before those that the
+// A message longer than fdchan.MaxPayload (arguments and environment may take 2 MiB, execve(2)) travels in a
+// memfd: the packet's payload is empty and its first descriptor is the memfd, sealed, before those that the
 // message speaks of.
 
 // maxMessage bounds a message in a memfd, in bytes.
 const maxMessage = 8 << 20
 
-// maxRequestFDs bounds the descriptors of one request. It is below reserve, so that a request can always be received
-// whole by a keeper that kept its reserve, and be refused with a reason instead of being cut (MSG_CTRUNC, recv(2)).
+// maxRequestFDs bounds the descriptors of one request. It is below reserve, so that a request can always be
+// received whole by a keeper that kept its reserve, and be refused with a reason instead of being cut
+// (MSG_CTRUNC, recv(2)).
 const maxRequestFDs = 48
 
 const seals = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE | unix.F_SEAL_SEAL
@@ -44,8 +45,8 @@ func newChannel(f *fd.FD) (*fdchan.Conn, *net.UnixConn, error) {
 	return fdchan.NewConn(uc), uc, nil
 }
 
-// send sends the message b, already marshalled, with copies of fds. It does not take ownership of fds. It blocks
-// while the peer's queue is full.
+// send sends the message b, already marshalled, with copies of fds. It does not take ownership of fds. It
+// blocks while the peer's queue is full.
 func send(c *fdchan.Conn, b []byte, fds ...int) error {
 	if len(b) <= fdchan.MaxPayload {
 		return c.Send(fdchan.Packet{Type: fdchan.Message, Payload: b}, fds...)
@@ -58,8 +59,9 @@ func send(c *fdchan.Conn, b []byte, fds ...int) error {
 	return c.Send(fdchan.Packet{Type: fdchan.Message}, append([]int{m.Int()}, fds...)...)
 }
 
-// receive blocks for the next message and returns its descriptors, owned by the caller. After an error that is fdchan.ErrTruncated
-// or fdchan.ErrMalformed the next receive goes on; every other is the connection's end.
+// receive blocks for the next message and returns its descriptors, owned by the caller. After an error that
+// is fdchan.ErrTruncated or fdchan.ErrMalformed the next receive goes on; every other is the connection's
+// end.
 func receive(c *fdchan.Conn) (*keeperpb.Message, []*fd.FD, error) {
 	p, fds, err := c.Recv()
 	if err != nil {
@@ -119,8 +121,8 @@ func sealed(name string, b []byte) (*fd.FD, error) {
 	return m, nil
 }
 
-// readSealed returns what the sealed memfd m holds. Only a memfd has seals, so a descriptor on some file system that
-// might not answer is refused before anything is asked of it.
+// readSealed returns what the sealed memfd m holds. Only a memfd has seals, so a descriptor on some file
+// system that might not answer is refused before anything is asked of it.
 func readSealed(m *fd.FD) ([]byte, error) {
 	got, err := unix.FcntlInt(uintptr(m.Int()), unix.F_GET_SEALS, 0)
 	if err != nil || got&seals != seals {

@@ -100,10 +100,11 @@ func drain(l *log, emit func(sink.Record) error) error {
 func (l *log) replaced(w *watch) (before *log, err error) {
 	info, err := os.Stat(l.path)
 	if err != nil {
-		if missing(err) {
-			err = nil // it may come back
+		if !missing(err) {
+			return nil, explainRead(err)
 		}
-		return nil, err
+		w.names(l.path) // it may come back, and its directory too
+		return nil, nil
 	}
 	if l.file != nil && identityOf(info) == l.id {
 		if info.Size() < l.lines.position() {
@@ -117,8 +118,7 @@ func (l *log) replaced(w *watch) (before *log, err error) {
 		before = &copied
 		l.file, l.inner = nil, false
 	}
-	w.add(l.path)
-	if err := l.open(); err != nil {
+	if err := l.open(w); err != nil {
 		if before != nil {
 			before.close()
 		}

@@ -27,8 +27,9 @@ type log struct {
 	inner bool        // the next piece goes on with long
 }
 
-// open opens the file at its beginning. A file that does not exist is no error: it is as one without records.
-func (l *log) open() error {
+// open opens the file at its beginning, and has w watch it. A file that does not exist is no error: it is as one
+// without records.
+func (l *log) open(w *watch) error {
 	f, err := os.Open(l.path)
 	if missing(err) {
 		return nil
@@ -44,6 +45,7 @@ func (l *log) open() error {
 		f.Close()
 		return err
 	}
+	w.writes(f)
 	l.file, l.id, l.lines = f, identityOf(info), scanner{file: f}
 	return nil
 }

@@ -29,8 +29,8 @@ func readLogs(ctx context.Context, s settings, q *sink.LogQuery, emit func(sink.
 	}()
 	found := false
 	for _, l := range logs {
-		w.add(l.path) // before it is read: what is written after that is told
-		if err := l.open(); err != nil {
+		w.names(l.path)
+		if err := l.open(w); err != nil {
 			return err
 		}
 		found = found || l.file != nil

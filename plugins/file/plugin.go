@@ -60,7 +60,11 @@ func Plugin() sink.Plugin {
 				return nil, err
 			}
 			o.Location = s.location()
-			return newFileSink(open, s, o.Trouble)
+			k, err := newFileSink(open, s, o.Trouble)
+			if err != nil {
+				return nil, err // not k: an interface with a nil *fileSink in it is not nil
+			}
+			return k, nil
 		},
 		OpenDirect: func(_ context.Context, r *sink.Request) ([]*os.File, error) {
 			s, err := parseSettings(r)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -79,6 +80,7 @@ var killedChunks = []struct{ name, before, text string }{
 // behind every byte that it adds.
 func TestKilledAtEveryByte(t *testing.T) {
 	cri := settings{cri: true, perm: 0o640, maxLine: 10}
+	dir := t.TempDir()
 	for _, s := range []settings{cri, rawSettings} {
 		for _, c := range killedChunks {
 			first, whole := rendered(t, s, c.before, c.text)
@@ -87,14 +89,15 @@ func TestKilledAtEveryByte(t *testing.T) {
 				continue
 			}
 			for k := -1; k <= length; k++ {
-				path := temp(t)
+				path := filepath.Join(dir, fmt.Sprint(s.cri, c.name, k))
 				dead := killAt(t, s, path, c.before, c.text, k)
 				w := openStream(t, quick(), s, sink.Stdout, path)
 				dead.run(t, w)
 				same(t, fmt.Sprintf("cri %v, %s, killed at %d of %d", s.cri, c.name, k, length), read(t, path), whole)
 
+				w.w.close()
 				state := bytes.Clone(w.slot.state)
-				for k2 := max(k, 0); k2 <= length; k2 += 3 {
+				for k2 := max(k, 0); k2 <= length; k2 += 7 {
 					second := dead
 					w := openStream(t, quick(), s, sink.Stdout, path)
 					if err := os.Truncate(path, int64(len(first)+max(k, 0))); err != nil {
@@ -104,6 +107,7 @@ func TestKilledAtEveryByte(t *testing.T) {
 					if err := w.w.put(context.Background(), second.part, &w.slot); err != nil {
 						t.Fatal(err)
 					}
+					w.w.close()
 					second.slot = w.slot
 					if err := os.Truncate(path, int64(len(first)+k2)); err != nil {
 						t.Fatal(err)
@@ -112,6 +116,7 @@ func TestKilledAtEveryByte(t *testing.T) {
 					second.run(t, w)
 					same(t, fmt.Sprintf("cri %v, %s, killed at %d and %d", s.cri, c.name, k, k2), read(t, path), whole)
 					same(t, "state", string(w.slot.state), string(state))
+					w.w.close()
 				}
 			}
 		}

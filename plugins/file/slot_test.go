@@ -38,11 +38,18 @@ func quick() *files {
 	return fs
 }
 
-func quiet(error) {}
+// quiet is for where no trouble is expected.
+func quiet(t *testing.T) *troubles {
+	return &troubles{report: func(err error) {
+		if err != nil {
+			t.Errorf("trouble: %v", err)
+		}
+	}}
+}
 
 func openStream(t *testing.T, fs *files, s settings, stream sink.Stream, path string) *testStream {
 	t.Helper()
-	w, err := newStream(fs, s, target{stream, path}, &troubles{report: quiet})
+	w, err := newStream(fs, s, target{stream, path}, quiet(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package file
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -30,18 +31,25 @@ func newWatch() *watch {
 	return &watch{file: os.NewFile(uintptr(n), "inotify"), fd: n}
 }
 
-// add watches the file at path, as far as it exists, for what is written, and its directory for another file of
-// that name. A file that was renamed stays watched.
-func (w *watch) add(path string) {
+// names tells of a file that comes to path. It is asked before path is opened.
+func (w *watch) names(path string) {
+	w.add(filepath.Dir(path), unix.IN_CREATE|unix.IN_MOVED_TO)
+}
+
+// writes tells of what is written to f, whatever its name is by then. It is asked before f is read.
+func (w *watch) writes(f *os.File) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return // it is closed
+	}
+	raw.Control(func(n uintptr) { w.add(fmt.Sprintf("/proc/self/fd/%d", n), unix.IN_MODIFY) })
+}
+
+func (w *watch) add(path string, events uint32) {
 	if w == nil || w.file == nil {
 		return
 	}
-	_, err := unix.InotifyAddWatch(w.fd, path, unix.IN_MODIFY)
-	if err != nil && err != unix.ENOENT {
-		w.blind = true
-	}
-	const names = unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_MASK_ADD
-	if _, err := unix.InotifyAddWatch(w.fd, filepath.Dir(path), names); err != nil {
+	if _, err := unix.InotifyAddWatch(w.fd, path, events); err != nil {
 		w.blind = true
 	}
 }

@@ -82,7 +82,7 @@ func (c *consoleSink) admit(a *attached, want replay) {
 	var exact bool
 	a.next, exact = c.past.begin(want)
 	if !exact {
-		a.redraw = c.past.end
+		a.redraw = c.past.end()
 	}
 	c.viewers[a] = struct{}{}
 	if !a.v.ReadOnly {
@@ -172,7 +172,7 @@ func (c *consoleSink) send(a *attached) error {
 		}
 		a.notices = a.notices[1:]
 	}
-	for a.next < c.past.end || !a.told {
+	for a.next < c.past.end() || !a.told {
 		if err := c.sendPiece(a); err != nil {
 			return err
 		}
@@ -209,7 +209,7 @@ func (c *consoleSink) sendPiece(a *attached) error {
 func (c *consoleSink) skip(a *attached) {
 	to := max(c.past.sensible(), a.next)
 	a.skipped += to - a.next
-	a.next, a.redraw, a.told, a.cancel = to, c.past.end, false, true
+	a.next, a.redraw, a.told, a.cancel = to, c.past.end(), false, true
 	if now := time.Now(); now.Sub(a.noticed) >= noticeEvery {
 		a.notices = append(a.notices, fmt.Sprintf("%d bytes of output were skipped: this viewer reads too slowly", a.skipped))
 		a.skipped, a.noticed = 0, now

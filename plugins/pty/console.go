@@ -33,8 +33,9 @@ type consoleSink struct {
 	known   bool
 }
 
-// newConsole takes ownership of in. status is asked when the console has ended.
-func newConsole(in *master, scrollback int, status func() (uint32, bool)) (*consoleSink, error) {
+// newConsole takes ownership of in. past holds the latest output, of a predecessor too; status is asked when the console
+// has ended.
+func newConsole(in *master, past ring, status func() (uint32, bool)) (*consoleSink, error) {
 	size, err := console.ConsoleFromFile(in)
 	if err != nil {
 		in.Close()
@@ -44,7 +45,7 @@ func newConsole(in *master, scrollback int, status func() (uint32, bool)) (*cons
 		in:      in,
 		size:    size,
 		status:  status,
-		past:    ring{most: scrollback},
+		past:    past,
 		viewers: map[*attached]struct{}{},
 	}
 	c.keys.init(in)
@@ -69,7 +70,9 @@ func (c *consoleSink) show(offset uint64, piece []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.past.write(offset, piece)
-	c.now = piece
+	if offset+uint64(len(piece)) == c.past.end() {
+		c.now = piece
+	}
 	for a := range c.viewers {
 		if !a.slow {
 			c.push(a)
@@ -105,13 +108,13 @@ func (c *consoleSink) end(ctx context.Context) error {
 
 // oldest is the offset of the oldest byte that can still be shown. c.mu is held.
 func (c *consoleSink) oldest() uint64 {
-	return min(c.past.start(), c.past.end-uint64(len(c.now)))
+	return min(c.past.start(), c.past.end()-uint64(len(c.now)))
 }
 
 // at is output from offset on, in one piece and not longer than a frame. c.mu is held.
 func (c *consoleSink) at(offset uint64) []byte {
 	p := c.past.at(max(offset, c.past.start()))
-	if begin := c.past.end - uint64(len(c.now)); offset >= begin {
+	if begin := c.past.end() - uint64(len(c.now)); offset >= begin {
 		p = c.now[offset-begin:]
 	}
 	return p[:min(len(p), sink.ViewerDataMost)]
@@ -135,13 +138,6 @@ func (c *consoleSink) Size() (rows, cols int) {
 		return 0, 0
 	}
 	return int(size.Height), int(size.Width)
-}
-
-// Viewers is how many viewers are attached.
-func (c *consoleSink) Viewers() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.viewers)
 }
 
 // Close closes the console's copy of the master.

@@ -205,7 +205,7 @@ func TestLeaveInPaste(t *testing.T) {
 	}
 	k.leave()
 	within(t, 20*time.Second, "leaving", h.attached.Wait)
-	if n := h.c.Viewers(); n != 0 {
+	if n := h.viewers(); n != 0 {
 		t.Errorf("%d viewers", n)
 	}
 }
@@ -435,8 +435,8 @@ func TestAttachEnds(t *testing.T) {
 	h.cancel()
 	k.all()
 	h.attached.Wait()
-	if k.ended || h.c.Viewers() != 0 {
-		t.Errorf("end %v, %d viewers", k.ended, h.c.Viewers())
+	if k.ended || h.viewers() != 0 {
+		t.Errorf("end %v, %d viewers", k.ended, h.viewers())
 	}
 
 	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)

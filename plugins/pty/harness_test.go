@@ -52,7 +52,7 @@ func newHarness(t *testing.T, scrollback int) *harness {
 	}
 	h := &harness{t: t}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
-	if h.c, err = newConsole(in, scrollback, h.exit); err != nil {
+	if h.c, err = newConsole(in, newRing(make([]byte, ringHeader+scrollback)), h.exit); err != nil {
 		t.Fatal(err)
 	}
 	m, tty := p.release()
@@ -268,4 +268,11 @@ func within(t *testing.T, d time.Duration, what string, f func()) {
 	case <-time.After(d):
 		t.Fatalf("%s takes longer than %v", what, d)
 	}
+}
+
+// viewers is how many viewers are attached.
+func (h *harness) viewers() int {
+	h.c.mu.Lock()
+	defer h.c.mu.Unlock()
+	return len(h.c.viewers)
 }

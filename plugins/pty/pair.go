@@ -39,11 +39,9 @@ func openPair(rows, cols int) (p *pair, err error) {
 		return nil, fmt.Errorf("open the terminal side of the new terminal: %w", errno)
 	}
 	p.tty = master{int(t)}
-	n, err := unix.IoctlGetInt(m, unix.TIOCGPTN)
-	if err != nil {
-		return nil, fmt.Errorf("number of the new terminal: %w", err)
+	if p.name, err = terminalName(m); err != nil {
+		return nil, err
 	}
-	p.name = fmt.Sprintf("/dev/pts/%d", n)
 	if err := setUTF8(int(t)); err != nil {
 		return nil, fmt.Errorf("modes of the new terminal: %w", err)
 	}
@@ -52,6 +50,15 @@ func openPair(rows, cols int) (p *pair, err error) {
 		return nil, fmt.Errorf("size of the new terminal: %w", err)
 	}
 	return p, nil
+}
+
+// terminalName is the path of the terminal side of master m, where devpts is mounted.
+func terminalName(m int) (string, error) {
+	n, err := unix.IoctlGetInt(m, unix.TIOCGPTN)
+	if err != nil {
+		return "", fmt.Errorf("number of the terminal: %w", err)
+	}
+	return fmt.Sprintf("/dev/pts/%d", n), nil
 }
 
 func setUTF8(tty int) error {

@@ -42,6 +42,35 @@ func check(r *sink.Request) (sink.Wiring, error) {
 }
 
 func open(_ context.Context, o *sink.Opening) (sink.ConsoleSink, error) {
+	past, err := o.Memory(ringHeader + int(o.Options.Int("scrollback")))
+	if err != nil {
+		return nil, fmt.Errorf("memory for the scrollback: %w", err)
+	}
+	in, err := terminal(o)
+	if err != nil {
+		return nil, err
+	}
+	c, err := newConsole(in, newRing(past), o.Status)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// terminal makes the console's terminal, or finds that of a predecessor, and returns the console's own copy of its master.
+func terminal(o *sink.Opening) (*master, error) {
+	if o.Again {
+		n, err := o.Master()
+		if err != nil {
+			return nil, err
+		}
+		in := &master{n}
+		if o.Location, err = terminalName(n); err != nil {
+			in.Close()
+			return nil, err
+		}
+		return in, nil
+	}
 	p, err := openPair(o.Rows, o.Cols)
 	if err != nil {
 		return nil, err
@@ -56,9 +85,5 @@ func open(_ context.Context, o *sink.Opening) (sink.ConsoleSink, error) {
 		in.Close()
 		return nil, err
 	}
-	c, err := newConsole(in, int(o.Options.Int("scrollback")), o.Status)
-	if err != nil {
-		return nil, err
-	}
-	return c, nil
+	return in, nil
 }

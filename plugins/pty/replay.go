@@ -38,7 +38,7 @@ func parseReplay(s string) (replay, error) {
 // begin returns the offset at which a viewer begins, and whether it goes on from there exactly, as if it had never
 // been away. Otherwise what lies before the ring's end is to be redrawn.
 func (r *ring) begin(want replay) (offset uint64, exact bool) {
-	if want.exact && want.from >= r.start() && want.from <= r.end {
+	if want.exact && want.from >= r.start() && want.from <= r.end() {
 		return want.from, true
 	}
 	return max(r.sensible(), r.lineStart(want.lines)), false
@@ -55,9 +55,10 @@ func (r *ring) sensible() uint64 {
 	if start == 0 {
 		return 0
 	}
-	within := min(r.n, sensibleWithin)
+	kept := int(r.end() - start)
+	within := min(kept, sensibleWithin)
 	for k := 0; k < within; {
-		p := r.segment(k)
+		p := r.at(start + uint64(k))
 		p = p[:min(len(p), within-k)]
 		if i := bytes.IndexAny(p, "\n\r\x1b"); i >= 0 {
 			if p[i] != '\x1b' {
@@ -68,7 +69,7 @@ func (r *ring) sensible() uint64 {
 		k += len(p)
 	}
 	skip := uint64(0)
-	for skip < uint64(min(r.n, 3)) && r.at(start + skip)[0]&0xc0 == 0x80 {
+	for skip < uint64(min(kept, 3)) && r.at(start + skip)[0]&0xc0 == 0x80 {
 		skip++
 	}
 	return start + skip
@@ -78,16 +79,15 @@ func (r *ring) sensible() uint64 {
 // ring's start.
 func (r *ring) lineStart(n int) uint64 {
 	if n == 0 {
-		return r.end
+		return r.end()
 	}
 	start := r.start()
-	for k := r.n - 1; k >= 0; k-- {
-		off := start + uint64(k)
-		if r.at(off)[0] != '\n' || off+1 == r.end {
+	for off := r.end(); off > start; off-- {
+		if r.at(off - 1)[0] != '\n' || off == r.end() {
 			continue
 		}
 		if n--; n == 0 {
-			return off + 1
+			return off
 		}
 	}
 	return start

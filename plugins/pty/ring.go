@@ -1,68 +1,66 @@
 package pty
 
-// ringFirst is what a ring allocates when its first byte comes.
-const ringFirst = 4 << 10
+import (
+	"sync/atomic"
+	"unsafe"
+)
 
-// ring keeps the latest bytes of a stream, and knows their offsets in it. It allocates nothing before the first byte,
-// doubles up to most, and from then on allocates nothing.
+// ringHeader is what a ring needs of its memory beside what it keeps: the offsets of its first byte and behind its last.
+const ringHeader = 16
+
+// ring keeps the latest bytes of a stream, and knows their offsets in it. It lives in memory that outlives the process: what
+// its two offsets span is whole whenever the process is killed. What is written again by a successor, whose chunk
+// comes again, is the same bytes at the same places.
 type ring struct {
-	most int
+	head *[2]atomic.Uint64
 	buf  []byte
-	n    int    // how much of buf is filled
-	w    int    // where in buf the next byte goes
-	end  uint64 // the offset behind the last byte
 }
 
-// start is the offset of the oldest byte that is kept.
-func (r *ring) start() uint64 { return r.end - uint64(r.n) }
+// newRing makes a ring of mem, which is zero, or a ring's already: then it goes on.
+func newRing(mem []byte) ring {
+	return ring{head: (*[2]atomic.Uint64)(unsafe.Pointer(&mem[0])), buf: mem[ringHeader:]}
+}
 
-// write appends p, whose first byte has that offset. Where it does not follow what is there, that is forgotten.
+// start is the offset of the oldest byte that is kept, and end the offset behind the last.
+func (r *ring) start() uint64 { return r.head[0].Load() }
+func (r *ring) end() uint64   { return r.head[1].Load() }
+
+// write appends p, whose first byte has that offset. What is there already is passed over. Where p does not follow
+// what is there, that is forgotten.
 func (r *ring) write(offset uint64, p []byte) {
-	if offset != r.end {
-		r.n, r.w, r.end = 0, 0, offset
-	}
-	r.end += uint64(len(p))
-	if len(p) >= r.most {
-		p = p[len(p)-r.most:]
-		r.n, r.w = 0, 0
-	}
-	if len(p) == 0 {
+	end := r.end()
+	switch to := offset + uint64(len(p)); {
+	case to <= end:
 		return
+	case offset > end:
+		r.head[1].Store(offset)
+		r.head[0].Store(offset)
+	default:
+		p = p[end-offset:]
+		offset = end
 	}
-	r.grow(r.n + len(p))
-	r.n = min(r.n+len(p), len(r.buf))
-	k := copy(r.buf[r.w:], p)
-	copy(r.buf, p[k:])
-	r.w = (r.w + len(p)) % len(r.buf)
-}
-
-// grow makes buf long enough for n bytes, as far as most allows.
-func (r *ring) grow(n int) {
-	size := max(len(r.buf), min(ringFirst, r.most))
-	for size < n && size < r.most {
-		size = min(2*size, r.most)
+	end = offset + uint64(len(p))
+	most := uint64(len(r.buf))
+	if end-r.start() > most {
+		r.head[0].Store(end - most) // before its bytes are overwritten
 	}
-	if size == len(r.buf) {
-		return
+	if uint64(len(p)) > most {
+		p = p[uint64(len(p))-most:]
 	}
-	buf := make([]byte, size)
-	for k := 0; k < r.n; {
-		k += copy(buf[k:], r.segment(k))
+	if len(p) > 0 {
+		k := copy(r.buf[(end-uint64(len(p)))%most:], p)
+		copy(r.buf, p[k:])
 	}
-	r.buf, r.w = buf, r.n%size
-}
-
-// segment is what lies in one piece behind the first k bytes that are kept.
-func (r *ring) segment(k int) []byte {
-	if k >= r.n {
-		return nil
-	}
-	from := (r.w - r.n + k + len(r.buf)) % len(r.buf)
-	return r.buf[from:min(from+r.n-k, len(r.buf))]
+	r.head[1].Store(end)
 }
 
 // at is what is kept from offset on, as far as it lies in one piece. It is the ring's memory, and empty at the end.
 // offset must not be below start.
 func (r *ring) at(offset uint64) []byte {
-	return r.segment(int(min(offset-r.start(), uint64(r.n))))
+	end := r.end()
+	if offset >= end {
+		return nil
+	}
+	from := offset % uint64(len(r.buf))
+	return r.buf[from:min(from+end-offset, uint64(len(r.buf)))]
 }

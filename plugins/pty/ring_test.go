@@ -10,7 +10,7 @@ import (
 
 func (r *ring) text() string {
 	var b []byte
-	for off := r.start(); off < r.end; {
+	for off := r.start(); off < r.end(); {
 		p := r.at(off)
 		b = append(b, p...)
 		off += uint64(len(p))
@@ -22,7 +22,7 @@ func (r *ring) text() string {
 func TestRingModel(t *testing.T) {
 	for seed := range uint64(200) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
-		r := ring{most: rnd.IntN(20000)}
+		r := newRing(make([]byte, ringHeader+rnd.IntN(20000)))
 		var all []byte
 		for range 60 {
 			p := make([]byte, rnd.IntN(1<<rnd.IntN(15)))
@@ -31,16 +31,16 @@ func TestRingModel(t *testing.T) {
 			}
 			r.write(uint64(len(all)), p)
 			all = append(all, p...)
-			want := all[len(all)-min(len(all), r.most):]
-			if r.end != uint64(len(all)) || !bytes.Equal([]byte(r.text()), want) {
-				t.Fatalf("seed %d: %d bytes up to %d are kept, want %d up to %d", seed, r.n, r.end, len(want), len(all))
+			want := all[len(all)-min(len(all), len(r.buf)):]
+			if r.end() != uint64(len(all)) || !bytes.Equal([]byte(r.text()), want) {
+				t.Fatalf("seed %d: %d bytes up to %d are kept, want %d up to %d", seed, r.end()-r.start(), r.end(), len(want), len(all))
 			}
 		}
 	}
 }
 
 func TestRingGap(t *testing.T) {
-	r := ring{most: 100}
+	r := newRing(make([]byte, ringHeader+100))
 	r.write(0, []byte("before"))
 	r.write(50, []byte("after"))
 	if r.start() != 50 || r.text() != "after" {
@@ -48,20 +48,26 @@ func TestRingGap(t *testing.T) {
 	}
 }
 
+// A successor finds what was there, and passes over what comes again.
+func TestRingAgain(t *testing.T) {
+	mem := make([]byte, ringHeader+8)
+	r := newRing(mem)
+	r.write(0, []byte("0123456789"))
+	r = newRing(mem)
+	r.write(4, []byte("456789"))
+	r.write(8, []byte("89ab"))
+	if r.start() != 4 || r.text() != "456789ab" {
+		t.Errorf("%q from %d", r.text(), r.start())
+	}
+}
+
 func TestRingAllocations(t *testing.T) {
-	r := ring{most: 64 << 10}
-	if r.buf != nil {
-		t.Error("an empty ring has memory")
-	}
-	r.write(0, []byte("x"))
-	if cap(r.buf) > ringFirst {
-		t.Errorf("one byte costs %d", cap(r.buf))
-	}
+	r := newRing(make([]byte, ringHeader+64<<10))
 	p := make([]byte, 5000)
 	for range 20 {
-		r.write(r.end, p)
+		r.write(r.end(), p)
 	}
-	if n := testing.AllocsPerRun(100, func() { r.write(r.end, p) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { r.write(r.end(), p) }); n != 0 {
 		t.Errorf("%v allocations a write", n)
 	}
 }
@@ -96,7 +102,7 @@ func TestReplay(t *testing.T) {
 		{"empty", "", 100, "all", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := ring{most: c.most}
+			r := newRing(make([]byte, ringHeader+c.most))
 			r.write(0, []byte(c.past))
 			want, err := parseReplay(c.replay)
 			if err != nil {
@@ -111,7 +117,7 @@ func TestReplay(t *testing.T) {
 }
 
 func TestReplayOfOneLongLine(t *testing.T) {
-	r := ring{most: 64 << 10}
+	r := newRing(make([]byte, ringHeader+64<<10))
 	r.write(0, append(bytes.Repeat([]byte("y"), 100<<10), '\n'))
 	if off, _ := r.begin(replay{lines: math.MaxInt}); off != r.start() {
 		t.Errorf("%d bytes of a long line are not shown", off-r.start())

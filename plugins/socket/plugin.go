@@ -67,10 +67,19 @@ func Plugin() sink.Plugin {
 			if o.Input != nil {
 				p.input = o.Input
 			}
+			// Not returned at once: an interface with a nil pointer in it is not nil.
 			if s.listen {
-				return openListener(ctx, s, p, taken, owner(o.Child))
+				l, err := openListener(ctx, s, p, taken, owner(o.Child))
+				if err != nil {
+					return nil, err
+				}
+				return l, nil
 			}
-			return openDialled(ctx, s, p)
+			d, err := openDialled(ctx, s, p)
+			if err != nil {
+				return nil, err
+			}
+			return d, nil
 		},
 	}
 }

@@ -709,22 +709,122 @@ func (x *CheckResponse) GetLocation() string {
 	return ""
 }
 
+type RecoverRequest struct {
+	state  protoimpl.MessageState   `protogen:"open.v1"`
+	Parked []*RecoverRequest_Parked `protobuf:"bytes,1,rep,name=parked,proto3" json:"parked,omitempty"`
+	Ticket []byte                   `protobuf:"bytes,2,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	// The openings that will be opened again. What was parked for others is of no use any more.
+	Live          []string `protobuf:"bytes,3,rep,name=live,proto3" json:"live,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverRequest) Reset() {
+	*x = RecoverRequest{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverRequest) ProtoMessage() {}
+
+func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverRequest.ProtoReflect.Descriptor instead.
+func (*RecoverRequest) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RecoverRequest) GetParked() []*RecoverRequest_Parked {
+	if x != nil {
+		return x.Parked
+	}
+	return nil
+}
+
+func (x *RecoverRequest) GetTicket() []byte {
+	if x != nil {
+		return x.Ticket
+	}
+	return nil
+}
+
+func (x *RecoverRequest) GetLive() []string {
+	if x != nil {
+		return x.Live
+	}
+	return nil
+}
+
+type RecoverResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverResponse) Reset() {
+	*x = RecoverResponse{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverResponse) ProtoMessage() {}
+
+func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverResponse.ProtoReflect.Descriptor instead.
+func (*RecoverResponse) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{9}
+}
+
 type OpenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Unique for ever; the same string names the opening in every later call.
-	Opening       string   `protobuf:"bytes,1,opt,name=opening,proto3" json:"opening,omitempty"`
-	Spec          *Spec    `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
-	Child         *Child   `protobuf:"bytes,3,opt,name=child,proto3" json:"child,omitempty"`
-	Streams       []Stream `protobuf:"varint,4,rep,packed,name=streams,proto3,enum=muxd.sink.v1.Stream" json:"streams,omitempty"`
-	Ticket        []byte   `protobuf:"bytes,5,opt,name=ticket,proto3" json:"ticket,omitempty"`
-	Size          *Size    `protobuf:"bytes,6,opt,name=size,proto3" json:"size,omitempty"`
+	Opening string   `protobuf:"bytes,1,opt,name=opening,proto3" json:"opening,omitempty"`
+	Spec    *Spec    `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	Child   *Child   `protobuf:"bytes,3,opt,name=child,proto3" json:"child,omitempty"`
+	Streams []Stream `protobuf:"varint,4,rep,packed,name=streams,proto3,enum=muxd.sink.v1.Stream" json:"streams,omitempty"`
+	Ticket  []byte   `protobuf:"bytes,5,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	Size    *Size    `protobuf:"bytes,6,opt,name=size,proto3" json:"size,omitempty"`
+	// A predecessor of this process served the opening. The far ends of `streams`, which are those that have not ended, arrive
+	// under `ticket` whatever the wiring: of a console its PTY master.
+	Again         bool `protobuf:"varint,7,opt,name=again,proto3" json:"again,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OpenRequest) Reset() {
 	*x = OpenRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[8]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -736,7 +836,7 @@ func (x *OpenRequest) String() string {
 func (*OpenRequest) ProtoMessage() {}
 
 func (x *OpenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[8]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -749,7 +849,7 @@ func (x *OpenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRequest.ProtoReflect.Descriptor instead.
 func (*OpenRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{8}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *OpenRequest) GetOpening() string {
@@ -794,6 +894,13 @@ func (x *OpenRequest) GetSize() *Size {
 	return nil
 }
 
+func (x *OpenRequest) GetAgain() bool {
+	if x != nil {
+		return x.Again
+	}
+	return false
+}
+
 type OpenResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Wiring Wiring                 `protobuf:"varint,1,opt,name=wiring,proto3,enum=muxd.sink.v1.Wiring" json:"wiring,omitempty"`
@@ -807,7 +914,7 @@ type OpenResponse struct {
 
 func (x *OpenResponse) Reset() {
 	*x = OpenResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[9]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -819,7 +926,7 @@ func (x *OpenResponse) String() string {
 func (*OpenResponse) ProtoMessage() {}
 
 func (x *OpenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[9]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -832,7 +939,7 @@ func (x *OpenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenResponse.ProtoReflect.Descriptor instead.
 func (*OpenResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{9}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *OpenResponse) GetWiring() Wiring {
@@ -868,7 +975,7 @@ type EndRequest struct {
 
 func (x *EndRequest) Reset() {
 	*x = EndRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[10]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -880,7 +987,7 @@ func (x *EndRequest) String() string {
 func (*EndRequest) ProtoMessage() {}
 
 func (x *EndRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[10]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -893,7 +1000,7 @@ func (x *EndRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndRequest.ProtoReflect.Descriptor instead.
 func (*EndRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{10}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *EndRequest) GetOpening() string {
@@ -925,7 +1032,7 @@ type EndResponse struct {
 
 func (x *EndResponse) Reset() {
 	*x = EndResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[11]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -937,7 +1044,7 @@ func (x *EndResponse) String() string {
 func (*EndResponse) ProtoMessage() {}
 
 func (x *EndResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[11]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -950,7 +1057,7 @@ func (x *EndResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndResponse.ProtoReflect.Descriptor instead.
 func (*EndResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{11}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{13}
 }
 
 type CutRequest struct {
@@ -962,7 +1069,7 @@ type CutRequest struct {
 
 func (x *CutRequest) Reset() {
 	*x = CutRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[12]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -974,7 +1081,7 @@ func (x *CutRequest) String() string {
 func (*CutRequest) ProtoMessage() {}
 
 func (x *CutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[12]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -987,7 +1094,7 @@ func (x *CutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutRequest.ProtoReflect.Descriptor instead.
 func (*CutRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{12}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CutRequest) GetOpening() string {
@@ -1005,7 +1112,7 @@ type CutResponse struct {
 
 func (x *CutResponse) Reset() {
 	*x = CutResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[13]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1017,7 +1124,7 @@ func (x *CutResponse) String() string {
 func (*CutResponse) ProtoMessage() {}
 
 func (x *CutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[13]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1030,7 +1137,7 @@ func (x *CutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutResponse.ProtoReflect.Descriptor instead.
 func (*CutResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{13}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{15}
 }
 
 type ForgetRequest struct {
@@ -1042,7 +1149,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[14]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1054,7 +1161,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[14]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1067,7 +1174,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{14}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ForgetRequest) GetOpening() string {
@@ -1085,7 +1192,7 @@ type ForgetResponse struct {
 
 func (x *ForgetResponse) Reset() {
 	*x = ForgetResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[15]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1097,7 +1204,7 @@ func (x *ForgetResponse) String() string {
 func (*ForgetResponse) ProtoMessage() {}
 
 func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[15]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1110,7 +1217,7 @@ func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetResponse.ProtoReflect.Descriptor instead.
 func (*ForgetResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{15}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{17}
 }
 
 type WatchRequest struct {
@@ -1121,7 +1228,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[16]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1133,7 +1240,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[16]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1146,7 +1253,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{16}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{18}
 }
 
 type Event struct {
@@ -1168,7 +1275,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[17]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1180,7 +1287,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[17]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1193,7 +1300,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{17}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Event) GetOpening() string {
@@ -1321,7 +1428,7 @@ type Eof struct {
 
 func (x *Eof) Reset() {
 	*x = Eof{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[18]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1333,7 +1440,7 @@ func (x *Eof) String() string {
 func (*Eof) ProtoMessage() {}
 
 func (x *Eof) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[18]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1346,7 +1453,7 @@ func (x *Eof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Eof.ProtoReflect.Descriptor instead.
 func (*Eof) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{18}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Eof) GetBytes() uint64 {
@@ -1366,7 +1473,7 @@ type Flushed struct {
 
 func (x *Flushed) Reset() {
 	*x = Flushed{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[19]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1378,7 +1485,7 @@ func (x *Flushed) String() string {
 func (*Flushed) ProtoMessage() {}
 
 func (x *Flushed) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[19]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1391,7 +1498,7 @@ func (x *Flushed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flushed.ProtoReflect.Descriptor instead.
 func (*Flushed) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{19}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Flushed) GetBytes() uint64 {
@@ -1412,7 +1519,7 @@ type Failed struct {
 
 func (x *Failed) Reset() {
 	*x = Failed{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[20]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1424,7 +1531,7 @@ func (x *Failed) String() string {
 func (*Failed) ProtoMessage() {}
 
 func (x *Failed) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[20]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1437,7 +1544,7 @@ func (x *Failed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failed.ProtoReflect.Descriptor instead.
 func (*Failed) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{20}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Failed) GetError() string {
@@ -1464,7 +1571,7 @@ type Trouble struct {
 
 func (x *Trouble) Reset() {
 	*x = Trouble{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[21]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1476,7 +1583,7 @@ func (x *Trouble) String() string {
 func (*Trouble) ProtoMessage() {}
 
 func (x *Trouble) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[21]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1489,7 +1596,7 @@ func (x *Trouble) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trouble.ProtoReflect.Descriptor instead.
 func (*Trouble) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{21}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Trouble) GetError() string {
@@ -1509,7 +1616,7 @@ type Viewers struct {
 
 func (x *Viewers) Reset() {
 	*x = Viewers{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[22]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1521,7 +1628,7 @@ func (x *Viewers) String() string {
 func (*Viewers) ProtoMessage() {}
 
 func (x *Viewers) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[22]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1534,7 +1641,7 @@ func (x *Viewers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Viewers.ProtoReflect.Descriptor instead.
 func (*Viewers) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{22}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Viewers) GetCount() uint32 {
@@ -1553,7 +1660,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[23]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1565,7 +1672,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[23]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1578,7 +1685,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{23}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{25}
 }
 
 type StatRequest struct {
@@ -1590,7 +1697,7 @@ type StatRequest struct {
 
 func (x *StatRequest) Reset() {
 	*x = StatRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[24]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1602,7 +1709,7 @@ func (x *StatRequest) String() string {
 func (*StatRequest) ProtoMessage() {}
 
 func (x *StatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[24]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1615,7 +1722,7 @@ func (x *StatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatRequest.ProtoReflect.Descriptor instead.
 func (*StatRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{24}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StatRequest) GetOpening() string {
@@ -1634,7 +1741,7 @@ type StatResponse struct {
 
 func (x *StatResponse) Reset() {
 	*x = StatResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1646,7 +1753,7 @@ func (x *StatResponse) String() string {
 func (*StatResponse) ProtoMessage() {}
 
 func (x *StatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1659,7 +1766,7 @@ func (x *StatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatResponse.ProtoReflect.Descriptor instead.
 func (*StatResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{25}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *StatResponse) GetStreams() []*StreamStat {
@@ -1686,7 +1793,7 @@ type StreamStat struct {
 
 func (x *StreamStat) Reset() {
 	*x = StreamStat{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1698,7 +1805,7 @@ func (x *StreamStat) String() string {
 func (*StreamStat) ProtoMessage() {}
 
 func (x *StreamStat) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1711,7 +1818,7 @@ func (x *StreamStat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamStat.ProtoReflect.Descriptor instead.
 func (*StreamStat) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{26}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StreamStat) GetStream() Stream {
@@ -1791,7 +1898,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1803,7 +1910,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1816,7 +1923,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{27}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AttachRequest) GetOpening() string {
@@ -1862,7 +1969,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1874,7 +1981,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1887,7 +1994,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{28}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{30}
 }
 
 type ResizeRequest struct {
@@ -1900,7 +2007,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1912,7 +2019,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1925,7 +2032,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{29}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ResizeRequest) GetOpening() string {
@@ -1950,7 +2057,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1962,7 +2069,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1975,7 +2082,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{30}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{32}
 }
 
 type LogsRequest struct {
@@ -1997,7 +2104,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2009,7 +2116,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2022,7 +2129,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{31}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LogsRequest) GetSpec() *Spec {
@@ -2089,7 +2196,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2101,7 +2208,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2114,7 +2221,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{32}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{34}
 }
 
 // One line, as a packet on the socket that Logs gives. The last packet of a log that ends well has `end` set;
@@ -2133,7 +2240,7 @@ type LogRecord struct {
 
 func (x *LogRecord) Reset() {
 	*x = LogRecord{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2145,7 +2252,7 @@ func (x *LogRecord) String() string {
 func (*LogRecord) ProtoMessage() {}
 
 func (x *LogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2158,7 +2265,7 @@ func (x *LogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRecord.ProtoReflect.Descriptor instead.
 func (*LogRecord) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{33}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LogRecord) GetTime() int64 {
@@ -2201,6 +2308,58 @@ func (x *LogRecord) GetError() string {
 		return x.Error
 	}
 	return ""
+}
+
+type RecoverRequest_Parked struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Fds           uint32                 `protobuf:"varint,2,opt,name=fds,proto3" json:"fds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverRequest_Parked) Reset() {
+	*x = RecoverRequest_Parked{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverRequest_Parked) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverRequest_Parked) ProtoMessage() {}
+
+func (x *RecoverRequest_Parked) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverRequest_Parked.ProtoReflect.Descriptor instead.
+func (*RecoverRequest_Parked) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{8, 0}
+}
+
+func (x *RecoverRequest_Parked) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RecoverRequest_Parked) GetFds() uint32 {
+	if x != nil {
+		return x.Fds
+	}
+	return 0
 }
 
 var File_sink_sinkpb_sink_proto protoreflect.FileDescriptor
@@ -2255,14 +2414,23 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\astreams\x18\x03 \x03(\x0e2\x14.muxd.sink.v1.StreamR\astreams\"Y\n" +
 	"\rCheckResponse\x12,\n" +
 	"\x06wiring\x18\x01 \x01(\x0e2\x14.muxd.sink.v1.WiringR\x06wiring\x12\x1a\n" +
-	"\blocation\x18\x02 \x01(\tR\blocation\"\xea\x01\n" +
+	"\blocation\x18\x02 \x01(\tR\blocation\"\xa9\x01\n" +
+	"\x0eRecoverRequest\x12;\n" +
+	"\x06parked\x18\x01 \x03(\v2#.muxd.sink.v1.RecoverRequest.ParkedR\x06parked\x12\x16\n" +
+	"\x06ticket\x18\x02 \x01(\fR\x06ticket\x12\x12\n" +
+	"\x04live\x18\x03 \x03(\tR\x04live\x1a.\n" +
+	"\x06Parked\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03fds\x18\x02 \x01(\rR\x03fds\"\x11\n" +
+	"\x0fRecoverResponse\"\x80\x02\n" +
 	"\vOpenRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.muxd.sink.v1.SpecR\x04spec\x12)\n" +
 	"\x05child\x18\x03 \x01(\v2\x13.muxd.sink.v1.ChildR\x05child\x12.\n" +
 	"\astreams\x18\x04 \x03(\x0e2\x14.muxd.sink.v1.StreamR\astreams\x12\x16\n" +
 	"\x06ticket\x18\x05 \x01(\fR\x06ticket\x12&\n" +
-	"\x04size\x18\x06 \x01(\v2\x12.muxd.sink.v1.SizeR\x04size\"t\n" +
+	"\x04size\x18\x06 \x01(\v2\x12.muxd.sink.v1.SizeR\x04size\x12\x14\n" +
+	"\x05again\x18\a \x01(\bR\x05again\"t\n" +
 	"\fOpenResponse\x12,\n" +
 	"\x06wiring\x18\x01 \x01(\x0e2\x14.muxd.sink.v1.WiringR\x06wiring\x12\x1b\n" +
 	"\tnear_ends\x18\x02 \x01(\rR\bnearEnds\x12\x19\n" +
@@ -2361,9 +2529,10 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x04PIPE\x10\x01\x12\a\n" +
 	"\x03PTY\x10\x02\x12\n" +
 	"\n" +
-	"\x06DIRECT\x10\x032\xce\x05\n" +
+	"\x06DIRECT\x10\x032\x96\x06\n" +
 	"\x04Sink\x12D\n" +
-	"\bDescribe\x12\x1d.muxd.sink.v1.DescribeRequest\x1a\x19.muxd.sink.v1.Description\x12@\n" +
+	"\bDescribe\x12\x1d.muxd.sink.v1.DescribeRequest\x1a\x19.muxd.sink.v1.Description\x12F\n" +
+	"\aRecover\x12\x1c.muxd.sink.v1.RecoverRequest\x1a\x1d.muxd.sink.v1.RecoverResponse\x12@\n" +
 	"\x05Check\x12\x1a.muxd.sink.v1.CheckRequest\x1a\x1b.muxd.sink.v1.CheckResponse\x12=\n" +
 	"\x04Open\x12\x19.muxd.sink.v1.OpenRequest\x1a\x1a.muxd.sink.v1.OpenResponse\x12:\n" +
 	"\x03End\x12\x18.muxd.sink.v1.EndRequest\x1a\x19.muxd.sink.v1.EndResponse\x12:\n" +
@@ -2388,105 +2557,111 @@ func file_sink_sinkpb_sink_proto_rawDescGZIP() []byte {
 }
 
 var file_sink_sinkpb_sink_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_sink_sinkpb_sink_proto_goTypes = []any{
-	(Stream)(0),             // 0: muxd.sink.v1.Stream
-	(Wiring)(0),             // 1: muxd.sink.v1.Wiring
-	(Option_Type)(0),        // 2: muxd.sink.v1.Option.Type
-	(*DescribeRequest)(nil), // 3: muxd.sink.v1.DescribeRequest
-	(*Description)(nil),     // 4: muxd.sink.v1.Description
-	(*Option)(nil),          // 5: muxd.sink.v1.Option
-	(*Child)(nil),           // 6: muxd.sink.v1.Child
-	(*Spec)(nil),            // 7: muxd.sink.v1.Spec
-	(*Size)(nil),            // 8: muxd.sink.v1.Size
-	(*CheckRequest)(nil),    // 9: muxd.sink.v1.CheckRequest
-	(*CheckResponse)(nil),   // 10: muxd.sink.v1.CheckResponse
-	(*OpenRequest)(nil),     // 11: muxd.sink.v1.OpenRequest
-	(*OpenResponse)(nil),    // 12: muxd.sink.v1.OpenResponse
-	(*EndRequest)(nil),      // 13: muxd.sink.v1.EndRequest
-	(*EndResponse)(nil),     // 14: muxd.sink.v1.EndResponse
-	(*CutRequest)(nil),      // 15: muxd.sink.v1.CutRequest
-	(*CutResponse)(nil),     // 16: muxd.sink.v1.CutResponse
-	(*ForgetRequest)(nil),   // 17: muxd.sink.v1.ForgetRequest
-	(*ForgetResponse)(nil),  // 18: muxd.sink.v1.ForgetResponse
-	(*WatchRequest)(nil),    // 19: muxd.sink.v1.WatchRequest
-	(*Event)(nil),           // 20: muxd.sink.v1.Event
-	(*Eof)(nil),             // 21: muxd.sink.v1.Eof
-	(*Flushed)(nil),         // 22: muxd.sink.v1.Flushed
-	(*Failed)(nil),          // 23: muxd.sink.v1.Failed
-	(*Trouble)(nil),         // 24: muxd.sink.v1.Trouble
-	(*Viewers)(nil),         // 25: muxd.sink.v1.Viewers
-	(*Snapshot)(nil),        // 26: muxd.sink.v1.Snapshot
-	(*StatRequest)(nil),     // 27: muxd.sink.v1.StatRequest
-	(*StatResponse)(nil),    // 28: muxd.sink.v1.StatResponse
-	(*StreamStat)(nil),      // 29: muxd.sink.v1.StreamStat
-	(*AttachRequest)(nil),   // 30: muxd.sink.v1.AttachRequest
-	(*AttachResponse)(nil),  // 31: muxd.sink.v1.AttachResponse
-	(*ResizeRequest)(nil),   // 32: muxd.sink.v1.ResizeRequest
-	(*ResizeResponse)(nil),  // 33: muxd.sink.v1.ResizeResponse
-	(*LogsRequest)(nil),     // 34: muxd.sink.v1.LogsRequest
-	(*LogsResponse)(nil),    // 35: muxd.sink.v1.LogsResponse
-	(*LogRecord)(nil),       // 36: muxd.sink.v1.LogRecord
-	nil,                     // 37: muxd.sink.v1.Spec.OptionsEntry
+	(Stream)(0),                   // 0: muxd.sink.v1.Stream
+	(Wiring)(0),                   // 1: muxd.sink.v1.Wiring
+	(Option_Type)(0),              // 2: muxd.sink.v1.Option.Type
+	(*DescribeRequest)(nil),       // 3: muxd.sink.v1.DescribeRequest
+	(*Description)(nil),           // 4: muxd.sink.v1.Description
+	(*Option)(nil),                // 5: muxd.sink.v1.Option
+	(*Child)(nil),                 // 6: muxd.sink.v1.Child
+	(*Spec)(nil),                  // 7: muxd.sink.v1.Spec
+	(*Size)(nil),                  // 8: muxd.sink.v1.Size
+	(*CheckRequest)(nil),          // 9: muxd.sink.v1.CheckRequest
+	(*CheckResponse)(nil),         // 10: muxd.sink.v1.CheckResponse
+	(*RecoverRequest)(nil),        // 11: muxd.sink.v1.RecoverRequest
+	(*RecoverResponse)(nil),       // 12: muxd.sink.v1.RecoverResponse
+	(*OpenRequest)(nil),           // 13: muxd.sink.v1.OpenRequest
+	(*OpenResponse)(nil),          // 14: muxd.sink.v1.OpenResponse
+	(*EndRequest)(nil),            // 15: muxd.sink.v1.EndRequest
+	(*EndResponse)(nil),           // 16: muxd.sink.v1.EndResponse
+	(*CutRequest)(nil),            // 17: muxd.sink.v1.CutRequest
+	(*CutResponse)(nil),           // 18: muxd.sink.v1.CutResponse
+	(*ForgetRequest)(nil),         // 19: muxd.sink.v1.ForgetRequest
+	(*ForgetResponse)(nil),        // 20: muxd.sink.v1.ForgetResponse
+	(*WatchRequest)(nil),          // 21: muxd.sink.v1.WatchRequest
+	(*Event)(nil),                 // 22: muxd.sink.v1.Event
+	(*Eof)(nil),                   // 23: muxd.sink.v1.Eof
+	(*Flushed)(nil),               // 24: muxd.sink.v1.Flushed
+	(*Failed)(nil),                // 25: muxd.sink.v1.Failed
+	(*Trouble)(nil),               // 26: muxd.sink.v1.Trouble
+	(*Viewers)(nil),               // 27: muxd.sink.v1.Viewers
+	(*Snapshot)(nil),              // 28: muxd.sink.v1.Snapshot
+	(*StatRequest)(nil),           // 29: muxd.sink.v1.StatRequest
+	(*StatResponse)(nil),          // 30: muxd.sink.v1.StatResponse
+	(*StreamStat)(nil),            // 31: muxd.sink.v1.StreamStat
+	(*AttachRequest)(nil),         // 32: muxd.sink.v1.AttachRequest
+	(*AttachResponse)(nil),        // 33: muxd.sink.v1.AttachResponse
+	(*ResizeRequest)(nil),         // 34: muxd.sink.v1.ResizeRequest
+	(*ResizeResponse)(nil),        // 35: muxd.sink.v1.ResizeResponse
+	(*LogsRequest)(nil),           // 36: muxd.sink.v1.LogsRequest
+	(*LogsResponse)(nil),          // 37: muxd.sink.v1.LogsResponse
+	(*LogRecord)(nil),             // 38: muxd.sink.v1.LogRecord
+	nil,                           // 39: muxd.sink.v1.Spec.OptionsEntry
+	(*RecoverRequest_Parked)(nil), // 40: muxd.sink.v1.RecoverRequest.Parked
 }
 var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	0,  // 0: muxd.sink.v1.Description.carries:type_name -> muxd.sink.v1.Stream
 	5,  // 1: muxd.sink.v1.Description.arg:type_name -> muxd.sink.v1.Option
 	5,  // 2: muxd.sink.v1.Description.options:type_name -> muxd.sink.v1.Option
 	2,  // 3: muxd.sink.v1.Option.type:type_name -> muxd.sink.v1.Option.Type
-	37, // 4: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
+	39, // 4: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
 	7,  // 5: muxd.sink.v1.CheckRequest.spec:type_name -> muxd.sink.v1.Spec
 	6,  // 6: muxd.sink.v1.CheckRequest.child:type_name -> muxd.sink.v1.Child
 	0,  // 7: muxd.sink.v1.CheckRequest.streams:type_name -> muxd.sink.v1.Stream
 	1,  // 8: muxd.sink.v1.CheckResponse.wiring:type_name -> muxd.sink.v1.Wiring
-	7,  // 9: muxd.sink.v1.OpenRequest.spec:type_name -> muxd.sink.v1.Spec
-	6,  // 10: muxd.sink.v1.OpenRequest.child:type_name -> muxd.sink.v1.Child
-	0,  // 11: muxd.sink.v1.OpenRequest.streams:type_name -> muxd.sink.v1.Stream
-	8,  // 12: muxd.sink.v1.OpenRequest.size:type_name -> muxd.sink.v1.Size
-	1,  // 13: muxd.sink.v1.OpenResponse.wiring:type_name -> muxd.sink.v1.Wiring
-	0,  // 14: muxd.sink.v1.Event.stream:type_name -> muxd.sink.v1.Stream
-	21, // 15: muxd.sink.v1.Event.eof:type_name -> muxd.sink.v1.Eof
-	22, // 16: muxd.sink.v1.Event.flushed:type_name -> muxd.sink.v1.Flushed
-	23, // 17: muxd.sink.v1.Event.failed:type_name -> muxd.sink.v1.Failed
-	24, // 18: muxd.sink.v1.Event.trouble:type_name -> muxd.sink.v1.Trouble
-	25, // 19: muxd.sink.v1.Event.viewers:type_name -> muxd.sink.v1.Viewers
-	26, // 20: muxd.sink.v1.Event.snapshot:type_name -> muxd.sink.v1.Snapshot
-	29, // 21: muxd.sink.v1.StatResponse.streams:type_name -> muxd.sink.v1.StreamStat
-	0,  // 22: muxd.sink.v1.StreamStat.stream:type_name -> muxd.sink.v1.Stream
-	8,  // 23: muxd.sink.v1.StreamStat.size:type_name -> muxd.sink.v1.Size
-	8,  // 24: muxd.sink.v1.AttachRequest.size:type_name -> muxd.sink.v1.Size
-	8,  // 25: muxd.sink.v1.ResizeRequest.size:type_name -> muxd.sink.v1.Size
-	7,  // 26: muxd.sink.v1.LogsRequest.spec:type_name -> muxd.sink.v1.Spec
-	6,  // 27: muxd.sink.v1.LogsRequest.child:type_name -> muxd.sink.v1.Child
-	0,  // 28: muxd.sink.v1.LogsRequest.streams:type_name -> muxd.sink.v1.Stream
-	0,  // 29: muxd.sink.v1.LogRecord.stream:type_name -> muxd.sink.v1.Stream
-	3,  // 30: muxd.sink.v1.Sink.Describe:input_type -> muxd.sink.v1.DescribeRequest
-	9,  // 31: muxd.sink.v1.Sink.Check:input_type -> muxd.sink.v1.CheckRequest
-	11, // 32: muxd.sink.v1.Sink.Open:input_type -> muxd.sink.v1.OpenRequest
-	13, // 33: muxd.sink.v1.Sink.End:input_type -> muxd.sink.v1.EndRequest
-	15, // 34: muxd.sink.v1.Sink.Cut:input_type -> muxd.sink.v1.CutRequest
-	17, // 35: muxd.sink.v1.Sink.Forget:input_type -> muxd.sink.v1.ForgetRequest
-	19, // 36: muxd.sink.v1.Sink.Watch:input_type -> muxd.sink.v1.WatchRequest
-	27, // 37: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
-	30, // 38: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
-	32, // 39: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
-	34, // 40: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
-	4,  // 41: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
-	10, // 42: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
-	12, // 43: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
-	14, // 44: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
-	16, // 45: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
-	18, // 46: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
-	20, // 47: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
-	28, // 48: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
-	31, // 49: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
-	33, // 50: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
-	35, // 51: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
-	41, // [41:52] is the sub-list for method output_type
-	30, // [30:41] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	40, // 9: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
+	7,  // 10: muxd.sink.v1.OpenRequest.spec:type_name -> muxd.sink.v1.Spec
+	6,  // 11: muxd.sink.v1.OpenRequest.child:type_name -> muxd.sink.v1.Child
+	0,  // 12: muxd.sink.v1.OpenRequest.streams:type_name -> muxd.sink.v1.Stream
+	8,  // 13: muxd.sink.v1.OpenRequest.size:type_name -> muxd.sink.v1.Size
+	1,  // 14: muxd.sink.v1.OpenResponse.wiring:type_name -> muxd.sink.v1.Wiring
+	0,  // 15: muxd.sink.v1.Event.stream:type_name -> muxd.sink.v1.Stream
+	23, // 16: muxd.sink.v1.Event.eof:type_name -> muxd.sink.v1.Eof
+	24, // 17: muxd.sink.v1.Event.flushed:type_name -> muxd.sink.v1.Flushed
+	25, // 18: muxd.sink.v1.Event.failed:type_name -> muxd.sink.v1.Failed
+	26, // 19: muxd.sink.v1.Event.trouble:type_name -> muxd.sink.v1.Trouble
+	27, // 20: muxd.sink.v1.Event.viewers:type_name -> muxd.sink.v1.Viewers
+	28, // 21: muxd.sink.v1.Event.snapshot:type_name -> muxd.sink.v1.Snapshot
+	31, // 22: muxd.sink.v1.StatResponse.streams:type_name -> muxd.sink.v1.StreamStat
+	0,  // 23: muxd.sink.v1.StreamStat.stream:type_name -> muxd.sink.v1.Stream
+	8,  // 24: muxd.sink.v1.StreamStat.size:type_name -> muxd.sink.v1.Size
+	8,  // 25: muxd.sink.v1.AttachRequest.size:type_name -> muxd.sink.v1.Size
+	8,  // 26: muxd.sink.v1.ResizeRequest.size:type_name -> muxd.sink.v1.Size
+	7,  // 27: muxd.sink.v1.LogsRequest.spec:type_name -> muxd.sink.v1.Spec
+	6,  // 28: muxd.sink.v1.LogsRequest.child:type_name -> muxd.sink.v1.Child
+	0,  // 29: muxd.sink.v1.LogsRequest.streams:type_name -> muxd.sink.v1.Stream
+	0,  // 30: muxd.sink.v1.LogRecord.stream:type_name -> muxd.sink.v1.Stream
+	3,  // 31: muxd.sink.v1.Sink.Describe:input_type -> muxd.sink.v1.DescribeRequest
+	11, // 32: muxd.sink.v1.Sink.Recover:input_type -> muxd.sink.v1.RecoverRequest
+	9,  // 33: muxd.sink.v1.Sink.Check:input_type -> muxd.sink.v1.CheckRequest
+	13, // 34: muxd.sink.v1.Sink.Open:input_type -> muxd.sink.v1.OpenRequest
+	15, // 35: muxd.sink.v1.Sink.End:input_type -> muxd.sink.v1.EndRequest
+	17, // 36: muxd.sink.v1.Sink.Cut:input_type -> muxd.sink.v1.CutRequest
+	19, // 37: muxd.sink.v1.Sink.Forget:input_type -> muxd.sink.v1.ForgetRequest
+	21, // 38: muxd.sink.v1.Sink.Watch:input_type -> muxd.sink.v1.WatchRequest
+	29, // 39: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
+	32, // 40: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
+	34, // 41: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
+	36, // 42: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
+	4,  // 43: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
+	12, // 44: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
+	10, // 45: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
+	14, // 46: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
+	16, // 47: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
+	18, // 48: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
+	20, // 49: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
+	22, // 50: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
+	30, // 51: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
+	33, // 52: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
+	35, // 53: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
+	37, // 54: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
+	43, // [43:55] is the sub-list for method output_type
+	31, // [31:43] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_sink_sinkpb_sink_proto_init() }
@@ -2494,7 +2669,7 @@ func file_sink_sinkpb_sink_proto_init() {
 	if File_sink_sinkpb_sink_proto != nil {
 		return
 	}
-	file_sink_sinkpb_sink_proto_msgTypes[17].OneofWrappers = []any{
+	file_sink_sinkpb_sink_proto_msgTypes[19].OneofWrappers = []any{
 		(*Event_Eof)(nil),
 		(*Event_Flushed)(nil),
 		(*Event_Failed)(nil),
@@ -2508,7 +2683,7 @@ func file_sink_sinkpb_sink_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sink_sinkpb_sink_proto_rawDesc), len(file_sink_sinkpb_sink_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   35,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

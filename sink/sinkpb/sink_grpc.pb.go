@@ -28,6 +28,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Sink_Describe_FullMethodName = "/muxd.sink.v1.Sink/Describe"
+	Sink_Recover_FullMethodName  = "/muxd.sink.v1.Sink/Recover"
 	Sink_Check_FullMethodName    = "/muxd.sink.v1.Sink/Check"
 	Sink_Open_FullMethodName     = "/muxd.sink.v1.Sink/Open"
 	Sink_End_FullMethodName      = "/muxd.sink.v1.Sink/End"
@@ -46,6 +47,9 @@ const (
 type SinkClient interface {
 	// Describe says what the plugin is, which streams it carries and which options it takes.
 	Describe(ctx context.Context, in *DescribeRequest, opts ...grpc.CallOption) (*Description, error)
+	// Recover hands over what a predecessor of this process parked, a few names a call, before the first Open. The fds
+	// of all its names travel under `ticket`, in their order. It is not called where nothing was parked.
+	Recover(ctx context.Context, in *RecoverRequest, opts ...grpc.CallOption) (*RecoverResponse, error)
 	// Check judges a sink spec before anything is spawned. INVALID_ARGUMENT with a sentence for the user where
 	// the spec cannot work; otherwise the wiring that an Open with it would use.
 	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error)
@@ -91,6 +95,16 @@ func (c *sinkClient) Describe(ctx context.Context, in *DescribeRequest, opts ...
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Description)
 	err := c.cc.Invoke(ctx, Sink_Describe_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sinkClient) Recover(ctx context.Context, in *RecoverRequest, opts ...grpc.CallOption) (*RecoverResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RecoverResponse)
+	err := c.cc.Invoke(ctx, Sink_Recover_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -212,6 +226,9 @@ func (c *sinkClient) Logs(ctx context.Context, in *LogsRequest, opts ...grpc.Cal
 type SinkServer interface {
 	// Describe says what the plugin is, which streams it carries and which options it takes.
 	Describe(context.Context, *DescribeRequest) (*Description, error)
+	// Recover hands over what a predecessor of this process parked, a few names a call, before the first Open. The fds
+	// of all its names travel under `ticket`, in their order. It is not called where nothing was parked.
+	Recover(context.Context, *RecoverRequest) (*RecoverResponse, error)
 	// Check judges a sink spec before anything is spawned. INVALID_ARGUMENT with a sentence for the user where
 	// the spec cannot work; otherwise the wiring that an Open with it would use.
 	Check(context.Context, *CheckRequest) (*CheckResponse, error)
@@ -255,6 +272,9 @@ type UnimplementedSinkServer struct{}
 
 func (UnimplementedSinkServer) Describe(context.Context, *DescribeRequest) (*Description, error) {
 	return nil, status.Error(codes.Unimplemented, "method Describe not implemented")
+}
+func (UnimplementedSinkServer) Recover(context.Context, *RecoverRequest) (*RecoverResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Recover not implemented")
 }
 func (UnimplementedSinkServer) Check(context.Context, *CheckRequest) (*CheckResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Check not implemented")
@@ -321,6 +341,24 @@ func _Sink_Describe_Handler(srv interface{}, ctx context.Context, dec func(inter
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(SinkServer).Describe(ctx, req.(*DescribeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sink_Recover_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RecoverRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SinkServer).Recover(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sink_Recover_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SinkServer).Recover(ctx, req.(*RecoverRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -508,6 +546,10 @@ var Sink_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Describe",
 			Handler:    _Sink_Describe_Handler,
+		},
+		{
+			MethodName: "Recover",
+			Handler:    _Sink_Recover_Handler,
 		},
 		{
 			MethodName: "Check",

@@ -1,0 +1,178 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/muxd/muxd/core/host"
+	"github.com/muxd/muxd/internal/fd"
+	"github.com/muxd/muxd/sink/sinkpb"
+)
+
+// When a plugin's process dies its openings wait, each in its own pipe or terminal, which the keeper holds; a successor is started
+// and handed all of them. A plugin that dies diesMost times within diesWithin is not started again unasked: its streams keep
+// their bytes, and muxctl plugin restart tries again.
+const (
+	diesMost    = 5
+	diesWithin  = 10 * time.Second
+	reviveFirst = 50 * time.Millisecond // before the second attempt; the first comes at once
+	reviveMost  = 5 * time.Second
+)
+
+// liveOpenings lists the openings of a plugin that its successor gets.
+func (a *Agent) liveOpenings(plugin string) []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var ids []string
+	for id, o := range a.openings {
+		if o.choice.spec.Name == plugin {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// pluginDied is told by the host. Viewers of the plugin's consoles connect again by themselves.
+func (a *Agent) pluginDied(name string, cause error) {
+	a.mu.Lock()
+	now := time.Now()
+	a.deaths[name] = append(slices.DeleteFunc(a.deaths[name], func(t time.Time) bool { return now.Sub(t) > diesWithin }), now)
+	if len(a.deaths[name]) >= diesMost {
+		a.broken[name] = true
+		cause = fmt.Errorf("%w; it has died %d times within %v and is not started again: see its log, then muxctl plugin restart %s",
+			cause, len(a.deaths[name]), diesWithin, name)
+		a.log.Error("plugin is given up", "plugin", name, "error", cause)
+	}
+	for _, o := range a.openings {
+		if o.choice.spec.Name == name {
+			a.troubled(o, cause.Error())
+		}
+	}
+	a.mu.Unlock()
+	a.follow(func() { a.revive(name) })
+}
+
+// troubled says why the streams of o wait. Agent.mu is held.
+func (a *Agent) troubled(o *opening, why string) {
+	for _, s := range o.streams {
+		if !s.done && s.rec.Error != why {
+			s.rec.Error = why
+			a.emit(o.child, "trouble", s.rec.Stream, why)
+		}
+	}
+}
+
+// orphans lists the openings of a plugin that are not served by p.
+func (a *Agent) orphans(name string, p *host.Plugin) []*opening {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var out []*opening
+	for _, o := range a.openings {
+		if o.choice.spec.Name == name && o.plugin.Load() != p && !o.child.starting() {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+// starting says whether the openings of c are still being made: whoever makes them sees their plugin die. Agent.mu is held.
+func (c *child) starting() bool { return c.rec.State == stStarting }
+
+// revive hands the openings of a plugin whose process has died to a successor, and returns when each has one. It returns at
+// once where that is being done, or the plugin is given up.
+func (a *Agent) revive(name string) {
+	a.mu.Lock()
+	if a.reviving[name] {
+		a.mu.Unlock()
+		return
+	}
+	a.reviving[name] = true
+	a.mu.Unlock()
+	for wait := reviveFirst; ; wait = min(2*wait, reviveMost) {
+		a.mu.Lock()
+		broken := a.broken[name]
+		a.mu.Unlock()
+		if broken || len(a.orphans(name, a.host.Running(name))) == 0 {
+			a.mu.Lock()
+			delete(a.reviving, name)
+			a.mu.Unlock()
+			return
+		}
+		p, err := a.host.Get(a.ctx, name)
+		if err == nil {
+			for _, o := range a.orphans(name, p) {
+				if err := a.reopen(a.ctx, o, p); err != nil && !pluginGone(err) {
+					a.mu.Lock()
+					a.troubled(o, plainError(err).Error())
+					a.mu.Unlock()
+				}
+			}
+			if len(a.orphans(name, p)) == 0 {
+				continue
+			}
+		} else {
+			a.mu.Lock()
+			for _, o := range a.openings {
+				if o.choice.spec.Name == name {
+					a.troubled(o, err.Error())
+				}
+			}
+			a.mu.Unlock()
+		}
+		select {
+		case <-time.After(wait):
+		case <-a.ctx.Done():
+			return
+		}
+	}
+}
+
+// reopen hands o to p, which has got what its predecessor parked.
+func (a *Agent) reopen(ctx context.Context, o *opening, p *host.Plugin) error {
+	c := o.child
+	req := &sinkpb.OpenRequest{
+		Opening: o.id, Spec: wireSpec(o.choice.spec), Again: true,
+		Child: &sinkpb.Child{Id: c.rec.Id, Name: c.rec.Name, Run: o.run, Command: c.spec.Argv[0]},
+		Size:  &sinkpb.Size{Rows: c.spec.Size.Rows, Cols: c.spec.Size.Cols},
+	}
+	a.mu.Lock()
+	exited := c.rec.State != stRunning
+	for _, s := range o.streams {
+		if input := s.kind == sinkpb.Stream_STDIN; !s.done || input && !exited {
+			req.Streams = append(req.Streams, s.kind)
+		}
+	}
+	a.mu.Unlock()
+	if len(req.Streams) == 0 || o.choice.wiring == "direct" {
+		o.plugin.Store(p) // nothing of it is left to serve
+		return nil
+	}
+	var far []*fd.FD
+	defer func() { fd.CloseAll(far) }()
+	for _, s := range req.Streams {
+		f, err := a.keeper.Fetch(ctx, farPrefix(c.id())+o.id+"/"+streamName(s))
+		if err != nil {
+			return fmt.Errorf("fetch the far end of %s: %w", streamName(s), err)
+		}
+		far = append(far, f)
+	}
+	err := p.Give(ctx, fd.Ints(far), func(ctx context.Context, ticket []byte) error {
+		req.Ticket = ticket
+		_, err := p.Sinks().Open(ctx, req)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	o.plugin.Store(p)
+	a.mu.Lock()
+	for _, s := range o.streams {
+		s.rec.Error = ""
+	}
+	a.emit(c, "recovered", "", fmt.Sprintf("plugin %s serves it again, pid %d", p.Name(), p.PID()))
+	a.mu.Unlock()
+	a.settle(o)
+	return nil
+}

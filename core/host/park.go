@@ -1,0 +1,94 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/muxd/muxd/internal/fd"
+	"github.com/muxd/muxd/internal/fdchan"
+	"github.com/muxd/muxd/sink/sinkpb"
+)
+
+// What a plugin parks is held by the keeper, a descriptor a name: park/PLUGIN/NAME/0, 1, ….
+
+func (p *Plugin) parkPrefix() string { return "park/" + p.name + "/" }
+
+// park has the keeper hold what the plugin parks. It does not take ownership of fds.
+func (p *Plugin) park(name string, fds []*fd.FD) error {
+	ctx := context.Background()
+	prefix := p.parkPrefix() + name + "/"
+	for i, f := range fds {
+		if err := p.host.o.Keeper.Hold(ctx, prefix+strconv.Itoa(i), nil, f.Int()); err != nil {
+			return err
+		}
+	}
+	if len(fds) == 0 {
+		return p.host.o.Keeper.Drop(ctx, prefix, true)
+	}
+	return nil
+}
+
+// recover hands a plugin what its predecessor parked.
+func (p *Plugin) recover(ctx context.Context) error {
+	held, _, err := p.host.o.Keeper.List(ctx)
+	if err != nil {
+		return err
+	}
+	var batch []*fd.FD
+	defer func() { fd.CloseAll(batch) }()
+	req := &sinkpb.RecoverRequest{Live: p.host.o.Live(p.name)}
+	send := func() error {
+		if len(batch) == 0 {
+			return nil
+		}
+		err := p.Give(ctx, fd.Ints(batch), func(ctx context.Context, ticket []byte) error {
+			req.Ticket = ticket
+			_, err := p.sinks.Recover(ctx, req)
+			return err
+		})
+		fd.CloseAll(batch)
+		batch, req.Parked = nil, nil
+		return err
+	}
+	for i := 0; i < len(held); {
+		name, _, ok := cutNumber(strings.TrimPrefix(held[i].Name, p.parkPrefix()))
+		if !ok || !strings.HasPrefix(held[i].Name, p.parkPrefix()) {
+			i++
+			continue
+		}
+		var fds []*fd.FD
+		for ; i < len(held); i++ { // sorted: the descriptors of a name stand together
+			other, n, ok := cutNumber(strings.TrimPrefix(held[i].Name, p.parkPrefix()))
+			if !ok || other != name || n != len(fds) {
+				break
+			}
+			f, err := p.host.o.Keeper.Fetch(ctx, held[i].Name)
+			if err != nil {
+				fd.CloseAll(fds)
+				return fmt.Errorf("fetch %s: %w", held[i].Name, err)
+			}
+			fds = append(fds, f)
+		}
+		if len(batch)+len(fds) > fdchan.MaxFDs {
+			if err := send(); err != nil {
+				fd.CloseAll(fds)
+				return err
+			}
+		}
+		batch = append(batch, fds...)
+		req.Parked = append(req.Parked, &sinkpb.RecoverRequest_Parked{Name: name, Fds: uint32(len(fds))})
+	}
+	return send()
+}
+
+// cutNumber cuts the number of a descriptor off a keeper's name.
+func cutNumber(s string) (name string, n int, ok bool) {
+	i := strings.LastIndexByte(s, '/')
+	if i < 0 {
+		return "", 0, false
+	}
+	n, err := strconv.Atoi(s[i+1:])
+	return s[:i], n, err == nil
+}

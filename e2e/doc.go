@@ -1,0 +1,46 @@
+// Package e2e tests muxd through its real binaries. A script in testdata reads as a session at a shell does, in the
+// language of [github.com/rogpeppe/go-internal/testscript]; every script has a muxd of its own, or several one after
+// the other, under $XDG_RUNTIME_DIR, and $MUXD_SOCKET names its control socket.
+//
+// A line "# needs: PROGRAM... root" at the top of a script names what it cannot do without.
+//
+// Besides testscript's own commands there are:
+//
+//	muxd-up [-nofile N] [-devpts N] [CONFIG]
+//		starts muxd in the background, and returns once its control socket accepts. With -nofile it may have N open
+//		files, with -devpts it sees a private /dev/pts with N terminals. What it logs is in muxd.log.
+//	muxd-down
+//		sends it SIGTERM, waits for it to end with status 0, and checks that its runtime directory is gone, that
+//		no temporary file and no process of it is left, and that its log tells of no panic and no data race.
+//	muxd-gone
+//		the same for a muxd that has been told to end already.
+//	muxd-signal SIGNAL
+//		sends a signal to its keeper.
+//	status N COMMAND...
+//		runs a command that must exit with status N. As after exec, stdout and stderr are what it wrote.
+//	waitfor TIMEOUT COMMAND...
+//		repeats a command until it succeeds (with "! waitfor", fails), and fails after TIMEOUT.
+//	keys FILE GOLDEN
+//		compares the names of all fields in a JSON document, or in one for each line, with a list of them.
+//	baseline, leaks
+//		count the open files of keeper, agent and plugins and the agent's goroutines; leaks fails where there
+//		are more than at baseline and does not change.
+//	tmpfs DIR SIZE
+//		mounts a small file system on DIR, until the end of the script.
+//	tty NAME run ROWSxCOLS COMMAND...
+//		runs a command in a session of its own, on a new terminal that has the NAME from then on.
+//	tty NAME send TEXT
+//		types TEXT, which may hold the escapes of a Go string.
+//	tty NAME expect REGEXP
+//		waits until REGEXP appears in what has been shown since the last match.
+//	tty NAME seen REGEXP
+//		looks at everything that has been shown; with "!" REGEXP must not be in it.
+//	tty NAME resize ROWSxCOLS
+//		changes the terminal's size, of which the kernel tells the foreground group by SIGWINCH.
+//	tty NAME restored
+//		checks that the terminal's modes are what they were before the command, after exit too.
+//	tty NAME hangup
+//		closes the terminal, as a lost connection does.
+//	tty NAME exit N
+//		waits for the command to end with status N.
+package e2e

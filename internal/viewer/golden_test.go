@@ -1,0 +1,88 @@
+package viewer_test
+
+import (
+	"bytes"
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/muxd/muxd/internal/viewer"
+)
+
+// goldenFrames are the frames of testdata/NAME.hex, which PROTOCOL.md shows. Every file there has its entry here, but
+// for those named malformed-, which nobody may take.
+var goldenFrames = map[string]viewer.Frame{
+	"input":           {Type: viewer.Input, Offset: 256, Data: []byte("ls\r")},
+	"resize":          {Type: viewer.Resize, Rows: 24, Cols: 80},
+	"end-of-input":    {Type: viewer.EndOfInput},
+	"output":          {Type: viewer.Output, Offset: 7, Data: []byte("\x1b[m$ ")},
+	"output-position": {Type: viewer.Output, Offset: 12, Data: []byte{}},
+	"ack":             {Type: viewer.Ack, Offset: 259},
+	"replay":          {Type: viewer.Replay, Data: []byte("é")},
+	"notice":          {Type: viewer.Notice, Data: []byte("hello")},
+	"end-exited":      {Type: viewer.End, HasStatus: true, Status: 3 << 8},
+	"end-killed":      {Type: viewer.End, HasStatus: true, Status: 9},
+	"end-unknown":     {Type: viewer.End},
+}
+
+func TestGoldenFiles(t *testing.T) {
+	seen := 0
+	for name, b := range goldenFiles(t) {
+		f, err := viewer.Parse(b)
+		want, ok := goldenFrames[name]
+		switch {
+		case strings.HasPrefix(name, "malformed-"):
+			if err == nil {
+				t.Errorf("%s.hex: %x was taken as %+v", name, b, f)
+			}
+			continue
+		case !ok:
+			t.Errorf("%s.hex: no frame of that name is known", name)
+			continue
+		case err != nil:
+			t.Errorf("%s.hex: %v", name, err)
+			continue
+		}
+		seen++
+		if !reflect.DeepEqual(f, want) {
+			t.Errorf("%s.hex: it was taken as %+v, want %+v", name, f, want)
+		}
+		if got := want.Append(nil); !bytes.Equal(got, b) {
+			t.Errorf("%s.hex: Append makes %x, want %x", name, got, b)
+		}
+	}
+	if seen != len(goldenFrames) {
+		t.Errorf("%d of %d frames have a file in testdata", seen, len(goldenFrames))
+	}
+}
+
+// goldenFiles reads testdata/*.hex: hexadecimal digits, with blanks and lines that begin with # between them.
+func goldenFiles(t *testing.T) map[string][]byte {
+	t.Helper()
+	paths, err := filepath.Glob("testdata/*.hex")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string][]byte{}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var digits strings.Builder
+		for line := range strings.Lines(string(text)) {
+			if !strings.HasPrefix(line, "#") {
+				digits.WriteString(strings.Join(strings.Fields(line), ""))
+			}
+		}
+		b, err := hex.DecodeString(digits.String())
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		out[strings.TrimSuffix(filepath.Base(path), ".hex")] = b
+	}
+	return out
+}
