@@ -59,7 +59,7 @@ func Dial(socket string) (*Client, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", abs)
 		}),
 		grpc.WithUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-			return c.Plain(call(ctx, method, req, reply, cc, opts...))
+			return c.retry(ctx, func() error { return call(ctx, method, req, reply, cc, opts...) })
 		}),
 		grpc.WithStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 			s, err := open(ctx, desc, cc, method, opts...)
@@ -92,6 +92,36 @@ func (e *Error) GRPCStatus() *status.Status { return status.New(e.Code, e.Text) 
 func Unreachable(err error) bool {
 	e, ok := errors.AsType[*Error](err)
 	return ok && e.Code == codes.Unavailable
+}
+
+// Retries while muxd's agent is being replaced: its listening socket outlives it, so a client that can connect only has to
+// wait.
+const (
+	retryFirst = 20 * time.Millisecond
+	retryMost  = 500 * time.Millisecond
+	retryFor   = 10 * time.Second
+)
+
+// retry makes a call, and makes it again while an agent that died is being replaced. Every call can be repeated: a spawn carries its
+// request's id, and the others have the same effect twice as once.
+func (c *Client) retry(ctx context.Context, call func() error) error {
+	begun := time.Now()
+	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
+		err := call()
+		if status.Code(err) != codes.Unavailable || time.Since(begun) > retryFor {
+			return c.Plain(err)
+		}
+		if conn, dialErr := net.DialTimeout("unix", c.socket, time.Second); dialErr != nil {
+			return c.Plain(err)
+		} else {
+			conn.Close()
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return c.Plain(err)
+		}
+	}
 }
 
 // Plain turns a gRPC error, as streams of API return it, into an Error.
@@ -131,16 +161,13 @@ func (c *Client) Spawn(ctx context.Context, child *controlpb.ChildSpec, inherit 
 	if len(inherit) == 0 {
 		return c.API.Spawn(ctx, req)
 	}
-	s, err := c.session(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer s.close()
 	var resp *controlpb.SpawnResponse
-	err = s.give(ctx, inherit, func(ticket []byte) error {
-		req.FdSession, req.Ticket = s.id[:], ticket
-		resp, err = c.API.Spawn(ctx, req)
-		return err
+	err := c.withSession(ctx, func(s *session) error {
+		return s.give(ctx, inherit, func(ticket []byte) (err error) {
+			req.FdSession, req.Ticket = s.id[:], ticket
+			resp, err = c.API.Spawn(ctx, req)
+			return err
+		})
 	})
 	return resp, err
 }
@@ -148,20 +175,18 @@ func (c *Client) Spawn(ctx context.Context, child *controlpb.ChildSpec, inherit 
 // SpawnAttached is Spawn, and returns a viewer of the child's console that misses not a byte, owned by the caller; nil where
 // the child has no console.
 func (c *Client) SpawnAttached(ctx context.Context, child *controlpb.ChildSpec, o AttachOptions) (*controlpb.SpawnResponse, *Viewer, error) {
-	s, err := c.session(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer s.close()
+	req := &controlpb.SpawnRequest{RequestId: rand.Text(), Child: child}
 	var resp *controlpb.SpawnResponse
-	f, err := s.take(ctx, func(ticket []byte) error {
-		attach := o.request(ticket)
-		resp, err = c.API.Spawn(ctx, &controlpb.SpawnRequest{
-			RequestId: rand.Text(), Child: child, FdSession: s.id[:], Attach: attach,
+	var f *os.File
+	err := c.withSession(ctx, func(s *session) (err error) {
+		f, err = s.take(ctx, func(ticket []byte) (err error) {
+			req.FdSession, req.Attach = s.id[:], o.request(ticket)
+			resp, err = c.API.Spawn(ctx, req)
+			if err == nil && !resp.Attached {
+				err = errNothingComes
+			}
+			return err
 		})
-		if err == nil && !resp.Attached {
-			err = errNothingComes
-		}
 		return err
 	})
 	switch {
@@ -195,15 +220,14 @@ func (o AttachOptions) request(ticket []byte) *controlpb.AttachRequest {
 
 // Attach returns a viewer of the child's console, owned by the caller.
 func (c *Client) Attach(ctx context.Context, child string, o AttachOptions) (*Viewer, error) {
-	s, err := c.session(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer s.close()
-	f, err := s.take(ctx, func(ticket []byte) error {
-		req := o.request(ticket)
-		req.Child, req.FdSession = child, s.id[:]
-		_, err := c.API.Attach(ctx, req)
+	var f *os.File
+	err := c.withSession(ctx, func(s *session) (err error) {
+		f, err = s.take(ctx, func(ticket []byte) error {
+			req := o.request(ticket)
+			req.Child, req.FdSession = child, s.id[:]
+			_, err := c.API.Attach(ctx, req)
+			return err
+		})
 		return err
 	})
 	if err != nil {

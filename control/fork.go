@@ -21,20 +21,19 @@ type ForkedChild struct {
 
 // SpawnForked prepares a child that the caller then forks itself. Forked or Failed must be called afterwards.
 func (c *Client) SpawnForked(ctx context.Context, child *controlpb.ChildSpec) (*ForkedChild, error) {
-	s, err := c.session(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer s.close()
 	f := &ForkedChild{client: c, NearEnds: map[string]*os.File{}}
-	req := &controlpb.SpawnRequest{RequestId: rand.Text(), Child: child, ClientForks: true, FdSession: s.id[:]}
+	req := &controlpb.SpawnRequest{RequestId: rand.Text(), Child: child, ClientForks: true}
 	var resp *controlpb.SpawnResponse
-	files, err := s.takeAll(ctx, func(ticket []byte) error {
-		req.NearTicket = ticket
-		resp, err = c.API.Spawn(ctx, req)
-		if err == nil && len(resp.NearEnds) == 0 {
-			err = errNothingComes
-		}
+	var files []*os.File
+	err := c.withSession(ctx, func(s *session) (err error) {
+		files, err = s.takeAll(ctx, func(ticket []byte) (err error) {
+			req.FdSession, req.NearTicket = s.id[:], ticket
+			resp, err = c.API.Spawn(ctx, req)
+			if err == nil && len(resp.NearEnds) == 0 {
+				err = errNothingComes
+			}
+			return err
+		})
 		return err
 	})
 	if err != nil && !errors.Is(err, errNothingComes) {
@@ -51,16 +50,13 @@ func (c *Client) SpawnForked(ctx context.Context, child *controlpb.ChildSpec) (*
 
 // Forked tells muxd of the process that was forked. It does not take ownership of pidfd.
 func (f *ForkedChild) Forked(ctx context.Context, pid int, pidfd *os.File) error {
-	s, err := f.client.session(ctx)
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	return s.give(ctx, []*os.File{pidfd}, func(ticket []byte) error {
-		_, err := f.client.API.Forked(ctx, &controlpb.ForkedRequest{
-			Id: f.ID, FdSession: s.id[:], Ticket: ticket, Pid: int32(pid),
+	return f.client.withSession(ctx, func(s *session) error {
+		return s.give(ctx, []*os.File{pidfd}, func(ticket []byte) error {
+			_, err := f.client.API.Forked(ctx, &controlpb.ForkedRequest{
+				Id: f.ID, FdSession: s.id[:], Ticket: ticket, Pid: int32(pid),
+			})
+			return err
 		})
-		return err
 	})
 }
 

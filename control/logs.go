@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -36,20 +37,19 @@ type LogReader struct {
 
 // Logs reads back what a sink of the child has kept. The reader is owned by the caller.
 func (c *Client) Logs(ctx context.Context, child string, o LogOptions) (*LogReader, error) {
-	s, err := c.session(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer s.close()
 	req := &controlpb.LogsRequest{
-		Child: child, FdSession: s.id[:], Follow: o.Follow, Tail: int64(o.Tail), Stream: o.Stream,
+		Child: child, Follow: o.Follow, Tail: int64(o.Tail), Stream: o.Stream,
 	}
 	if !o.Since.IsZero() {
 		req.Since = o.Since.UnixNano()
 	}
-	f, err := s.take(ctx, func(ticket []byte) error {
-		req.Ticket = ticket
-		_, err := c.API.Logs(ctx, req)
+	var f *os.File
+	err := c.withSession(ctx, func(s *session) (err error) {
+		f, err = s.take(ctx, func(ticket []byte) error {
+			req.FdSession, req.Ticket = s.id[:], ticket
+			_, err := c.API.Logs(ctx, req)
+			return err
+		})
 		return err
 	})
 	if err != nil {

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -51,6 +54,32 @@ func (c *Client) session(ctx context.Context) (*session, error) {
 	}
 	s.ep = fdchan.NewEndpoint(ch, nil)
 	return s, nil
+}
+
+// withSession calls f with a session, and again with another where the agent died meanwhile: the session died with it.
+func (c *Client) withSession(ctx context.Context, f func(s *session) error) error {
+	begun := time.Now()
+	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
+		s, err := c.session(ctx)
+		gone := errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+		if err == nil {
+			err = f(s)
+			select {
+			case <-s.ep.Done():
+				gone = err != nil && !errors.Is(err, errNothingComes)
+			default:
+			}
+			s.close()
+		}
+		if !gone || time.Since(begun) > retryFor {
+			return err
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 func (s *session) close() { s.ep.Close() }

@@ -183,4 +183,4 @@ type inline struct{ *testing.T }
 
 func (t inline) Run(_ string, f func(testscript.T)) { f(t) }
 func (t inline) Parallel()                          {}
-func (t inline) Verbose() bool                      { return false }
+func (t inline) Verbose() bool                      { return testing.Verbose() }

@@ -44,6 +44,7 @@ const ConfigError = 78 // EX_CONFIG of sysexits.h
 type Agent struct {
 	o        Options
 	keeper   *keeper.Client
+	journal  *journal
 	host     *host.Host
 	log      *slog.Logger
 	level    slog.LevelVar
@@ -117,6 +118,10 @@ func (a *Agent) run() error {
 	if a.keeper, err = keeper.Connect(a.o.Keeper, a.processExited); err != nil {
 		return err
 	}
+	var begun bool
+	if a.journal, begun, err = openJournal(a.o.RuntimeDir); err != nil {
+		return err
+	}
 	plugins := filepath.Join(a.o.RuntimeDir, "plugins")
 	if err := os.MkdirAll(plugins, 0o700); err != nil {
 		return fmt.Errorf("make the plugins' directory: %w", err)
@@ -137,10 +142,19 @@ func (a *Agent) run() error {
 	}
 	server := grpc.NewServer(grpc.Creds(peercred.Server{}), grpc.MaxRecvMsgSize(16<<20))
 	controlpb.RegisterControlServer(server, &api{a: a})
+	_, processes, err := a.keeper.List(a.ctx) // from the first call on the keeper forwards signals
+	if err == nil && begun {
+		err = a.recover(a.ctx, processes)
+	}
+	if err != nil {
+		return fmt.Errorf("take over from the agent before: %w", err)
+	}
 	go server.Serve(control)
 	go a.sessions.serve(sessionsL, a.log)
 	a.log.Info("muxd is ready", "runtime_dir", a.o.RuntimeDir, "version", a.o.Version, "pid", os.Getpid())
-	a.startConfigured(a.cfg.Load(), nil)
+	if !begun {
+		a.startConfigured(a.cfg.Load(), nil)
+	}
 
 	for done := false; !done; {
 		select {

@@ -84,26 +84,38 @@ func (s *api) Spawn(ctx context.Context, req *controlpb.SpawnRequest) (*controlp
 			return nil, status.Error(codes.InvalidArgument, err.Error())
 		}
 	}
-	if c := a.repeated(req.RequestId); c != nil {
+	if c := a.repeated(req.RequestId); c != nil && !by.forks {
 		if by.fds != nil {
 			fd.CloseAll(by.fds.FDs)
 			by.fds.Ack()
 		}
-		return s.spawned(c), nil
+		select {
+		case <-c.ready:
+		case <-ctx.Done():
+			return nil, status.FromContextError(ctx.Err()).Err()
+		}
+		if c.failed != nil {
+			return nil, c.failed
+		}
+		resp := s.spawned(c)
+		if by.attach != nil {
+			o, err := a.console(c)
+			if resp.Attached = err == nil; resp.Attached {
+				if err := a.attach(ctx, o, by.session, by.attach); err != nil {
+					return nil, err
+				}
+			}
+		}
+		return resp, nil
 	}
-	c, err := a.spawn(ctx, req.Child, by, nil)
+	c, err := a.spawn(ctx, req.Child, by, func(c *child) { c.request = req.RequestId })
 	if err != nil {
 		return nil, err
-	}
-	if req.RequestId != "" {
-		a.mu.Lock()
-		a.requests[req.RequestId] = c
-		a.mu.Unlock()
 	}
 	return s.spawned(c), nil
 }
 
-// repeated returns the child that an earlier call with the same request id spawned.
+// repeated returns the child that an earlier call with the same request id spawned, or is spawning.
 func (a *Agent) repeated(id string) *child {
 	a.mu.Lock()
 	defer a.mu.Unlock()

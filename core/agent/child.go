@@ -61,14 +61,17 @@ type child struct {
 	drain    *time.Timer // the drain deadline
 	restart  *time.Timer
 	stopping bool
-	ending   bool // its openings are being forgotten
-	waited   bool // somebody has called Wait
-	cut      bool // the drain deadline has passed
-	forks    bool // the client forks it
-	attached bool // its spawn came with a viewer
+	ending   bool   // its openings are being forgotten
+	waited   bool   // somebody has called Wait
+	cut      bool   // the drain deadline has passed
+	forks    bool   // the client forks it
+	attached bool   // its spawn came with a viewer
+	request  string // the client's request id of its spawn
 
 	backoff, backoffFirst, backoffMax time.Duration
 
+	ready    chan struct{} // closed when its first start is done, after failed is set
+	failed   error
 	finished chan struct{} // closed when it is finished or failed for good
 }
 
@@ -116,8 +119,15 @@ func (a *Agent) exited(c *child, p *keeperpb.Process) {
 	for _, o := range c.openings {
 		a.follow(func() { a.settle(o) })
 	}
-	c.drain = time.AfterFunc(a.cfg.Load().Agent.Drain, func() { a.drained(c, r.Run) })
+	a.drainLater(c)
+	a.save(c)
 	a.maybeFinish(c)
+}
+
+// drainLater sets the drain deadline of c's run. Agent.mu is held.
+func (a *Agent) drainLater(c *child) {
+	run := c.rec.Run
+	c.drain = time.AfterFunc(a.cfg.Load().Agent.Drain, func() { a.drained(c, run) })
 }
 
 // follow runs f in a goroutine that shutdown waits for.
@@ -151,6 +161,7 @@ func (a *Agent) drained(c *child, run uint32) {
 		c.rec.Holders = append(c.rec.Holders, h)
 		a.emit(c, "held", h.Stream, fmt.Sprintf("cut at the drain deadline: process %d (%s) still held it", h.Pid, h.Command))
 	}
+	a.save(c)
 	a.mu.Unlock()
 	for _, o := range cut {
 		a.settle(o)
@@ -269,6 +280,7 @@ func (a *Agent) finish(c *child) {
 	c.rec.State = stBackoff
 	a.emit(c, "restarting", "", fmt.Sprintf("in %v", wait))
 	c.restart = time.AfterFunc(wait, func() { a.follow(func() { a.runAgain(c) }) })
+	a.save(c)
 }
 
 // over moves c to its last state. Agent.mu is held.
@@ -277,7 +289,9 @@ func (a *Agent) over(c *child, state string) {
 	if c.rec.Finished == 0 {
 		c.rec.Finished = time.Now().UnixNano()
 	}
+	c.openings = nil
 	a.emit(c, state, "", c.rec.Error)
+	a.save(c)
 	close(c.finished)
 	switch {
 	case c.spec.Remove && c.waited:
@@ -297,11 +311,10 @@ func (a *Agent) over(c *child, state string) {
 func (a *Agent) forget(c *child) {
 	if a.children[c.id()] == c {
 		delete(a.children, c.id())
+		a.journal.remove(c.id())
 	}
-	for id, other := range a.requests {
-		if other == c {
-			delete(a.requests, id)
-		}
+	if a.requests[c.request] == c {
+		delete(a.requests, c.request)
 	}
 }
 
@@ -342,6 +355,7 @@ func (a *Agent) stop(c *child, grace time.Duration) {
 		return
 	}
 	a.emit(c, "stopping", "", "")
+	a.save(c)
 	if grace > 0 {
 		if c.killed != nil {
 			c.killed.Stop()

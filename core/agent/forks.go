@@ -53,6 +53,7 @@ func (a *Agent) handOver(ctx context.Context, c *child, near *nearEnds, by calle
 	}
 	a.mu.Lock()
 	a.byKey[c.key] = c
+	a.save(c)
 	a.mu.Unlock()
 	time.AfterFunc(forkTimeout, func() { a.notForked(c, "the client that was to fork it did not say that it has") })
 	return nil

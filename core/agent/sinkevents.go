@@ -12,6 +12,9 @@ func (a *Agent) sinkEvent(plugin string, ev *sinkpb.Event) {
 	defer a.mu.Unlock()
 	o := a.openings[ev.Opening]
 	if o == nil || o.choice.spec.Name != plugin {
+		if ev.Opening != "" {
+			a.follow(func() { a.discard(plugin, ev) })
+		}
 		return
 	}
 	for _, s := range o.streams {
@@ -21,6 +24,21 @@ func (a *Agent) sinkEvent(plugin string, ev *sinkpb.Event) {
 	}
 	a.undoneIfDone(o)
 	a.maybeFinish(o.child)
+}
+
+// discard ends an opening that nobody knows: an agent died while it was being made, or it has been forgotten already.
+func (a *Agent) discard(plugin string, ev *sinkpb.Event) {
+	p := a.host.Running(plugin)
+	if p == nil {
+		return
+	}
+	switch ev.What.(type) {
+	case *sinkpb.Event_Flushed, *sinkpb.Event_Failed:
+		p.Sinks().Forget(a.ctx, &sinkpb.ForgetRequest{Opening: ev.Opening})
+	case *sinkpb.Event_Trouble: // the first that is told of a stream
+		p.Sinks().End(a.ctx, &sinkpb.EndRequest{Opening: ev.Opening})
+		p.Sinks().Cut(a.ctx, &sinkpb.CutRequest{Opening: ev.Opening})
+	}
 }
 
 // streamEvent moves a stream: open, eof, flushed or failed. Agent.mu is held.

@@ -111,7 +111,7 @@ func (a *Agent) spawn(ctx context.Context, cs *controlpb.ChildSpec, by caller, a
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	c := &child{
-		spec: cs, user: user, forks: by.forks, finished: make(chan struct{}),
+		spec: cs, user: user, forks: by.forks, finished: make(chan struct{}), ready: make(chan struct{}),
 		backoff: backoffFirst, backoffFirst: backoffFirst, backoffMax: backoffMost,
 	}
 	if adjust != nil {
@@ -121,9 +121,12 @@ func (a *Agent) spawn(ctx context.Context, cs *controlpb.ChildSpec, by caller, a
 		drop(err)
 		return nil, err
 	}
-	if err := a.start(ctx, c, by); err != nil {
+	err = a.start(ctx, c, by)
+	c.failed = err
+	close(c.ready)
+	if err != nil {
 		a.mu.Lock()
-		delete(a.children, c.id())
+		a.forget(c)
 		close(c.finished)
 		a.mu.Unlock()
 		return nil, err
@@ -153,6 +156,9 @@ func (a *Agent) register(c *child) error {
 		Created: time.Now().UnixNano(), Restart: c.spec.Restart, Remove: c.spec.Remove, Size: c.spec.Size,
 	}
 	a.children[id] = c
+	if c.request != "" {
+		a.requests[c.request] = c
+	}
 	return nil
 }
 
@@ -240,8 +246,9 @@ func (a *Agent) start(ctx context.Context, c *child, by caller) (err error) {
 	}
 	a.mu.Lock()
 	a.byKey[c.key] = c
+	a.save(c) // before the process is there: an agent that takes over finds either both or neither
 	a.mu.Unlock()
-	p, err := a.keeper.Spawn(ctx, c.message(&near), near.order())
+	p, err := a.keeper.Spawn(ctx, c.spawnMessage(&near), near.order())
 	if err != nil {
 		a.mu.Lock()
 		delete(a.byKey, c.key)
@@ -262,6 +269,7 @@ func (a *Agent) running(c *child, p *keeperpb.Process) {
 	a.mu.Lock()
 	c.rec.State, c.rec.Pid, c.rec.Started = stRunning, p.Pid, p.Started
 	a.emit(c, "spawned", "", fmt.Sprintf("pid %d", p.Pid))
+	a.save(c)
 	stop := c.stopping
 	if c.pending != nil {
 		pending := c.pending
@@ -312,8 +320,8 @@ func (a *Agent) undo(c *child) {
 	a.mu.Unlock()
 }
 
-// message is the keeper's request for c's process.
-func (c *child) message(near *nearEnds) *keeperpb.Spawn {
+// spawnMessage is the keeper's request for c's process.
+func (c *child) spawnMessage(near *nearEnds) *keeperpb.Spawn {
 	s := &keeperpb.Spawn{
 		Key: c.key, Path: c.spec.Path, Argv: c.spec.Argv, Env: c.user.environment(c.spec.Env), Cwd: c.spec.Cwd,
 		Fds: []uint32{0, 1, 2}, Umask: c.spec.Umask, ControllingTerminal: near.terminal, Hold: near.holdNames,

@@ -75,25 +75,16 @@ func (p *Plugin) start() (err error) {
 			err = p.explain(err, run)
 		}
 	}()
-	rpc, err := p.client.Client()
-	if err != nil {
+	if err := p.connect(); err != nil {
 		return err
 	}
-	raw, err := rpc.Dispense("sink")
-	if err != nil {
-		return err
-	}
-	p.sinks = raw.(sinkpb.SinkClient)
 	ctx, cancel := context.WithTimeout(context.Background(), h.o.StartTimeout())
 	defer cancel()
-	if p.desc, err = p.sinks.Describe(ctx, &sinkpb.DescribeRequest{MuxdVersion: h.o.Version}); err != nil {
-		return fmt.Errorf("it does not describe itself: %w", err)
-	}
-	if p.desc.Name != p.name {
-		return fmt.Errorf("it calls itself %q; name it so in the config, or install it as muxd-sink-%s", p.desc.Name, p.desc.Name)
-	}
 	if err := p.recover(ctx); err != nil {
 		return fmt.Errorf("hand over what its predecessor left: %w", err)
+	}
+	if err := p.remember(); err != nil {
+		return fmt.Errorf("write down its address: %w", err)
 	}
 	return nil
 }

@@ -87,7 +87,15 @@ func (h *Host) Exited(p *keeperpb.Process) {
 		delete(h.waiting, p.Key)
 		w.end = p
 		close(w.exited)
+		return
 	}
+	go h.Bury(p.Key) // of an earlier agent, and not reattached
+}
+
+// Bury forgets a plugin's process that has exited, and that no Plugin stands for.
+func (h *Host) Bury(key string) {
+	h.o.Keeper.Drop(context.Background(), channelName(key), false)
+	h.o.Keeper.Forget(context.Background(), key)
 }
 
 // ErrClosed says that muxd is ending.
@@ -102,11 +110,10 @@ func (h *Host) Get(ctx context.Context, name string) (*Plugin, error) {
 	}
 	p, ok := h.plugins[name]
 	if !ok {
-		p = &Plugin{host: h, name: name, started: make(chan struct{}), exited: make(chan struct{}), gone: make(chan struct{})}
-		h.plugins[name] = p
 		h.starts++
-		p.key = fmt.Sprintf("%s%s/%d-%d", KeyPrefix, name, time.Now().Unix(), h.starts)
-		go p.run()
+		p = newPlugin(h, name, fmt.Sprintf("%s%s/%d-%d", KeyPrefix, name, time.Now().Unix(), h.starts))
+		h.plugins[name] = p
+		go p.run(p.start)
 	}
 	h.mu.Unlock()
 	select {

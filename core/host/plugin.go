@@ -112,10 +112,10 @@ func (p *Plugin) Take(ctx context.Context, call func(ctx context.Context, ticket
 	}, nil
 }
 
-// run is the life of the process.
-func (p *Plugin) run() {
+// run is the life of the process, from start, which makes it or finds it.
+func (p *Plugin) run(start func() error) {
 	h := p.host
-	err := p.start()
+	err := start()
 	h.note(p.name, func(s *Status) {
 		s.Command = append([]string{p.command.Path}, p.command.Args...)
 		s.Error = ""
@@ -133,6 +133,7 @@ func (p *Plugin) run() {
 			<-p.exited
 			h.o.Keeper.Forget(context.Background(), p.key)
 		}
+		h.o.Keeper.Drop(context.Background(), channelName(p.key), false)
 		close(p.gone)
 		return
 	}
@@ -147,6 +148,7 @@ func (p *Plugin) run() {
 	p.client.Kill() // its process is gone: this closes the connection and removes its socket's directory
 	p.fds.Close()
 	<-watchEnd
+	p.removeSocket()
 	asked := p.stopping.Load()
 	cause := fmt.Errorf("plugin %s (pid %d) ended: %s", p.name, p.end.Pid, describeExit(p.end))
 	h.remove(p)
@@ -157,6 +159,7 @@ func (p *Plugin) run() {
 			s.Restarts++
 		}
 	})
+	h.o.Keeper.Drop(context.Background(), channelName(p.key), false)
 	h.o.Keeper.Forget(context.Background(), p.key)
 	close(p.gone)
 	if !asked {
@@ -187,10 +190,16 @@ func (p *Plugin) watch() {
 	}
 }
 
-// channel makes the plugin's fd channel, and returns the plugin's end, owned by the caller.
+// channel makes the plugin's fd channel, of which the keeper holds our end for the agent after this one, and returns the
+// plugin's end, owned by the caller.
 func (p *Plugin) channel() (*fd.FD, error) {
 	ours, theirs, err := fd.Socketpair(seqpacket)
 	if err != nil {
+		return nil, err
+	}
+	if err := p.host.o.Keeper.Hold(context.Background(), channelName(p.key), nil, ours.Int()); err != nil {
+		ours.Close()
+		theirs.Close()
 		return nil, err
 	}
 	conn, err := fdchan.New(ours)

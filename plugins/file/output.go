@@ -164,8 +164,8 @@ func (o *output) reopen() (*os.File, error) {
 
 // mend makes the file end in a newline before the first record of this process is appended. What stands behind the
 // last newline is either the beginning of a record of an earlier process that was killed while it wrote: it is cut
-// off, since its chunk comes again. Or it is somebody else's text: it is ended with a newline. A file that cannot
-// be read is left as it is.
+// off, since its chunk comes again. Or it is somebody else's text: it is ended with a newline, and so is a record in a
+// file that cannot be shortened (chattr +a). A file that cannot be read is left as it is.
 func (o *output) mend() error {
 	size, err := o.end()
 	if err != nil || size == 0 {
@@ -189,8 +189,8 @@ func (o *output) mend() error {
 	switch {
 	case len(torn) == 0:
 		return nil
-	case (start > 0 || from == 0) && beginsRecord(torn):
-		return o.file.Truncate(from + int64(start))
+	case (start > 0 || from == 0) && beginsRecord(torn) && o.file.Truncate(from+int64(start)) == nil:
+		return nil
 	default:
 		_, err := o.file.Write([]byte{'\n'})
 		return err

@@ -81,12 +81,13 @@ func (w *writing) lookBack(ctx context.Context, p part, was intent, b []byte) (u
 	if err != nil {
 		return 0, err
 	}
-	if uint64(end) < was.end {
+	if uint64(end) < was.end || w.settings.cri && !beginsLine(f, was.end) {
 		was.end = 0 // truncated from outside
 	}
 	tail := io.NewSectionReader(f, int64(was.end), end-int64(was.end))
 	r := w.render(p)
-	done, torn := was.from, false
+	var done uint64
+	torn := false
 	if r.cri {
 		done, torn, err = writtenRecords(tail, &r.records, was.from, b)
 	} else {
@@ -103,6 +104,16 @@ func (w *writing) lookBack(ctx context.Context, p part, was intent, b []byte) (u
 	w.out.begun = true
 	w.memory.Intend(was.encode(&w.mark))
 	return done, nil
+}
+
+// beginsLine says whether a line of f begins at offset at, as it did when the offset was recorded.
+func beginsLine(f io.ReaderAt, at uint64) bool {
+	var b [1]byte
+	if at == 0 {
+		return true
+	}
+	_, err := f.ReadAt(b[:], int64(at-1))
+	return err == nil && b[0] == '\n'
 }
 
 // find gets the turn of the file id where that is the path's, or is in the path's directory; otherwise that of the

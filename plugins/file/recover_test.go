@@ -39,7 +39,7 @@ func killAt(t *testing.T, s settings, path, before, text string, k int) killed {
 			t.Fatal(err)
 		}
 	}
-	intended.next = nil
+	intended.restart()
 	w.w.close()
 	p.again = true
 	return killed{slot: intended, part: p}
@@ -109,6 +109,7 @@ func TestKilledAtEveryByte(t *testing.T) {
 					}
 					w.w.close()
 					second.slot = w.slot
+					second.slot.restart()
 					if err := os.Truncate(path, int64(len(first)+k2)); err != nil {
 						t.Fatal(err)
 					}
@@ -181,6 +182,12 @@ func TestKilledAndGone(t *testing.T) {
 	for name, spoil := range map[string]func(string) error{
 		"deleted":   os.Remove,
 		"truncated": func(path string) error { return os.Truncate(path, 0) },
+		"truncated before a little was written": func(path string) error {
+			return os.WriteFile(path, []byte(whole[len(first):len(first)+30]), 0)
+		},
+		"truncated before more was written": func(path string) error {
+			return os.WriteFile(path, []byte(whole[len(first):len(first)+60]), 0)
+		},
 	} {
 		path := temp(t)
 		dead := killAt(t, s, path, "first\n", "one\ntwo\n", 10)
@@ -189,6 +196,32 @@ func TestKilledAndGone(t *testing.T) {
 		}
 		dead.run(t, openStream(t, quick(), s, sink.Stdout, path))
 		same(t, name, read(t, path), strings.TrimPrefix(whole, first))
+	}
+}
+
+func TestWrittenRecords(t *testing.T) {
+	const a, b = "2026-05-04T12:00:00.000000123Z stdout F a\n", "2026-05-04T12:00:00.000000123Z stdout F b\n"
+	for _, c := range []struct {
+		name, file string
+		from, done int
+		torn       bool
+	}{
+		{"nothing", "", 0, 0, false},
+		{"all", a + b, 0, len(a + b), false},
+		{"one", a, 0, len(a), false},
+		{"one and a torn one", a + b[:20], 0, len(a) + 20, true},
+		{"others between", "x\n" + a + "\ny\n" + b + "z", 0, len(a + b), false},
+		{"another's torn tail", a + "text", 0, len(a), false},
+		{"a long line before", strings.Repeat("x", 100<<10) + a + "\n" + a, 0, len(a), false},
+		{"a torn one with another's behind", a + b[:20] + "text\n", 0, len(a), false},
+		{"wrong order", b + a, 0, len(a), false},
+		{"the first is elsewhere", b[:5], len(a), len(a) + 5, true},
+	} {
+		r := records{head: criHead(nil, noon, sink.Stdout), most: 9, data: []byte("a\nb\n")}
+		done, torn, err := writtenRecords(strings.NewReader(c.file), &r, uint64(c.from), nil)
+		if err != nil || done != uint64(c.done) || torn != c.torn {
+			t.Errorf("%s: %d %v %v, want %d %v", c.name, done, torn, err, c.done, c.torn)
+		}
 	}
 }
 

@@ -18,14 +18,18 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // slot is a stream's memory that outlives its writer.
 type slot struct {
 	intent, state, next []byte
+	earlier             []byte // intent of the process before
 }
 
-func (s *slot) Intent() []byte    { return s.intent }
+func (s *slot) Intent() []byte    { return s.earlier }
 func (s *slot) Intend(b []byte)   { s.intent = bytes.Clone(b) }
 func (s *slot) SetState(b []byte) { s.next = bytes.Clone(b) }
 
+// restart is what the SDK does when the process was killed.
+func (s *slot) restart() { s.earlier, s.intent, s.next = s.intent, nil, nil }
+
 // commit is what the SDK does when Write has returned nil.
-func (s *slot) commit() { s.state, s.next, s.intent = s.next, nil, nil }
+func (s *slot) commit() { s.state, s.next, s.intent, s.earlier = s.next, nil, nil, nil }
 
 var noon = time.Date(2026, 5, 4, 12, 0, 0, 123, time.UTC)
 

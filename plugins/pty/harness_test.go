@@ -156,7 +156,7 @@ func (h *harness) attach(replay string, rows, cols int, readOnly bool) *client {
 	}
 	v.Replay, v.Rows, v.Cols, v.ReadOnly = replay, rows, cols, readOnly
 	k := &client{t: h.t, s: p[1]}
-	before := h.c.Viewers()
+	before := h.viewers()
 	h.attached.Go(func() {
 		defer v.Close()
 		if err := h.c.Attach(h.ctx, v); err != nil {

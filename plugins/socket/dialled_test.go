@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -204,6 +205,16 @@ func TestDialledGivenUp(t *testing.T) {
 		if err := comes(t, c); !errors.Is(err, context.Canceled) {
 			t.Errorf("put returned %v", err)
 		}
+	}
+
+	// Another stream of the sink may go on, over the same connection.
+	sent := later(func() error { return d.put(context.Background(), []byte("y"), false) })
+	peer.SetReadDeadline(time.Now().Add(patience))
+	if _, err := bufio.NewReader(peer).ReadString('y'); err != nil {
+		t.Errorf("read what came later: %v", err)
+	}
+	if err := comes(t, sent); err != nil {
+		t.Fatal(err)
 	}
 
 	// So can a wait for a peer that does not come back.

@@ -179,6 +179,17 @@ func TestCloseWithReaders(t *testing.T) {
 	shut(t, l)
 }
 
+// TestAcceptedWhileClosing lets a reader be accepted just when the sink was closed.
+func TestAcceptedWhileClosing(t *testing.T) {
+	p, _ := testPort(nil, 1)
+	l := listenOn(t, temp(t), p)
+	shut(t, l)
+	srv, a := newServer(t, "unix", temp(t))
+	late := dialPeer(t, a.name)
+	l.add(srv.accept().conn)
+	late.wantsEOF()
+}
+
 func TestBind(t *testing.T) {
 	p, _ := testPort(nil, 1)
 	open := func(path string, taken *paths) (*listener, error) {

@@ -1,0 +1,154 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/muxd/muxd/core/agent/agentpb"
+	"github.com/muxd/muxd/internal/spec"
+	"github.com/muxd/muxd/sink/sinkpb"
+)
+
+// journal is a directory with a file for each child, which says all that a successor of this agent must know of it and
+// neither keeper nor plugins tell. A file is replaced as a whole, so that it is always that of one moment.
+type journal struct{ dir string }
+
+// openJournal makes the directory where it is not there. begun says whether an agent of this keeper has been here before.
+func openJournal(runtimeDir string) (j *journal, begun bool, err error) {
+	j = &journal{filepath.Join(runtimeDir, "journal")}
+	err = os.Mkdir(j.dir, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		return j, true, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("make the journal: %w", err)
+	}
+	return j, false, nil
+}
+
+// write puts down one child.
+func (j *journal) write(id string, c *agentpb.Child) error {
+	b, err := proto.Marshal(c)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(j.dir, id)
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		return fmt.Errorf("write the journal: %w", err)
+	}
+	return os.Rename(path+".new", path)
+}
+
+// remove forgets one child.
+func (j *journal) remove(id string) { os.Remove(filepath.Join(j.dir, id)) }
+
+// read returns every child that was put down, the oldest first.
+func (j *journal) read() ([]*agentpb.Child, error) {
+	entries, err := os.ReadDir(j.dir)
+	if err != nil {
+		return nil, fmt.Errorf("read the journal: %w", err)
+	}
+	var out []*agentpb.Child
+	for _, e := range entries {
+		if filepath.Ext(e.Name()) == ".new" {
+			continue // of an agent that was killed over it: the old one stands
+		}
+		b, err := os.ReadFile(filepath.Join(j.dir, e.Name()))
+		if err != nil {
+			return nil, fmt.Errorf("read the journal: %w", err)
+		}
+		c := &agentpb.Child{}
+		if err := proto.Unmarshal(b, c); err != nil {
+			return nil, fmt.Errorf("read %s of the journal: %w", e.Name(), err)
+		}
+		out = append(out, c)
+	}
+	slices.SortFunc(out, func(x, y *agentpb.Child) int { return int(x.Record.Created - y.Record.Created) })
+	return out, nil
+}
+
+// save puts c down. Agent.mu is held. An error is told and not fatal: the child goes on, and only a successor of this
+// agent would miss it.
+func (a *Agent) save(c *child) {
+	if err := a.journal.write(c.id(), c.message()); err != nil {
+		a.log.Error("child is not in the journal", "child", c.id(), "error", err)
+	}
+}
+
+// message is c as the journal has it.
+func (c *child) message() *agentpb.Child {
+	m := &agentpb.Child{
+		Spec: c.spec, Record: c.rec, Key: c.key, Stopping: c.stopping, Waited: c.waited, Cut: c.cut, Forks: c.forks,
+		Attached: c.attached, RequestId: c.request,
+		Backoff: int64(c.backoff), BackoffFirst: int64(c.backoffFirst), BackoffMax: int64(c.backoffMax),
+	}
+	for i := range c.sinks {
+		ch := &c.sinks[i]
+		w := &agentpb.Choice{Text: ch.text, Name: ch.spec.Name, Arg: ch.spec.Arg, Options: ch.spec.Options, Wiring: ch.wiring}
+		for _, s := range ch.streams {
+			w.Streams = append(w.Streams, int32(s))
+		}
+		m.Choices = append(m.Choices, w)
+	}
+	for _, o := range c.openings {
+		w := &agentpb.Opening{Id: o.id, Run: o.run}
+		for i := range c.sinks {
+			if o.choice == &c.sinks[i] {
+				w.Choice = uint32(i)
+			}
+		}
+		for _, s := range o.streams {
+			w.Streams = append(w.Streams, &agentpb.Stream{
+				Kind: int32(s.kind), Sink: uint32(slices.Index(c.rec.Sinks, s.rec)), Done: s.done,
+				Dev: s.holder.dev, Ino: s.holder.ino, Rdev: s.holder.rdev,
+			})
+		}
+		m.Openings = append(m.Openings, w)
+	}
+	return m
+}
+
+// childFrom makes a child of what the journal has.
+func childFrom(m *agentpb.Child) (*child, error) {
+	c := &child{
+		spec: m.Spec, rec: m.Record, key: m.Key, stopping: m.Stopping, waited: m.Waited, cut: m.Cut, forks: m.Forks,
+		attached: m.Attached, request: m.RequestId, finished: make(chan struct{}), ready: make(chan struct{}),
+		backoff: time.Duration(m.Backoff), backoffFirst: time.Duration(m.BackoffFirst), backoffMax: time.Duration(m.BackoffMax),
+	}
+	close(c.ready)
+	var err error
+	if c.user, err = lookupUser(c.spec.User); err != nil {
+		return nil, err
+	}
+	for _, w := range m.Choices {
+		ch := choice{text: w.Text, spec: spec.Spec{Name: w.Name, Arg: w.Arg, Options: w.Options}, wiring: w.Wiring}
+		for _, s := range w.Streams {
+			ch.streams = append(ch.streams, sinkpb.Stream(s))
+		}
+		c.sinks = append(c.sinks, ch)
+	}
+	for _, w := range m.Openings {
+		if int(w.Choice) >= len(c.sinks) {
+			return nil, fmt.Errorf("opening %s has no sink", w.Id)
+		}
+		o := &opening{id: w.Id, run: w.Run, child: c, choice: &c.sinks[w.Choice]}
+		for _, s := range w.Streams {
+			if int(s.Sink) >= len(c.rec.Sinks) {
+				return nil, fmt.Errorf("opening %s has a stream without a record", w.Id)
+			}
+			o.streams = append(o.streams, &stream{
+				kind: sinkpb.Stream(s.Kind), rec: c.rec.Sinks[s.Sink], done: s.Done,
+				holder: holderID{dev: s.Dev, ino: s.Ino, rdev: s.Rdev},
+			})
+		}
+		c.openings = append(c.openings, o)
+	}
+	return c, nil
+}

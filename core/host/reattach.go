@@ -1,0 +1,171 @@
+package host
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/hashicorp/go-hclog"
+	plugin "github.com/hashicorp/go-plugin"
+	"github.com/hashicorp/go-plugin/runner"
+
+	"github.com/muxd/muxd/core/keeper/keeperpb"
+	"github.com/muxd/muxd/internal/fdchan"
+	"github.com/muxd/muxd/sink/sinkpb"
+)
+
+// address is how a plugin's process is reached, for the agent after this one. go-plugin's ReattachConfig loses the version
+// that was negotiated, so it is here too.
+type address struct {
+	Key     string  `json:"key"`
+	Network string  `json:"network"`
+	Addr    string  `json:"addr"`
+	Version int     `json:"version"`
+	Command Command `json:"command"`
+}
+
+func (h *Host) addressFile(name string) string { return filepath.Join(h.o.Dir, name+".json") }
+
+// channelName is the keeper's name of our end of a plugin's fd channel.
+func channelName(key string) string { return "channel/" + key }
+
+// remember puts the plugin's address down.
+func (p *Plugin) remember() error {
+	addr := p.client.ReattachConfig().Addr
+	b, err := json.Marshal(address{p.key, addr.Network(), addr.String(), protocol, p.command})
+	if err != nil {
+		return err
+	}
+	file := p.host.addressFile(p.name)
+	if err := os.WriteFile(file+".new", b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(file+".new", file)
+}
+
+// Reattach connects to a plugin that an earlier agent has started, and that runs.
+func (h *Host) Reattach(ctx context.Context, process *keeperpb.Process) (*Plugin, error) {
+	name, _, _ := strings.Cut(strings.TrimPrefix(process.Key, KeyPrefix), "/")
+	b, err := os.ReadFile(h.addressFile(name))
+	if err != nil {
+		return nil, err
+	}
+	var at address
+	if err := json.Unmarshal(b, &at); err != nil {
+		return nil, fmt.Errorf("read %s: %w", h.addressFile(name), err)
+	}
+	if at.Key != process.Key || at.Version != protocol {
+		return nil, fmt.Errorf("%s is of %s, which speaks version %d", h.addressFile(name), at.Key, at.Version)
+	}
+	p := newPlugin(h, name, process.Key)
+	p.process, p.command = process, at.Command
+	ours, err := h.o.Keeper.Fetch(ctx, channelName(p.key))
+	if err != nil {
+		return nil, fmt.Errorf("fetch its fd channel: %w", err)
+	}
+	conn, err := fdchan.New(ours)
+	if err != nil {
+		return nil, err
+	}
+	p.fds = fdchan.NewEndpoint(conn, p.park)
+	p.client = plugin.NewClient(&plugin.ClientConfig{
+		HandshakeConfig:  plugin.HandshakeConfig{MagicCookieKey: cookieKey, MagicCookieValue: cookieValue},
+		Plugins:          plugin.PluginSet{"sink": clientPlugin{}},
+		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
+		Logger:           hclog.NewNullLogger(),
+		Reattach: &plugin.ReattachConfig{
+			Protocol: plugin.ProtocolGRPC, ProtocolVersion: at.Version, Pid: int(process.Pid),
+			Addr:         &net.UnixAddr{Net: at.Network, Name: at.Addr},
+			ReattachFunc: func() (runner.AttachedRunner, error) { return &keeperRunner{p: p}, nil },
+		},
+	})
+	h.mu.Lock()
+	h.plugins[name] = p
+	h.waiting[p.key] = p
+	h.mu.Unlock()
+	go p.run(p.reattach)
+	select {
+	case <-p.started:
+		return p, p.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// reattach is start for a process that runs.
+func (p *Plugin) reattach() error {
+	err := p.connect()
+	if err != nil {
+		(&keeperRunner{p: p}).Kill(context.Background())
+		p.client.Kill()
+		p.fds.Close()
+		return fmt.Errorf("reattach plugin %s: %w", p.name, err)
+	}
+	return nil
+}
+
+// connect makes the gRPC client of a process that has shaken hands.
+func (p *Plugin) connect() error {
+	rpc, err := p.client.Client()
+	if err != nil {
+		return err
+	}
+	raw, err := rpc.Dispense("sink")
+	if err != nil {
+		return err
+	}
+	p.sinks = raw.(sinkpb.SinkClient)
+	ctx, cancel := context.WithTimeout(context.Background(), p.host.o.StartTimeout())
+	defer cancel()
+	if p.desc, err = p.sinks.Describe(ctx, &sinkpb.DescribeRequest{MuxdVersion: p.host.o.Version}); err != nil {
+		return fmt.Errorf("it does not describe itself: %w", err)
+	}
+	if p.desc.Name != p.name {
+		return fmt.Errorf("it calls itself %q; name it so in the config, or install it as muxd-sink-%s", p.desc.Name, p.desc.Name)
+	}
+	return nil
+}
+
+func newPlugin(h *Host, name, key string) *Plugin {
+	return &Plugin{
+		host: h, name: name, key: key,
+		started: make(chan struct{}), exited: make(chan struct{}), gone: make(chan struct{}),
+	}
+}
+
+// socketDirs matches the directories that go-plugin makes for plugins' sockets.
+const socketDirs = "plugin-dir*"
+
+// removeSocket removes the directory of the plugin's socket: go-plugin does so only where it started the process.
+func (p *Plugin) removeSocket() {
+	addr := p.client.ReattachConfig()
+	if addr == nil {
+		return
+	}
+	dir := filepath.Dir(addr.Addr.String())
+	if ok, err := filepath.Match(filepath.Join(p.host.o.Dir, socketDirs), dir); err == nil && ok {
+		os.RemoveAll(dir)
+	}
+}
+
+// Sweep removes what plugins of earlier agents have left, but for those that run.
+func (h *Host) Sweep() {
+	keep := map[string]bool{}
+	h.mu.Lock()
+	for _, p := range h.plugins {
+		if addr := p.client.ReattachConfig(); addr != nil {
+			keep[filepath.Dir(addr.Addr.String())] = true
+		}
+	}
+	h.mu.Unlock()
+	dirs, _ := filepath.Glob(filepath.Join(h.o.Dir, socketDirs))
+	for _, dir := range dirs {
+		if !keep[dir] {
+			os.RemoveAll(dir)
+		}
+	}
+}
