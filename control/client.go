@@ -196,6 +196,9 @@ func (c *Client) SpawnAttached(ctx context.Context, child *controlpb.ChildSpec, 
 		return nil, nil, err
 	}
 	v, err := NewViewer(f)
+	if err == nil {
+		v.survive(c, resp.Id, o)
+	}
 	return resp, v, err
 }
 
@@ -218,8 +221,17 @@ func (o AttachOptions) request(ticket []byte) *controlpb.AttachRequest {
 	}
 }
 
-// Attach returns a viewer of the child's console, owned by the caller.
+// Attach returns a viewer of the child's console, owned by the caller. It outlives the death of the console's plugin.
 func (c *Client) Attach(ctx context.Context, child string, o AttachOptions) (*Viewer, error) {
+	v, err := c.attach(ctx, child, o)
+	if err == nil {
+		v.survive(c, child, o)
+	}
+	return v, err
+}
+
+// attach is Attach for one connection.
+func (c *Client) attach(ctx context.Context, child string, o AttachOptions) (*Viewer, error) {
 	var f *os.File
 	err := c.withSession(ctx, func(s *session) (err error) {
 		f, err = s.take(ctx, func(ticket []byte) error {

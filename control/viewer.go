@@ -44,11 +44,14 @@ type ViewerEvent struct {
 // One goroutine calls Recv, which must be called all the time: it takes the acknowledgements that Send waits
 // for. Any goroutine may call the other methods.
 type Viewer struct {
-	conn *net.UnixConn
-	in   []byte // Recv's buffer
+	redial redial        // nil: a connection that breaks is the end
+	conn   *net.UnixConn // changed by Recv only, with the right to send and mu
+	in     []byte        // Recv's buffer
+	over   bool          // Recv has seen the console's end
 
 	sending chan struct{} // holds one element while nobody sends
 	out     []byte        // the frame that is being sent
+	eof     bool          // an EndOfInput could not be sent, and is due on the next connection
 
 	mu       sync.Mutex    // for what follows
 	changed  chan struct{} // closed and made anew when unacked has shrunk, or the connection has ended
@@ -57,6 +60,8 @@ type Viewer struct {
 	output   uint64        // the console's output up to here has been received
 	received bool          // output counts
 	ended    bool          // Recv has returned an error, or Close was called
+	rows     int           // the size last told
+	cols     int
 }
 
 // NewViewer takes ownership of f, a connected Unix SOCK_SEQPACKET socket as Attach returns.
@@ -80,16 +85,25 @@ func NewViewer(f *os.File) (*Viewer, error) {
 // return net.ErrClosed. A second Close does nothing.
 func (v *Viewer) Close() error {
 	v.end()
-	if err := v.conn.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+	v.mu.Lock()
+	conn := v.conn
+	v.mu.Unlock()
+	if err := conn.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 		return err
 	}
 	return nil
 }
 
-// Recv blocks until the console tells something. After ViewerEnd, or where the connection broke without it, the
-// error is io.EOF. A Recv that was blocked when Close was called returns net.ErrClosed.
+// Recv blocks until the console tells something. After ViewerEnd, or where the connection broke without it and no other
+// could be had, the error is io.EOF. A Recv that was blocked when Close was called returns net.ErrClosed.
 func (v *Viewer) Recv() (ViewerEvent, error) {
 	f, err := v.recv()
+	for errors.Is(err, io.EOF) && !v.over && v.redial != nil {
+		if v.reconnect() != nil {
+			break
+		}
+		f, err = v.recv()
+	}
 	if err != nil {
 		v.end()
 		return ViewerEvent{}, err
@@ -109,7 +123,7 @@ func (v *Viewer) Recv() (ViewerEvent, error) {
 		e.Kind = ViewerAck
 		v.acknowledge(f.Offset)
 	case viewer.End:
-		e.Kind = ViewerEnd
+		e.Kind, v.over = ViewerEnd, true
 	default:
 		v.end()
 		return ViewerEvent{}, fmt.Errorf("receive from the console: frame of type %#x goes to the console only", byte(f.Type))
@@ -190,21 +204,44 @@ func (v *Viewer) sendKept(ctx context.Context, p []byte) (n int, err error) {
 		return 0, nil
 	}
 	err = v.write(ctx, viewer.Frame{Type: viewer.Input, Offset: offset, Data: p[:n]})
-	if err != nil && ctx.Err() != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
 		v.unkeep(n)
 		return 0, err
+	case v.broken(err):
+		return n, nil // it is kept for the next connection
 	}
 	return n, err
 }
 
 // EndOfInput says that nothing will be typed any more. It blocks like Send, after whatever was sent before.
 func (v *Viewer) EndOfInput(ctx context.Context) error {
-	return v.control(ctx, viewer.Frame{Type: viewer.EndOfInput})
+	if err := v.acquire(ctx); err != nil {
+		return err
+	}
+	defer v.release()
+	err := v.write(ctx, viewer.Frame{Type: viewer.EndOfInput})
+	if v.broken(err) {
+		v.eof = true
+		return nil
+	}
+	return err
 }
 
 // Resize tells the size of the viewer's terminal. Sizes that the protocol cannot say (beyond 65535) are cut.
 func (v *Viewer) Resize(ctx context.Context, rows, cols int) error {
-	return v.control(ctx, viewer.Frame{Type: viewer.Resize, Rows: clamp(rows), Cols: clamp(cols)})
+	if err := v.acquire(ctx); err != nil {
+		return err
+	}
+	defer v.release()
+	v.mu.Lock()
+	v.rows, v.cols = rows, cols
+	v.mu.Unlock()
+	err := v.write(ctx, viewer.Frame{Type: viewer.Resize, Rows: clamp(rows), Cols: clamp(cols)})
+	if v.broken(err) {
+		return nil // the next connection begins with the size
+	}
+	return err
 }
 
 func clamp(n int) uint16 { return uint16(max(0, min(n, 0xffff))) }
@@ -279,14 +316,6 @@ func (v *Viewer) end() {
 		v.ended = true
 		close(v.changed)
 	}
-}
-
-func (v *Viewer) control(ctx context.Context, f viewer.Frame) error {
-	if err := v.acquire(ctx); err != nil {
-		return err
-	}
-	defer v.release()
-	return v.write(ctx, f)
 }
 
 func (v *Viewer) acquire(ctx context.Context) error {

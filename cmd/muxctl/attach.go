@@ -28,7 +28,7 @@ type attachOptions struct {
 	DetachKeys []byte // from parseDetachKeys
 	ReadOnly   bool   // nothing typed reaches the console, and ^C detaches
 
-	// Signal is asked what to do with a SIGTERM, SIGHUP or SIGINT to muxctl. true: it has been dealt with, and the viewer
+	// Signal is asked what to do with a SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1 or SIGUSR2 to muxctl. true: it has been dealt with, and the viewer
 	// stays. Otherwise, and where it is nil, the viewer detaches.
 	Signal func(os.Signal) bool
 
@@ -206,7 +206,10 @@ func (a *attachment) start(group *sync.WaitGroup, f func()) {
 }
 
 func (a *attachment) signals() []os.Signal {
-	s := []os.Signal{unix.SIGTERM, unix.SIGHUP, unix.SIGINT}
+	s := []os.Signal{unix.SIGTERM, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT}
+	if a.ask != nil {
+		s = append(s, unix.SIGUSR1, unix.SIGUSR2)
+	}
 	if a.term != nil {
 		s = append(s, unix.SIGWINCH, unix.SIGTSTP, unix.SIGCONT)
 	}
@@ -247,6 +250,9 @@ func (a *attachment) signal(s os.Signal) (end outcome, over bool) {
 	default:
 		if a.ask != nil && a.ask(s) {
 			return end, false
+		}
+		if a.readOnly && s == unix.SIGINT { // ^C, the way out
+			return outcome{result: attachResult{Detached: true}}, true
 		}
 		return outcome{result: attachResult{Detached: true}, err: &signalError{s.(syscall.Signal)}}, true
 	}

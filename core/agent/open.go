@@ -62,6 +62,11 @@ func (a *Agent) open(ctx context.Context, c *child, ch *choice, n int, pbChild *
 		err = a.openMade(ctx, c, o, req, near)
 	}
 	if err != nil {
+		a.mu.Lock()
+		for _, s := range o.streams {
+			s.done = true // nothing will be told of what was not opened, so that undo need not wait for it
+		}
+		a.mu.Unlock()
 		return plainStatus(err)
 	}
 	for i, s := range o.streams {

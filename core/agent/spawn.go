@@ -124,6 +124,10 @@ func (a *Agent) spawn(ctx context.Context, cs *controlpb.ChildSpec, by caller, a
 	err = a.start(ctx, c, by)
 	c.failed = err
 	close(c.ready)
+	if err != nil && c.configured && cs.Restart != controlpb.Restart_NO { // of the configuration: nobody else would try again
+		a.tryLater(c, err)
+		return c, err
+	}
 	if err != nil {
 		a.mu.Lock()
 		a.forget(c)
@@ -172,10 +176,13 @@ func (a *Agent) runAgain(c *child) {
 	c.rec.State = stStarting
 	c.rec.Exited, c.rec.Finished, c.rec.Holders, c.rec.Error = 0, 0, nil, ""
 	a.mu.Unlock()
-	err := a.start(a.ctx, c, caller{})
-	if err == nil {
-		return
+	if err := a.start(a.ctx, c, caller{}); err != nil {
+		a.tryLater(c, err)
 	}
+}
+
+// tryLater moves c, whose start has failed, from starting to backoff.
+func (a *Agent) tryLater(c *child, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	c.rec.Error = plainError(err).Error()

@@ -43,6 +43,9 @@ type agent struct {
 	over    bool        // muxd was asked to stop, so nobody comes back for what is in the runtime dir
 }
 
+// servedMost is the longest wait before an agent that has served is started again.
+const servedMost = 200 * time.Millisecond
+
 // stopAttempts is how many agents may die over a stop before the keeper ends everything itself.
 const stopAttempts = 3
 
@@ -220,6 +223,9 @@ func (k *keeper) agentDied(ws unix.WaitStatus) (code int, over bool) {
 		}
 	}
 	wait := a.backoff.next(time.Since(a.started))
+	if s.served { // it can serve, and somebody killed it: clients are waiting
+		wait = min(wait, servedMost)
+	}
 	if wait == 0 {
 		k.logf("the agent %s: starting it again", ended(ws))
 	} else {

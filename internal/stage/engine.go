@@ -62,6 +62,7 @@ type Engine struct {
 	known   map[string]int // slots of a predecessor's sources that were not added yet, by key
 	left    map[int]*pair  // by slot: a predecessor's, with bytes of a source that was not added yet
 	park    Park
+	step    func(Step)
 	closed  bool
 	gen     int32
 }
@@ -82,22 +83,42 @@ const (
 	ParkPair  = "pair/"
 )
 
+// Step is a step of the staging protocol, done.
+type Step string
+
+const (
+	StepBound     Step = "bound"     // the stage is recorded as the source's
+	StepFilled    Step = "filled"    // the stage has bytes of the source
+	StepLooked    Step = "looked"    // they have been read through the scratch
+	StepTaken     Step = "taken"     // the chunk is recorded
+	StepPut       Step = "put"       // the handler has put it out
+	StepWritten   Step = "written"   // that is recorded
+	StepConsumed  Step = "consumed"  // the stage is empty again
+	StepCommitted Step = "committed" // the chunk counts
+)
+
 // Options are what an engine begins with.
 type Options struct {
 	// Park may be nil: then nothing outlives the process.
 	Park Park
 	// Parked is what a predecessor parked, by name. New takes ownership.
 	Parked map[string][]*fd.FD
+	// Step is called between any two steps of the staging protocol, by whoever takes them. It is for tests, which stop the
+	// process there; nil: nobody is told.
+	Step func(Step)
 	// Live says of a source's key whether it will be added again. The slots of others are freed.
 	Live func(key string) bool
 }
 
 // New makes an engine. Close ends it.
 func New(o Options) (*Engine, error) {
-	e := &Engine{park: o.Park, known: map[string]int{}, left: map[int]*pair{}}
+	e := &Engine{park: o.Park, step: o.Step, known: map[string]int{}, left: map[int]*pair{}}
 	e.idle = sync.NewCond(&e.mu)
 	if e.park == nil {
 		e.park = func(string, ...int) error { return nil }
+	}
+	if e.step == nil {
+		e.step = func(Step) {}
 	}
 	err := e.begin(o)
 	for _, fds := range o.Parked {

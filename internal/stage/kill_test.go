@@ -58,7 +58,7 @@ func (a *appender) Chunk(c *Chunk) error {
 	return err
 }
 
-func (a *appender) Eof(uint64)              {}
+func (a *appender) Eof(uint64)               {}
 func (a *appender) Done(_ uint64, err error) { a.done <- err }
 
 // reader reads its sources to their ends.

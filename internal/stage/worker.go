@@ -29,7 +29,6 @@ func (e *Engine) work() {
 	defer e.extra.Done()
 	w := &worker{eng: e}
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	for {
 		for len(e.ready) == 0 && !e.closed {
 			if e.workers > permanent() {
@@ -59,6 +58,7 @@ func (e *Engine) work() {
 	if w.pair != nil {
 		e.pairs = append(e.pairs, w.pair)
 	}
+	e.mu.Unlock()
 }
 
 // takePair gives the worker the pair that it needs for s. Engine.mu is held, and let go while a pair is made.
@@ -100,6 +100,7 @@ func (w *worker) takePair(s *Source) bool {
 // serve reads s until it has nothing, has ended, or others wait.
 func (w *worker) serve(s *Source) {
 	w.eng.mem.bind(w.i, s.k)
+	w.eng.step(StepBound)
 	defer w.eng.mem.bind(w.i, -1)
 	if over, err := w.resume(s); over || err != nil {
 		if err != nil {
@@ -123,6 +124,7 @@ func (w *worker) serve(s *Source) {
 			s.finish(err)
 			return
 		}
+		w.eng.step(StepFilled)
 		if err := w.put(s, n); err != nil {
 			s.finish(err)
 			return
@@ -158,6 +160,7 @@ func (w *worker) put(s *Source, n int) error {
 	for n > 0 {
 		data, err := w.look(n)
 		if err == nil {
+			w.eng.step(StepLooked)
 			err = w.chunk(s, data, n, false)
 		}
 		if err != nil {
@@ -173,6 +176,7 @@ func (w *worker) put(s *Source, n int) error {
 func (w *worker) chunk(s *Source, data []byte, staged int, last bool) error {
 	now := time.Now()
 	s.slot.take(len(data), staged, last, now.UnixNano())
+	w.eng.step(StepTaken)
 	s.chunk = Chunk{Offset: s.slot.Committed(), Data: data, Time: now, Last: last, Slot: s.slot}
 	return w.finishChunk(s, len(data))
 }
@@ -182,11 +186,15 @@ func (w *worker) finishChunk(s *Source, n int) error {
 	if err := s.h.Chunk(&s.chunk); err != nil {
 		return err
 	}
+	w.eng.step(StepPut)
 	s.slot.written()
+	w.eng.step(StepWritten)
 	if err := w.consume(n, w.eng.null.Int()); err != nil {
 		return err
 	}
+	w.eng.step(StepConsumed)
 	s.slot.commit()
+	w.eng.step(StepCommitted)
 	return nil
 }
 

@@ -60,7 +60,7 @@ func Plugin() sink.Plugin {
 				return nil, err
 			}
 			o.Location = s.location()
-			k, err := newFileSink(open, s, o.Trouble)
+			k, err := newFileSink(open, s, o.Trouble, o.Again)
 			if err != nil {
 				return nil, err // not k: an interface with a nil *fileSink in it is not nil
 			}
@@ -89,12 +89,16 @@ type fileSink struct {
 	streams map[sink.Stream]*stream
 }
 
-// newFileSink opens the file of every stream, so that what cannot work fails before the child starts.
-func newFileSink(open *files, s settings, trouble func(error)) (*fileSink, error) {
+// newFileSink opens the file of every stream, so that what cannot work fails before the child starts. Where the child
+// runs already, since an earlier process of this plugin had the streams, they wait instead until it works.
+func newFileSink(open *files, s settings, trouble func(error), again bool) (*fileSink, error) {
 	k := &fileSink{streams: make(map[sink.Stream]*stream, len(s.targets))}
 	shared := &troubles{report: trouble}
 	for _, t := range s.targets {
 		w, err := newStream(open, s, t, shared)
+		if err != nil && again {
+			w, err = &stream{files: open, settings: s, target: t, troubles: shared}, nil
+		}
 		if err != nil {
 			k.Close()
 			return nil, err

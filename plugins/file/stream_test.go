@@ -276,6 +276,44 @@ func TestGivenUp(t *testing.T) {
 	same(t, "file", read(t, path), head+"first\n"+head+"second\n")
 }
 
+// TestComesAgainWithoutAFile opens a sink again, in a new process of the plugin, where its file cannot be made.
+func TestComesAgainWithoutAFile(t *testing.T) {
+	parent := temp(t)
+	if err := appendTo(parent, "not a directory"); err != nil {
+		t.Fatal(err)
+	}
+	s, err := parseSettings(request(t, filepath.Join(parent, "log"), map[string]string{"format": "raw"}, sink.Stdout))
+	if err != nil {
+		t.Fatal(err)
+	}
+	troubles := make(told, 10)
+	report := func(err error) { troubles <- err }
+	if _, err := newFileSink(quick(), s, report, false); err == nil {
+		t.Fatal("it can be opened")
+	}
+	k, err := newFileSink(quick(), s, report, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() {
+		done <- k.streams[sink.Stdout].put(context.Background(), part{data: []byte("x"), time: noon}, &slot{})
+	}()
+	if err := troubles.next(t); !errors.Is(err, unix.ENOTDIR) {
+		t.Errorf("told %v", err)
+	}
+	if err := os.Remove(parent); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	same(t, "file", read(t, filepath.Join(parent, "log")), "x")
+	if err := k.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestDevFull(t *testing.T) {
 	troubles := make(told, 10)
 	w, err := newStream(quick(), settings{}, target{sink.Stdout, "/dev/full"}, troubles.shared())

@@ -13,6 +13,7 @@ import (
 // dialled is a sink on a connection that we make.
 //
 //	connected → (a write or read fails) → broken → (a dial succeeds) → connected
+//	broken is also where it begins when it comes again and the peer is away
 //	any → (the last output ended) → shut down for writing, for good
 //	any → (Close) → closed
 //
@@ -27,17 +28,21 @@ type dialled struct {
 	ended   bool // no output comes any more; guarded by turn
 
 	mu     sync.Mutex
-	conn   conn // the newest; may be broken
+	conn   conn // the newest; may be broken, and nil before there was one
 	closed bool
 
 	reader  sync.WaitGroup
 	reading chan struct{} // closed when nobody reads stdin from the peer; nil where nobody ever does
 }
 
-// openDialled connects. The sink takes ownership of p.input.
-func openDialled(ctx context.Context, s settings, p port) (*dialled, error) {
+// errNeverConnected is why a connection that comes again has to be made.
+var errNeverConnected = errors.New("the peer could not be reached when the plugin was restarted")
+
+// openDialled connects. It fails where the peer cannot be reached; but where the child runs already, since an earlier
+// process of this plugin had its streams, they wait for the peer instead. The sink takes ownership of p.input.
+func openDialled(ctx context.Context, s settings, p port, again bool) (*dialled, error) {
 	c, err := dial(ctx, s.address)
-	if err != nil {
+	if err != nil && !again {
 		return nil, err
 	}
 	d := &dialled{port: p, address: s.address, turn: newTurn(), conn: c}
@@ -56,15 +61,20 @@ func (d *dialled) put(ctx context.Context, data []byte, last bool) error {
 	}
 	defer d.turn.unlock()
 	for c := d.current(); len(data) > 0; {
-		n, err := write(ctx, c, data)
-		data = data[n:]
+		wrong := errNeverConnected
+		if c != nil {
+			var n int
+			n, wrong = write(ctx, c, data)
+			data = data[n:]
+		}
 		if len(data) == 0 {
 			break
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if c, err = d.reconnect(ctx, c, fmt.Errorf("write to %s: %w", d.address, cause(err))); err != nil {
+		var err error
+		if c, err = d.reconnect(ctx, c, fmt.Errorf("write to %s: %w", d.address, cause(wrong))); err != nil {
 			return err
 		}
 	}
@@ -74,7 +84,7 @@ func (d *dialled) put(ctx context.Context, data []byte, last bool) error {
 	if d.outputs--; d.outputs == 0 {
 		d.ended = true
 		c := d.current()
-		if c.CloseWrite() == nil { // otherwise the peer is dead, and nothing is left to send
+		if c != nil && c.CloseWrite() == nil { // otherwise the peer is dead, and nothing is left to send
 			linger(ctx, c, time.Now().Add(lingerTime), !d.readsInput())
 		}
 	}
@@ -106,7 +116,9 @@ func (d *dialled) reconnect(ctx context.Context, broken conn, wrong error) (conn
 	if c := d.current(); c != broken {
 		return c, nil
 	}
-	broken.Close()
+	if broken != nil {
+		broken.Close()
+	}
 	try := d.retry()
 	defer try.over()
 	for {
@@ -138,15 +150,18 @@ func (d *dialled) readInput() {
 	defer close(d.reading)
 	defer d.input.Close()
 	for c := d.current(); ; {
-		peerErr, _ := copyInput(d.input, c)
-		if peerErr == nil || peerErr == io.EOF {
+		wrong := errNeverConnected
+		if c != nil {
+			wrong, _ = copyInput(d.input, c)
+		}
+		if wrong == nil || wrong == io.EOF {
 			return
 		}
 		// Where the writer was first, it has closed the connection, and has made another when it lets the turn go.
 		if d.turn.lock(d.ctx) != nil {
 			return // closed
 		}
-		next, err := d.reconnect(d.ctx, c, fmt.Errorf("read from %s: %w", d.address, cause(peerErr)))
+		next, err := d.reconnect(d.ctx, c, fmt.Errorf("read from %s: %w", d.address, cause(wrong)))
 		d.turn.unlock()
 		if err != nil {
 			return
@@ -160,7 +175,10 @@ func (d *dialled) Close() error {
 	d.cancel()
 	d.mu.Lock()
 	d.closed = true
-	err := d.conn.Close()
+	var err error
+	if d.conn != nil {
+		err = d.conn.Close()
+	}
 	d.mu.Unlock()
 	if d.input != nil {
 		d.input.Close()

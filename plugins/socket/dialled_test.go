@@ -17,7 +17,7 @@ import (
 
 func connectTo(t *testing.T, a address, p port) *dialled {
 	t.Helper()
-	d, err := openDialled(t.Context(), settings{address: a}, p)
+	d, err := openDialled(t.Context(), settings{address: a}, p, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestDialFails(t *testing.T) {
 		{address{"unix", plain}, unix.ECONNREFUSED, "nobody listens there"},
 		{address{"tcp", "127.0.0.1:1"}, unix.ECONNREFUSED, "start the peer first"},
 	} {
-		_, err := openDialled(t.Context(), settings{address: c.address}, p)
+		_, err := openDialled(t.Context(), settings{address: c.address}, p, false)
 		if !errors.Is(err, c.errno) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), c.name) {
 			t.Errorf("%v: %v", c.address, err)
 		}
@@ -188,6 +188,38 @@ func TestPeerComesBack(t *testing.T) {
 	}
 	peer.says("input goes on")
 	child.wants(t, "input goes on")
+}
+
+// TestComesAgainWithoutAPeer opens a sink again, in a new process of the plugin, while the peer is away.
+func TestComesAgainWithoutAPeer(t *testing.T) {
+	path := temp(t)
+	child, input := newChild()
+	p, troubles := testPort(input, 1)
+	d, err := openDialled(t.Context(), settings{address: address{"unix", path}}, p, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := troubles.next(t); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("told %v", err)
+	}
+	sent := later(func() error { return d.put(context.Background(), []byte("hello"), false) })
+	srv, _ := newServer(t, "unix", path)
+	peer := srv.accept()
+	peer.wants("hello")
+	peer.says("input")
+	child.wants(t, "input")
+	if err := comes(t, sent); err != nil {
+		t.Fatal(err)
+	}
+	shut(t, d)
+
+	// It may also end before there is a peer.
+	p, _ = testPort(nil, 1)
+	if d, err = openDialled(t.Context(), settings{address: address{"unix", temp(t)}}, p, true); err != nil {
+		t.Fatal(err)
+	}
+	putLast(t, d)
+	shut(t, d)
 }
 
 func TestDialledGivenUp(t *testing.T) {

@@ -75,7 +75,7 @@ func Plugin() sink.Plugin {
 				}
 				return l, nil
 			}
-			d, err := openDialled(ctx, s, p)
+			d, err := openDialled(ctx, s, p, o.Again)
 			if err != nil {
 				return nil, err
 			}

@@ -1,0 +1,84 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"syscall"
+	"time"
+
+	"github.com/muxd/muxd/internal/viewer"
+)
+
+// reconnectFor is how long a viewer whose connection broke tries to get another: a plugin that died has a successor long
+// before.
+const reconnectFor = 10 * time.Second
+
+// redial makes another connection to the same console.
+type redial func(ctx context.Context, o AttachOptions) (*Viewer, error)
+
+// survive lets v have another connection to child when the one that it has breaks.
+func (v *Viewer) survive(c *Client, child string, first AttachOptions) {
+	v.rows, v.cols = first.Rows, first.Cols
+	v.redial = func(ctx context.Context, o AttachOptions) (*Viewer, error) {
+		o.ReadOnly = first.ReadOnly
+		return c.attach(ctx, child, o)
+	}
+}
+
+// reconnect replaces a connection that broke: the output goes on where it was, and what was typed and not acknowledged is typed
+// again. The caller is Recv.
+func (v *Viewer) reconnect() error {
+	ctx, cancel := context.WithTimeout(context.Background(), reconnectFor)
+	defer cancel()
+	if err := v.acquire(ctx); err != nil {
+		return err
+	}
+	defer v.release()
+	v.mu.Lock()
+	if v.ended {
+		v.mu.Unlock()
+		return net.ErrClosed
+	}
+	o := AttachOptions{Rows: v.rows, Cols: v.cols}
+	if v.received {
+		o.Replay = fmt.Sprintf("from=%d", v.output)
+	}
+	v.conn.Close()
+	v.mu.Unlock()
+
+	next, err := v.redial(ctx, o)
+	if err != nil {
+		return err
+	}
+	v.mu.Lock()
+	if v.ended {
+		v.mu.Unlock()
+		next.Close()
+		return net.ErrClosed
+	}
+	v.conn = next.conn
+	offset, p := v.first, append([]byte(nil), v.unacked...)
+	v.mu.Unlock()
+
+	for len(p) > 0 && err == nil {
+		n := min(len(p), viewer.MaxData)
+		err = v.write(ctx, viewer.Frame{Type: viewer.Input, Offset: offset, Data: p[:n]})
+		offset, p = offset+uint64(n), p[n:]
+	}
+	if err == nil && v.eof {
+		if err = v.write(ctx, viewer.Frame{Type: viewer.EndOfInput}); err == nil {
+			v.eof = false
+		}
+	}
+	if v.broken(err) {
+		return nil // this one broke too: Recv notices
+	}
+	return err
+}
+
+// broken says whether a send failed because the connection broke, and Recv will get another.
+func (v *Viewer) broken(err error) bool {
+	return v.redial != nil && (errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.ENOTCONN))
+}

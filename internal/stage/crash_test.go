@@ -1,0 +1,188 @@
+package stage
+
+import (
+	"encoding/binary"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/muxd/muxd/internal/fd"
+)
+
+// stepHalf is a step of the test's own: the handler has put out a part of the chunk.
+const stepHalf Step = "half put"
+
+var steps = []Step{StepBound, StepFilled, StepLooked, StepTaken, stepHalf, StepPut, StepWritten, StepConsumed, StepCommitted}
+
+// crash says where a process dies: at the n-th time that it comes to a step. The zero value lets it live.
+type crash struct {
+	at Step
+	n  int
+}
+
+// disk is what outlives all processes: the output, what is parked, and the source.
+type disk struct {
+	mu     sync.Mutex
+	out    []byte
+	parked map[string][]*fd.FD
+	src    *fd.FD
+}
+
+func (d *disk) park(name string, fds ...int) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, n := range fds {
+		f, err := fd.Dup(n)
+		if err != nil {
+			return err
+		}
+		d.parked[name] = append(d.parked[name], f)
+	}
+	return nil
+}
+
+// copies returns copies of what is parked, as a keeper gives them out.
+func (d *disk) copies(t *testing.T) map[string][]*fd.FD {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := map[string][]*fd.FD{}
+	for name, fds := range d.parked {
+		for _, f := range fds {
+			c, err := f.Dup()
+			if err != nil {
+				t.Fatal(err)
+			}
+			out[name] = append(out[name], c)
+		}
+	}
+	return out
+}
+
+// process is an engine that dies by never taking another step: its worker waits until the test is over, and ends then.
+type process struct {
+	disk  *disk
+	crash crash
+	died  chan struct{}
+	over  <-chan struct{}
+	done  chan error
+	seen  int
+	early string // what came in the wrong order
+}
+
+func (p *process) step(s Step) {
+	if s != p.crash.at {
+		return
+	}
+	if p.seen++; p.seen == p.crash.n {
+		close(p.died)
+		<-p.over
+		runtime.Goexit()
+	}
+}
+
+// Chunk appends to the disk, in two halves, and knows from its intent what a predecessor has appended.
+func (p *process) Chunk(c *Chunk) error {
+	d := p.disk
+	d.mu.Lock()
+	from := 0
+	if mark := c.Slot.Intent(); c.Again && mark != nil {
+		from = len(d.out) - int(binary.LittleEndian.Uint64(mark))
+	} else {
+		c.Slot.SetIntent(binary.LittleEndian.AppendUint64(nil, uint64(len(d.out))))
+	}
+	count := 0
+	if s := c.Slot.State(); s != nil {
+		count = int(s[0])
+	}
+	c.Slot.SetState([]byte{byte(count + 1)})
+	half := max(from, len(c.Data)/2)
+	d.out = append(d.out, c.Data[from:half]...)
+	d.mu.Unlock()
+	p.step(stepHalf)
+	d.mu.Lock()
+	d.out = append(d.out, c.Data[half:]...)
+	d.mu.Unlock()
+	return nil
+}
+
+func (p *process) Eof(uint64) {}
+
+func (p *process) Done(_ uint64, err error) { p.done <- err }
+
+// run starts a process and returns when it has died, or is done.
+func (d *disk) run(t *testing.T, at crash, over <-chan struct{}) (finished bool) {
+	p := &process{disk: d, crash: at, died: make(chan struct{}), over: over, done: make(chan error, 1)}
+	e, err := New(Options{Park: d.park, Parked: d.copies(t), Step: p.step})
+	if err != nil {
+		t.Fatal(err)
+	}
+	src, err := d.src.Dup()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := e.Add(src, "source", p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-p.died:
+		t.Cleanup(func() { e.Close() }) // after over, when its worker has ended
+		return false
+	case err := <-p.done:
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Committed(); got != uint64(len(d.out)) {
+			t.Errorf("%d bytes are committed, and %d put out", got, len(d.out))
+		}
+		e.Close()
+		return true
+	}
+}
+
+// Every step of every chunk, and in the recovery from there every step again, is a place to die. Whatever happens, each
+// byte is put out once.
+func TestCrashAtEveryStep(t *testing.T) {
+	input := strings.Repeat("0123456789abcdef", 12<<10) // three stages full
+	var firsts []crash
+	for _, s := range steps {
+		for n := 1; n <= 4; n++ {
+			firsts = append(firsts, crash{s, n})
+		}
+	}
+	for _, first := range firsts {
+		for _, second := range append([]crash{{}}, firsts...) {
+			t.Run(fmt.Sprintf("%s %d, %s %d", first.at, first.n, second.at, second.n), func(t *testing.T) {
+				over := make(chan struct{})
+				d := &disk{parked: map[string][]*fd.FD{}}
+				r, w, err := fd.Pipe()
+				if err != nil {
+					t.Fatal(err)
+				}
+				resize(w.Int(), pipeBig)
+				if _, err := unix.Write(w.Int(), []byte(input)); err != nil {
+					t.Fatal(err)
+				}
+				w.Close()
+				d.src = r
+				t.Cleanup(func() {
+					r.Close()
+					for _, fds := range d.parked {
+						fd.CloseAll(fds)
+					}
+				})
+				defer close(over)
+				if !d.run(t, first, over) && !d.run(t, second, over) {
+					d.run(t, crash{}, over)
+				}
+				if string(d.out) != input {
+					t.Errorf("%d bytes came out of %d, or not the same", len(d.out), len(input))
+				}
+			})
+		}
+	}
+}
