@@ -89,7 +89,7 @@ func (o *opening) openPipes(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.
 	}
 	fail := func(err error) (*sinkpb.OpenResponse, error) {
 		d.Refuse(err)
-		o.close(false)
+		o.close(!o.pub.Again) // nobody comes again for what was never open
 		return nil, openError(err)
 	}
 	for i, st := range o.pub.Streams {
@@ -154,7 +154,7 @@ func (o *opening) openDirect(ctx context.Context, ticket fdchan.Ticket) (*sinkpb
 func (o *opening) openConsole(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {
 	fail := func(err error) (*sinkpb.OpenResponse, error) {
 		o.pub.master.Close()
-		o.close(false)
+		o.close(true) // nobody comes again for what was never open
 		return nil, openError(err)
 	}
 	var err error

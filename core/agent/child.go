@@ -50,23 +50,24 @@ const removedFor = time.Minute
 
 // child is a process that muxd spawned, over all its runs.
 type child struct {
-	spec     *controlpb.ChildSpec // as it was asked for, checked; never changes
-	user     *identity
-	sinks    []choice
-	rec      *controlpb.Child // what the API tells
-	key      string           // of the current run's process, at the keeper
-	openings []*opening       // of the current run
-	pending  *keeperpb.Process
-	killed   *time.Timer // SIGKILL at the end of the grace time
-	drain    *time.Timer // the drain deadline
-	restart  *time.Timer
-	stopping bool
-	ending   bool   // its openings are being forgotten
-	waited   bool   // somebody has called Wait
-	cut      bool   // the drain deadline has passed
-	forks    bool   // the client forks it
-	attached bool   // its spawn came with a viewer
-	request  string // the client's request id of its spawn
+	spec       *controlpb.ChildSpec // as it was asked for, checked; never changes
+	user       *identity
+	sinks      []choice
+	rec        *controlpb.Child // what the API tells
+	key        string           // of the current run's process, at the keeper
+	openings   []*opening       // of the current run
+	pending    *keeperpb.Process
+	killed     *time.Timer // SIGKILL at the end of the grace time
+	drain      *time.Timer // the drain deadline
+	restart    *time.Timer
+	stopping   bool
+	ending     bool   // its openings are being forgotten
+	waited     bool   // somebody has called Wait
+	cut        bool   // the drain deadline has passed
+	forks      bool   // the client forks it
+	attached   bool   // its spawn came with a viewer
+	configured bool   // it is a [[child]] of the configuration
+	request    string // the client's request id of its spawn
 
 	backoff, backoffFirst, backoffMax time.Duration
 

@@ -48,6 +48,7 @@ func (a *Agent) startConfigured(cfg *config.Config, had map[string]bool) []strin
 		a.follow(func() {
 			for _, c := range todo {
 				_, err := a.spawn(a.ctx, childSpec(&c), caller{}, func(ch *child) {
+					ch.configured = true
 					ch.backoff, ch.backoffFirst, ch.backoffMax = c.Backoff, c.Backoff, c.BackoffMax
 				})
 				if err != nil && a.ctx.Err() == nil {

@@ -101,8 +101,11 @@ func (p *Plugin) Take(ctx context.Context, call func(ctx context.Context, ticket
 	d, err = p.fds.TakeAny(ctx, t)
 	if err != nil {
 		cancel(err)
-		if callErr := <-called; callErr != nil {
+		switch callErr := <-called; {
+		case callErr != nil && status.Code(callErr) != codes.Canceled:
 			err = callErr
+		case p.fds.Closed():
+			err = errNoConn
 		}
 		return nil, nil, err
 	}

@@ -81,6 +81,16 @@ func (e *Endpoint) Close() error {
 // Done is closed when the connection has ended.
 func (e *Endpoint) Done() <-chan struct{} { return e.done }
 
+// Closed says whether the connection has ended.
+func (e *Endpoint) Closed() bool {
+	select {
+	case <-e.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Give sends copies of fds under t and returns when the peer has acknowledged them. It does not take ownership.
 func (e *Endpoint) Give(ctx context.Context, t Ticket, fds ...int) error {
 	return e.ask(ctx, Packet{Type: Give, Ticket: t}, fds...)

@@ -30,6 +30,7 @@ var goldenPackets = map[string]goldenPacket{
 	"give":    {fdchan.Packet{Type: fdchan.Give, Ticket: goldenTicket, Payload: []byte{}}, 2},
 	"ack":     {fdchan.Packet{Type: fdchan.Ack, Ticket: goldenTicket, Payload: []byte{}}, 0},
 	"refuse":  {fdchan.Packet{Type: fdchan.Refuse, Ticket: goldenTicket, Payload: []byte("too many")}, 0},
+	"park":    {fdchan.Packet{Type: fdchan.Park, Ticket: goldenTicket, Payload: []byte("state")}, 1},
 	"message": {fdchan.Packet{Type: fdchan.Message, Payload: []byte{0x12, 2, 8, 7}}, 1},
 }
 
