@@ -3,7 +3,7 @@
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
-.PHONY: help build run test check generate fuzz clean
+.PHONY: help build run test check chaos generate fuzz clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ test: ## install what the tests need, then check and test everything
 
 check: ## only the checks: gofmt, vet, staticcheck, generated code
 	tools/check
+
+chaos: ## kill muxd's processes 1,000 times under writing children, and count every byte (KILLS=, SEED=)
+	go test ./chaos -count=1 -v -timeout 30m -kills $(or $(KILLS),1000) -seed $(or $(SEED),0)
 
 generate: ## make the Go code of the .proto files again
 	tools/generate

@@ -94,12 +94,13 @@ func (v *Viewer) Close() error {
 	return nil
 }
 
-// Recv blocks until the console tells something. After ViewerEnd, or where the connection broke without it and no other
-// could be had, the error is io.EOF. A Recv that was blocked when Close was called returns net.ErrClosed.
+// Recv blocks until the console tells something. After ViewerEnd the error is io.EOF, and where the connection
+// broke without it and no other could be had it says why. A Recv that was blocked when Close was called returns net.ErrClosed.
 func (v *Viewer) Recv() (ViewerEvent, error) {
 	f, err := v.recv()
 	for errors.Is(err, io.EOF) && !v.over && v.redial != nil {
-		if v.reconnect() != nil {
+		if again := v.reconnect(); again != nil {
+			err = fmt.Errorf("the connection to the console broke, and there is no other: %w", again)
 			break
 		}
 		f, err = v.recv()

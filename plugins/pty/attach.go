@@ -85,6 +85,11 @@ func (c *consoleSink) admit(a *attached, want replay) {
 		a.redraw = c.past.end()
 	}
 	c.viewers[a] = struct{}{}
+	if c.absent == 0 {
+		c.past.viewers().Add(1)
+	} else if c.absent--; c.absent == 0 {
+		close(c.back)
+	}
 	if !a.v.ReadOnly {
 		c.resized(a, a.v.Rows, a.v.Cols)
 	}
@@ -96,6 +101,7 @@ func (c *consoleSink) leave(a *attached) {
 	defer c.mu.Unlock()
 	a.finish()
 	delete(c.viewers, a)
+	c.past.viewers().Add(^uint64(0))
 	if c.latest == a {
 		c.latest = nil
 	}

@@ -27,7 +27,9 @@ type consoleSink struct {
 	past    ring
 	now     []byte // the piece that is being shown: it ends where past ends, and may be longer than past is
 	viewers map[*attached]struct{}
-	latest  *attached // who typed or resized last: its size counts
+	absent  int           // viewers of a predecessor that have not come back
+	back    chan struct{} // closed when absent is 0
+	latest  *attached     // who typed or resized last: its size counts
 	ended   bool
 	exit    uint32
 	known   bool
@@ -49,6 +51,10 @@ func newConsole(in *master, past ring, status func() (uint32, bool)) (*consoleSi
 		viewers: map[*attached]struct{}{},
 	}
 	c.keys.init(in)
+	c.absent = int(c.past.viewers().Load()) // they stay counted, for a successor of this one
+	if c.back = make(chan struct{}); c.absent == 0 {
+		close(c.back)
+	}
 	return c, nil
 }
 
@@ -82,6 +88,12 @@ func (c *consoleSink) show(offset uint64, piece []byte) {
 }
 
 func (c *consoleSink) end(ctx context.Context) error {
+	grace, cancel := context.WithTimeout(ctx, endGrace)
+	defer cancel()
+	select { // viewers whose connection broke with a predecessor are on their way
+	case <-c.back:
+	case <-grace.Done():
+	}
 	c.mu.Lock()
 	c.exit, c.known = c.status()
 	c.ended = true
@@ -94,8 +106,6 @@ func (c *consoleSink) end(ctx context.Context) error {
 	}
 	c.mu.Unlock()
 
-	grace, cancel := context.WithTimeout(ctx, endGrace)
-	defer cancel()
 	for _, done := range waiting {
 		select {
 		case <-done:

@@ -5,21 +5,25 @@ import (
 	"unsafe"
 )
 
-// ringHeader is what a ring needs of its memory beside what it keeps: the offsets of its first byte and behind its last.
-const ringHeader = 16
+// ringHeader is what a ring needs of its memory beside what it keeps: the offsets of its first byte and behind its last, and
+// how many viewers are attached, or were and are on their way back.
+const ringHeader = 24
 
 // ring keeps the latest bytes of a stream, and knows their offsets in it. It lives in memory that outlives the process: what
 // its two offsets span is whole whenever the process is killed. What is written again by a successor, whose chunk
 // comes again, is the same bytes at the same places.
 type ring struct {
-	head *[2]atomic.Uint64
+	head *[3]atomic.Uint64
 	buf  []byte
 }
 
 // newRing makes a ring of mem, which is zero, or a ring's already: then it goes on.
 func newRing(mem []byte) ring {
-	return ring{head: (*[2]atomic.Uint64)(unsafe.Pointer(&mem[0])), buf: mem[ringHeader:]}
+	return ring{head: (*[3]atomic.Uint64)(unsafe.Pointer(&mem[0])), buf: mem[ringHeader:]}
 }
+
+// viewers counts those that are attached, for a successor to know whom it has to wait for.
+func (r *ring) viewers() *atomic.Uint64 { return &r.head[2] }
 
 // start is the offset of the oldest byte that is kept, and end the offset behind the last.
 func (r *ring) start() uint64 { return r.head[0].Load() }

@@ -1,0 +1,283 @@
+package chaos
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/muxd/muxd/control"
+	"github.com/muxd/muxd/control/controlpb"
+)
+
+var (
+	killsWanted = flag.Int("kills", 60, "how many processes to kill")
+	seedWanted  = flag.Uint64("seed", 0, "of everything random; 0: by the clock")
+)
+
+// writerEnv makes this binary a child that writes: its kind, the seed of its data, and the file whose appearance ends it.
+const writerEnv = "CHAOS_WRITER"
+
+func TestMain(m *testing.M) {
+	if spec := os.Getenv(writerEnv); spec != "" {
+		os.Exit(writer(spec))
+	}
+	flag.Parse()
+	os.Exit(m.Run())
+}
+
+// result is what a child has to come out as.
+type result struct {
+	name, kind, spec string
+	seed             uint64
+	status           int
+	stop             string // the file that ends the child
+	count            string // where the child says how many records it has written
+}
+
+// TestChaos kills agent and plugins at random under children of every kind, sink and format. Afterwards every record is there
+// once and in order, every exit status is right, and nothing is left.
+func TestChaos(t *testing.T) {
+	seed := *seedWanted
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	t.Logf("seed %d: go test ./chaos -seed %d -kills %d", seed, seed, *killsWanted)
+	random := rand.New(rand.NewPCG(seed, 1))
+	m := start(t)
+	dir := t.TempDir()
+	var all []*result
+	add := func(kind, spec string) {
+		r := &result{
+			name: fmt.Sprintf("c%d", len(all)), kind: kind, seed: random.Uint64(), status: random.IntN(100),
+		}
+		r.stop, r.count = filepath.Join(dir, r.name+".stop"), filepath.Join(dir, r.name+".count")
+		r.spec = strings.ReplaceAll(spec, "OUT", filepath.Join(dir, r.name))
+		all = append(all, r)
+	}
+	for _, kind := range []string{"small", "big", "burst", "binary"} {
+		add(kind, "file:OUT,format=raw")
+	}
+	for _, kind := range []string{"small", "big", "burst"} {
+		add(kind, "file:OUT,format=cri")
+	}
+	add("burst", "pty,scrollback=64MiB")
+	for _, r := range all {
+		m.spawn(t, r)
+	}
+	viewer := m.view(t, all[len(all)-1].name)
+
+	kills := 0
+	for kills < *killsWanted {
+		time.Sleep(time.Duration(random.IntN(60)) * time.Millisecond) // when the kill comes, not a wait for anything
+		if m.kill(t, []string{"agent", "file", "pty"}[random.IntN(3)]) {
+			kills++
+		}
+	}
+	for _, r := range all {
+		if err := os.WriteFile(r.stop, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, r := range all {
+		ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+		c, err := m.client.Wait(ctx, r.name)
+		cancel()
+		if err != nil {
+			t.Fatalf("wait %s: %v", r.name, err)
+		}
+		if ws := unix.WaitStatus(c.Status); !c.StatusKnown || ws.ExitStatus() != r.status {
+			t.Errorf("%s: status %v (known %v), want %d", r.name, ws, c.StatusKnown, r.status)
+		}
+		out, err := os.ReadFile(filepath.Join(dir, r.name))
+		switch {
+		case strings.HasPrefix(r.spec, "pty"):
+			out = bytes.ReplaceAll(viewer.end(t), []byte("\r\n"), []byte("\n"))
+		case err != nil:
+			t.Fatal(err)
+		case strings.HasSuffix(r.spec, "cri"):
+			out = fromCRI(t, out)
+		}
+		r.check(t, out)
+		m.client.API.Remove(context.Background(), &controlpb.RemoveRequest{Child: r.name})
+	}
+	m.stop(t)
+	t.Logf("%d kills", kills)
+}
+
+// muxd is a muxd of the test's own.
+type muxd struct {
+	dir    string
+	cmd    *exec.Cmd
+	log    *os.File
+	client *control.Client
+}
+
+func start(t *testing.T) *muxd {
+	dir, err := os.MkdirTemp("/tmp", "mxc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	bin := filepath.Join(dir, "muxd")
+	build := exec.Command("go", "build", "-o", bin, "github.com/muxd/muxd/cmd/muxd")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build muxd: %v\n%s", err, out)
+	}
+	m := &muxd{dir: filepath.Join(dir, "run")}
+	if m.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.log.Close() })
+	m.cmd = exec.Command(bin, "--runtime-dir", m.dir)
+	m.cmd.Stderr = m.log
+	if err := m.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			b, _ := os.ReadFile(m.log.Name())
+			t.Logf("the log of muxd:\n%s", b[max(0, len(b)-8000):])
+		}
+		if m.cmd.ProcessState == nil {
+			m.cmd.Process.Signal(unix.SIGTERM)
+			m.cmd.Process.Signal(unix.SIGTERM)
+			m.cmd.Wait()
+		}
+	})
+	if m.client, err = control.Dial(filepath.Join(m.dir, "control.sock")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.client.Close() })
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		_, err := m.client.API.Status(context.Background(), &controlpb.StatusRequest{})
+		if err == nil {
+			return m
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("muxd does not answer: %v", err)
+		}
+		time.Sleep(10 * time.Millisecond) // polling for what the deadline bounds
+	}
+}
+
+func (m *muxd) spawn(t *testing.T, r *result) {
+	cs := &controlpb.ChildSpec{
+		Name: r.name, Argv: [][]byte{[]byte(os.Args[0])}, Cwd: []byte("/"),
+		Env:   [][]byte{fmt.Appendf(nil, "%s=%s %d %d %s %s", writerEnv, r.kind, r.seed, r.status, r.stop, r.count)},
+		Sinks: []*controlpb.SinkChoice{{Spec: r.spec}},
+	}
+	if _, err := m.client.Spawn(context.Background(), cs); err != nil {
+		t.Fatalf("spawn %s: %v", r.name, err)
+	}
+}
+
+// kill sends SIGKILL to the agent, or to a plugin that runs.
+func (m *muxd) kill(t *testing.T, who string) bool {
+	pid := 0
+	if who == "agent" {
+		s, err := m.client.API.Status(context.Background(), &controlpb.StatusRequest{})
+		if err != nil {
+			t.Fatalf("status: %v", err)
+		}
+		pid = int(s.AgentPid)
+	} else {
+		resp, err := m.client.API.Plugins(context.Background(), &controlpb.PluginsRequest{})
+		if err != nil {
+			t.Fatalf("plugins: %v", err)
+		}
+		for _, p := range resp.Plugins {
+			if p.Name != who {
+				continue
+			}
+			pid = int(p.Pid)
+			if strings.Contains(p.Error, "muxctl plugin restart") {
+				// It died too often in a short time, and waits for a person.
+				if _, err := m.client.API.RestartPlugin(context.Background(), &controlpb.RestartPluginRequest{Name: who}); err != nil {
+					t.Fatalf("restart plugin %s: %v", who, err)
+				}
+			}
+		}
+	}
+	return pid > 1 && unix.Kill(pid, unix.SIGKILL) == nil
+}
+
+// stop ends muxd, and says whether it left anything.
+func (m *muxd) stop(t *testing.T) {
+	m.cmd.Process.Signal(unix.SIGTERM)
+	if err := m.cmd.Wait(); err != nil {
+		t.Errorf("muxd: %v", err)
+	}
+	if _, err := os.Stat(m.dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the runtime directory is still there: %v", err)
+	}
+}
+
+// watcher collects what a viewer of a console sees.
+type watcher struct {
+	v    *control.Viewer
+	mu   sync.Mutex
+	out  []byte
+	bad  string
+	done chan struct{}
+}
+
+func (m *muxd) view(t *testing.T, child string) *watcher {
+	v, err := m.client.Attach(context.Background(), child, control.AttachOptions{Replay: "all"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &watcher{v: v, done: make(chan struct{})}
+	go w.run()
+	return w
+}
+
+func (w *watcher) run() {
+	defer close(w.done)
+	for {
+		ev, err := w.v.Recv()
+		w.mu.Lock()
+		switch {
+		case err != nil:
+			if !errors.Is(err, io.EOF) {
+				w.bad = err.Error()
+			}
+			w.mu.Unlock()
+			return
+		case ev.Kind == control.ViewerOutput && ev.Offset != uint64(len(w.out)) && len(ev.Data) > 0:
+			w.bad = fmt.Sprintf("output at %d, and %d bytes have come", ev.Offset, len(w.out))
+		case ev.Kind == control.ViewerOutput, ev.Kind == control.ViewerRedraw:
+			w.out = append(w.out, ev.Data...)
+		}
+		w.mu.Unlock()
+	}
+}
+
+// end waits until the console has ended, and returns what was seen.
+func (w *watcher) end(t *testing.T) []byte {
+	select {
+	case <-w.done:
+	case <-time.After(30 * time.Second):
+		t.Error("the viewer does not end")
+	}
+	w.v.Close()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.bad != "" {
+		t.Errorf("viewer: %s", w.bad)
+	}
+	return w.out
+}

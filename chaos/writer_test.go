@@ -1,0 +1,142 @@
+package chaos
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// writer is a child: it writes records until its stop file is there, notes how many, and exits with its status.
+func writer(spec string) int {
+	var kind, stop, count string
+	var seed uint64
+	var status int
+	if _, err := fmt.Sscan(spec, &kind, &seed, &status, &stop, &count); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 255
+	}
+	pause := rand.New(rand.NewPCG(seed, 2))
+	var pending []byte
+	n := 0
+	for ; ; n++ {
+		if n%64 == 0 {
+			if _, err := os.Stat(stop); err == nil {
+				break
+			}
+		}
+		pending = append(pending, record(kind, seed, n)...)
+		if !due(kind, n, len(pending), pause) {
+			continue
+		}
+		if _, err := os.Stdout.Write(pending); err != nil {
+			os.WriteFile(count, fmt.Appendf(nil, "error %v", err), 0o600)
+			return 254
+		}
+		pending = pending[:0]
+	}
+	if _, err := os.Stdout.Write(pending); err != nil {
+		return 254
+	}
+	if err := os.WriteFile(count, fmt.Appendf(nil, "%d", n), 0o600); err != nil {
+		return 253
+	}
+	return status
+}
+
+// due says whether what is pending is to be written now, and paces the child.
+func due(kind string, n, pending int, pause *rand.Rand) bool {
+	switch kind {
+	case "small":
+		if n%50 == 0 {
+			time.Sleep(time.Duration(pause.IntN(3)) * time.Millisecond)
+		}
+		return true
+	case "big":
+		if pending < 64<<10 {
+			return false
+		}
+		time.Sleep(time.Duration(pause.IntN(20)) * time.Millisecond)
+		return true
+	case "burst":
+		if n%1000 == 0 {
+			time.Sleep(time.Duration(pause.IntN(50)) * time.Millisecond)
+		}
+		return pause.IntN(5) > 0
+	}
+	if pending < 10<<10 { // binary
+		return false
+	}
+	time.Sleep(time.Duration(pause.IntN(5)) * time.Millisecond)
+	return true
+}
+
+// record is the n-th record of a child: a numbered line, or bytes without newlines or meaning.
+func record(kind string, seed uint64, n int) []byte {
+	if kind != "binary" {
+		return fmt.Appendf(nil, "%d %s\n", n, filler[:(n*7+int(seed%91))%len(filler)])
+	}
+	r := rand.New(rand.NewPCG(seed, uint64(n)))
+	var b []byte
+	for range 8 + n%9 {
+		b = binary.LittleEndian.AppendUint64(b, r.Uint64())
+	}
+	return bytes.ReplaceAll(b, []byte{'\n'}, []byte{0})
+}
+
+var filler = strings.Repeat("the quick brown fox ", 12)
+
+// check compares what came out with what the child wrote.
+func (r *result) check(t *testing.T, out []byte) {
+	t.Helper()
+	text, err := os.ReadFile(r.count)
+	if err != nil {
+		t.Errorf("%s: %v", r.name, err)
+		return
+	}
+	records, err := strconv.Atoi(string(text))
+	if err != nil {
+		t.Errorf("%s: the child says %q", r.name, text)
+		return
+	}
+	at := 0
+	for n := range records {
+		want := record(r.kind, r.seed, n)
+		got := out[at:min(len(out), at+len(want))]
+		if !bytes.Equal(got, want) {
+			t.Errorf("%s (%s, %s): record %d of %d at byte %d is %.60q, want %.60q", r.name, r.kind, r.spec, n, records, at, got, want)
+			return
+		}
+		at += len(want)
+	}
+	if at != len(out) {
+		t.Errorf("%s (%s, %s): %d bytes behind the last record: %.60q", r.name, r.kind, r.spec, len(out)-at, out[at:])
+		return
+	}
+	t.Logf("%s (%s, %s): %d records, %d bytes", r.name, r.kind, r.spec, records, at)
+}
+
+// fromCRI returns what CRI records hold, as their published format has it: TIME STREAM TAG TEXT.
+func fromCRI(t *testing.T, b []byte) []byte {
+	t.Helper()
+	var out []byte
+	for line := range bytes.Lines(b) {
+		f := bytes.SplitN(bytes.TrimSuffix(line, []byte("\n")), []byte(" "), 4)
+		if len(f) != 4 || string(f[1]) != "stdout" || string(f[2]) != "F" && string(f[2]) != "P" {
+			t.Fatalf("no CRI record: %.80q", line)
+		}
+		if _, err := time.Parse(time.RFC3339Nano, string(f[0])); err != nil {
+			t.Fatalf("no CRI record: %v", err)
+		}
+		out = append(out, f[3]...)
+		if string(f[2]) == "F" {
+			out = append(out, '\n')
+		}
+	}
+	return out
+}
