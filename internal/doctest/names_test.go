@@ -88,9 +88,7 @@ func TestMuxctl(t *testing.T) {
 
 // code returns the inline code of a document and the commands of its console blocks.
 func code(text string) (out []string) {
-	for _, s := range all("(`[^`\n]+`)", text) {
-		out = append(out, s)
-	}
+	out = all("(`[^`\n]+`)", text)
 	for _, s := range all(`(?m)^\$ (.*)$`, text) {
 		out = append(out, s+" ")
 	}
