@@ -2,7 +2,8 @@
 // language of [github.com/rogpeppe/go-internal/testscript]; every script has a muxd of its own, or several one after
 // the other, under $XDG_RUNTIME_DIR, and $MUXD_SOCKET names its control socket.
 //
-// A line "# needs: PROGRAM... root" at the top of a script names what it cannot do without.
+// A line "# needs: PROGRAM... root" at the top of a script names what it cannot do without; the condition [root] is
+// for single lines.
 //
 // Besides testscript's own commands there are:
 //

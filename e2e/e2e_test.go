@@ -145,8 +145,13 @@ func run(t *testing.T, file string) {
 		Cmds:                commands,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		ContinueOnError: os.Getenv("XCONT") != "",
 		Deadline:            time.Now().Add(scriptMost),
+		Condition: func(cond string) (bool, error) {
+			if cond != "root" {
+				return false, fmt.Errorf("unknown condition %q", cond)
+			}
+			return os.Geteuid() == 0, nil
+		},
 		Setup: func(env *testscript.Env) error {
 			env.Values[scriptKey{}] = s
 			s.tmp = env.Getenv("TMPDIR")

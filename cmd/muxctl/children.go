@@ -224,6 +224,33 @@ func (a *app) removeCmd() *cobra.Command {
 	}
 }
 
+func (a *app) redirectCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "redirect ID STREAM SINK", Short: "Move an output stream of a running child to another sink", Args: args(cobra.ExactArgs(3)),
+		Long: `redirect moves stdout or stderr of a running child to another sink. Nothing is lost or doubled: the output of the old sink, followed
+by that of the new one, is the stream. What is on a terminal, a direct file, an inherited stream or null cannot be moved.`,
+		Example: "  muxctl redirect web stdout file:/var/log/web-new.log", ValidArgsFunction: a.completeChildren,
+		RunE: func(c *cobra.Command, argv []string) error {
+			cwd, err := os.Getwd()
+			if err != nil {
+				return err
+			}
+			m, err := a.muxd()
+			if err != nil {
+				return err
+			}
+			r, err := m.API.Redirect(c.Context(), &controlpb.RedirectRequest{Child: argv[0], Stream: argv[1], Spec: argv[2], Cwd: []byte(cwd)})
+			if err != nil {
+				return err
+			}
+			if a.output == "json" {
+				return printJSON(viewOf(r))
+			}
+			return nil
+		},
+	}
+}
+
 // printChild is inspect for people.
 func printChild(r *controlpb.Child) error {
 	p := func(name, format string, args ...any) { fmt.Printf("%-10s %s\n", name, fmt.Sprintf(format, args...)) }

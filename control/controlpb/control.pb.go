@@ -1978,6 +1978,74 @@ func (x *Event) GetText() string {
 	return ""
 }
 
+type RedirectRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Child         string                 `protobuf:"bytes,1,opt,name=child,proto3" json:"child,omitempty"`
+	Stream        string                 `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"` // stdout or stderr
+	Spec          string                 `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
+	Cwd           []byte                 `protobuf:"bytes,4,opt,name=cwd,proto3" json:"cwd,omitempty"` // of the client, for relative paths
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedirectRequest) Reset() {
+	*x = RedirectRequest{}
+	mi := &file_control_controlpb_control_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedirectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedirectRequest) ProtoMessage() {}
+
+func (x *RedirectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedirectRequest.ProtoReflect.Descriptor instead.
+func (*RedirectRequest) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *RedirectRequest) GetChild() string {
+	if x != nil {
+		return x.Child
+	}
+	return ""
+}
+
+func (x *RedirectRequest) GetStream() string {
+	if x != nil {
+		return x.Stream
+	}
+	return ""
+}
+
+func (x *RedirectRequest) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+func (x *RedirectRequest) GetCwd() []byte {
+	if x != nil {
+		return x.Cwd
+	}
+	return nil
+}
+
 type PluginsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Also start every plugin that is known, to have its description.
@@ -1988,7 +2056,7 @@ type PluginsRequest struct {
 
 func (x *PluginsRequest) Reset() {
 	*x = PluginsRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[28]
+	mi := &file_control_controlpb_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2000,7 +2068,7 @@ func (x *PluginsRequest) String() string {
 func (*PluginsRequest) ProtoMessage() {}
 
 func (x *PluginsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[28]
+	mi := &file_control_controlpb_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2013,7 +2081,7 @@ func (x *PluginsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginsRequest.ProtoReflect.Descriptor instead.
 func (*PluginsRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{28}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PluginsRequest) GetDescribe() bool {
@@ -2032,7 +2100,7 @@ type PluginsResponse struct {
 
 func (x *PluginsResponse) Reset() {
 	*x = PluginsResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[29]
+	mi := &file_control_controlpb_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2044,7 +2112,7 @@ func (x *PluginsResponse) String() string {
 func (*PluginsResponse) ProtoMessage() {}
 
 func (x *PluginsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[29]
+	mi := &file_control_controlpb_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2057,7 +2125,7 @@ func (x *PluginsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginsResponse.ProtoReflect.Descriptor instead.
 func (*PluginsResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{29}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PluginsResponse) GetPlugins() []*Plugin {
@@ -2086,7 +2154,7 @@ type Plugin struct {
 
 func (x *Plugin) Reset() {
 	*x = Plugin{}
-	mi := &file_control_controlpb_control_proto_msgTypes[30]
+	mi := &file_control_controlpb_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2098,7 +2166,7 @@ func (x *Plugin) String() string {
 func (*Plugin) ProtoMessage() {}
 
 func (x *Plugin) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[30]
+	mi := &file_control_controlpb_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2111,7 +2179,7 @@ func (x *Plugin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plugin.ProtoReflect.Descriptor instead.
 func (*Plugin) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{30}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Plugin) GetName() string {
@@ -2204,7 +2272,7 @@ type PluginOption struct {
 
 func (x *PluginOption) Reset() {
 	*x = PluginOption{}
-	mi := &file_control_controlpb_control_proto_msgTypes[31]
+	mi := &file_control_controlpb_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2216,7 +2284,7 @@ func (x *PluginOption) String() string {
 func (*PluginOption) ProtoMessage() {}
 
 func (x *PluginOption) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[31]
+	mi := &file_control_controlpb_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2229,7 +2297,7 @@ func (x *PluginOption) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginOption.ProtoReflect.Descriptor instead.
 func (*PluginOption) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{31}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PluginOption) GetName() string {
@@ -2276,7 +2344,7 @@ type RestartPluginRequest struct {
 
 func (x *RestartPluginRequest) Reset() {
 	*x = RestartPluginRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[32]
+	mi := &file_control_controlpb_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2288,7 +2356,7 @@ func (x *RestartPluginRequest) String() string {
 func (*RestartPluginRequest) ProtoMessage() {}
 
 func (x *RestartPluginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[32]
+	mi := &file_control_controlpb_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2301,7 +2369,7 @@ func (x *RestartPluginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPluginRequest.ProtoReflect.Descriptor instead.
 func (*RestartPluginRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{32}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RestartPluginRequest) GetName() string {
@@ -2319,7 +2387,7 @@ type RestartPluginResponse struct {
 
 func (x *RestartPluginResponse) Reset() {
 	*x = RestartPluginResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[33]
+	mi := &file_control_controlpb_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2331,7 +2399,7 @@ func (x *RestartPluginResponse) String() string {
 func (*RestartPluginResponse) ProtoMessage() {}
 
 func (x *RestartPluginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[33]
+	mi := &file_control_controlpb_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2344,7 +2412,7 @@ func (x *RestartPluginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPluginResponse.ProtoReflect.Descriptor instead.
 func (*RestartPluginResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{33}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{34}
 }
 
 type StatusRequest struct {
@@ -2355,7 +2423,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[34]
+	mi := &file_control_controlpb_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2367,7 +2435,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[34]
+	mi := &file_control_controlpb_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2380,7 +2448,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{34}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{35}
 }
 
 type StatusResponse struct {
@@ -2402,7 +2470,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[35]
+	mi := &file_control_controlpb_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2414,7 +2482,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[35]
+	mi := &file_control_controlpb_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2427,7 +2495,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{35}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -2515,7 +2583,7 @@ type ReloadRequest struct {
 
 func (x *ReloadRequest) Reset() {
 	*x = ReloadRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[36]
+	mi := &file_control_controlpb_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2527,7 +2595,7 @@ func (x *ReloadRequest) String() string {
 func (*ReloadRequest) ProtoMessage() {}
 
 func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[36]
+	mi := &file_control_controlpb_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2540,7 +2608,7 @@ func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
 func (*ReloadRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{36}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{37}
 }
 
 type ReloadResponse struct {
@@ -2552,7 +2620,7 @@ type ReloadResponse struct {
 
 func (x *ReloadResponse) Reset() {
 	*x = ReloadResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[37]
+	mi := &file_control_controlpb_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2564,7 +2632,7 @@ func (x *ReloadResponse) String() string {
 func (*ReloadResponse) ProtoMessage() {}
 
 func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[37]
+	mi := &file_control_controlpb_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2577,7 +2645,7 @@ func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadResponse.ProtoReflect.Descriptor instead.
 func (*ReloadResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{37}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ReloadResponse) GetText() string {
@@ -2596,7 +2664,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[38]
+	mi := &file_control_controlpb_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2608,7 +2676,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[38]
+	mi := &file_control_controlpb_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2621,7 +2689,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{38}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ShutdownRequest) GetNow() bool {
@@ -2639,7 +2707,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[39]
+	mi := &file_control_controlpb_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2651,7 +2719,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[39]
+	mi := &file_control_controlpb_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2664,7 +2732,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{39}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{40}
 }
 
 var File_control_controlpb_control_proto protoreflect.FileDescriptor
@@ -2822,7 +2890,12 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x05child\x18\x04 \x01(\tR\x05child\x12\x12\n" +
 	"\x04name\x18\x05 \x01(\tR\x04name\x12\x16\n" +
 	"\x06stream\x18\x06 \x01(\tR\x06stream\x12\x12\n" +
-	"\x04text\x18\a \x01(\tR\x04text\",\n" +
+	"\x04text\x18\a \x01(\tR\x04text\"e\n" +
+	"\x0fRedirectRequest\x12\x14\n" +
+	"\x05child\x18\x01 \x01(\tR\x05child\x12\x16\n" +
+	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x12\n" +
+	"\x04spec\x18\x03 \x01(\tR\x04spec\x12\x10\n" +
+	"\x03cwd\x18\x04 \x01(\fR\x03cwd\",\n" +
 	"\x0ePluginsRequest\x12\x1a\n" +
 	"\bdescribe\x18\x01 \x01(\bR\bdescribe\"D\n" +
 	"\x0fPluginsResponse\x121\n" +
@@ -2878,7 +2951,8 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\n" +
 	"ON_FAILURE\x10\x01\x12\n" +
 	"\n" +
-	"\x06ALWAYS\x10\x022\xeb\t\n" +
+	"\x06ALWAYS\x10\x022\xb1\n" +
+	"\n" +
 	"\aControl\x12F\n" +
 	"\x05Spawn\x12\x1d.muxd.control.v1.SpawnRequest\x1a\x1e.muxd.control.v1.SpawnResponse\x12I\n" +
 	"\x06Forked\x12\x1e.muxd.control.v1.ForkedRequest\x1a\x1f.muxd.control.v1.ForkedResponse\x12C\n" +
@@ -2891,7 +2965,8 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x06Remove\x12\x1e.muxd.control.v1.RemoveRequest\x1a\x1f.muxd.control.v1.RemoveResponse\x12I\n" +
 	"\x06Attach\x12\x1e.muxd.control.v1.AttachRequest\x1a\x1f.muxd.control.v1.AttachResponse\x12C\n" +
 	"\x04Logs\x12\x1c.muxd.control.v1.LogsRequest\x1a\x1d.muxd.control.v1.LogsResponse\x12B\n" +
-	"\x06Events\x12\x1e.muxd.control.v1.EventsRequest\x1a\x16.muxd.control.v1.Event0\x01\x12L\n" +
+	"\x06Events\x12\x1e.muxd.control.v1.EventsRequest\x1a\x16.muxd.control.v1.Event0\x01\x12D\n" +
+	"\bRedirect\x12 .muxd.control.v1.RedirectRequest\x1a\x16.muxd.control.v1.Child\x12L\n" +
 	"\aPlugins\x12\x1f.muxd.control.v1.PluginsRequest\x1a .muxd.control.v1.PluginsResponse\x12^\n" +
 	"\rRestartPlugin\x12%.muxd.control.v1.RestartPluginRequest\x1a&.muxd.control.v1.RestartPluginResponse\x12I\n" +
 	"\x06Status\x12\x1e.muxd.control.v1.StatusRequest\x1a\x1f.muxd.control.v1.StatusResponse\x12I\n" +
@@ -2911,7 +2986,7 @@ func file_control_controlpb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_controlpb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_control_controlpb_control_proto_goTypes = []any{
 	(Restart)(0),                  // 0: muxd.control.v1.Restart
 	(*SpawnRequest)(nil),          // 1: muxd.control.v1.SpawnRequest
@@ -2942,18 +3017,19 @@ var file_control_controlpb_control_proto_goTypes = []any{
 	(*LogsResponse)(nil),          // 26: muxd.control.v1.LogsResponse
 	(*EventsRequest)(nil),         // 27: muxd.control.v1.EventsRequest
 	(*Event)(nil),                 // 28: muxd.control.v1.Event
-	(*PluginsRequest)(nil),        // 29: muxd.control.v1.PluginsRequest
-	(*PluginsResponse)(nil),       // 30: muxd.control.v1.PluginsResponse
-	(*Plugin)(nil),                // 31: muxd.control.v1.Plugin
-	(*PluginOption)(nil),          // 32: muxd.control.v1.PluginOption
-	(*RestartPluginRequest)(nil),  // 33: muxd.control.v1.RestartPluginRequest
-	(*RestartPluginResponse)(nil), // 34: muxd.control.v1.RestartPluginResponse
-	(*StatusRequest)(nil),         // 35: muxd.control.v1.StatusRequest
-	(*StatusResponse)(nil),        // 36: muxd.control.v1.StatusResponse
-	(*ReloadRequest)(nil),         // 37: muxd.control.v1.ReloadRequest
-	(*ReloadResponse)(nil),        // 38: muxd.control.v1.ReloadResponse
-	(*ShutdownRequest)(nil),       // 39: muxd.control.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 40: muxd.control.v1.ShutdownResponse
+	(*RedirectRequest)(nil),       // 29: muxd.control.v1.RedirectRequest
+	(*PluginsRequest)(nil),        // 30: muxd.control.v1.PluginsRequest
+	(*PluginsResponse)(nil),       // 31: muxd.control.v1.PluginsResponse
+	(*Plugin)(nil),                // 32: muxd.control.v1.Plugin
+	(*PluginOption)(nil),          // 33: muxd.control.v1.PluginOption
+	(*RestartPluginRequest)(nil),  // 34: muxd.control.v1.RestartPluginRequest
+	(*RestartPluginResponse)(nil), // 35: muxd.control.v1.RestartPluginResponse
+	(*StatusRequest)(nil),         // 36: muxd.control.v1.StatusRequest
+	(*StatusResponse)(nil),        // 37: muxd.control.v1.StatusResponse
+	(*ReloadRequest)(nil),         // 38: muxd.control.v1.ReloadRequest
+	(*ReloadResponse)(nil),        // 39: muxd.control.v1.ReloadResponse
+	(*ShutdownRequest)(nil),       // 40: muxd.control.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 41: muxd.control.v1.ShutdownResponse
 }
 var file_control_controlpb_control_proto_depIdxs = []int32{
 	5,  // 0: muxd.control.v1.SpawnRequest.child:type_name -> muxd.control.v1.ChildSpec
@@ -2969,8 +3045,8 @@ var file_control_controlpb_control_proto_depIdxs = []int32{
 	9,  // 10: muxd.control.v1.ListResponse.children:type_name -> muxd.control.v1.Child
 	8,  // 11: muxd.control.v1.ResizeRequest.size:type_name -> muxd.control.v1.Size
 	8,  // 12: muxd.control.v1.AttachRequest.size:type_name -> muxd.control.v1.Size
-	31, // 13: muxd.control.v1.PluginsResponse.plugins:type_name -> muxd.control.v1.Plugin
-	32, // 14: muxd.control.v1.Plugin.options:type_name -> muxd.control.v1.PluginOption
+	32, // 13: muxd.control.v1.PluginsResponse.plugins:type_name -> muxd.control.v1.Plugin
+	33, // 14: muxd.control.v1.Plugin.options:type_name -> muxd.control.v1.PluginOption
 	1,  // 15: muxd.control.v1.Control.Spawn:input_type -> muxd.control.v1.SpawnRequest
 	3,  // 16: muxd.control.v1.Control.Forked:input_type -> muxd.control.v1.ForkedRequest
 	12, // 17: muxd.control.v1.Control.List:input_type -> muxd.control.v1.ListRequest
@@ -2983,30 +3059,32 @@ var file_control_controlpb_control_proto_depIdxs = []int32{
 	23, // 24: muxd.control.v1.Control.Attach:input_type -> muxd.control.v1.AttachRequest
 	25, // 25: muxd.control.v1.Control.Logs:input_type -> muxd.control.v1.LogsRequest
 	27, // 26: muxd.control.v1.Control.Events:input_type -> muxd.control.v1.EventsRequest
-	29, // 27: muxd.control.v1.Control.Plugins:input_type -> muxd.control.v1.PluginsRequest
-	33, // 28: muxd.control.v1.Control.RestartPlugin:input_type -> muxd.control.v1.RestartPluginRequest
-	35, // 29: muxd.control.v1.Control.Status:input_type -> muxd.control.v1.StatusRequest
-	37, // 30: muxd.control.v1.Control.Reload:input_type -> muxd.control.v1.ReloadRequest
-	39, // 31: muxd.control.v1.Control.Shutdown:input_type -> muxd.control.v1.ShutdownRequest
-	2,  // 32: muxd.control.v1.Control.Spawn:output_type -> muxd.control.v1.SpawnResponse
-	4,  // 33: muxd.control.v1.Control.Forked:output_type -> muxd.control.v1.ForkedResponse
-	13, // 34: muxd.control.v1.Control.List:output_type -> muxd.control.v1.ListResponse
-	9,  // 35: muxd.control.v1.Control.Inspect:output_type -> muxd.control.v1.Child
-	9,  // 36: muxd.control.v1.Control.Wait:output_type -> muxd.control.v1.Child
-	17, // 37: muxd.control.v1.Control.Signal:output_type -> muxd.control.v1.SignalResponse
-	9,  // 38: muxd.control.v1.Control.Stop:output_type -> muxd.control.v1.Child
-	20, // 39: muxd.control.v1.Control.Resize:output_type -> muxd.control.v1.ResizeResponse
-	22, // 40: muxd.control.v1.Control.Remove:output_type -> muxd.control.v1.RemoveResponse
-	24, // 41: muxd.control.v1.Control.Attach:output_type -> muxd.control.v1.AttachResponse
-	26, // 42: muxd.control.v1.Control.Logs:output_type -> muxd.control.v1.LogsResponse
-	28, // 43: muxd.control.v1.Control.Events:output_type -> muxd.control.v1.Event
-	30, // 44: muxd.control.v1.Control.Plugins:output_type -> muxd.control.v1.PluginsResponse
-	34, // 45: muxd.control.v1.Control.RestartPlugin:output_type -> muxd.control.v1.RestartPluginResponse
-	36, // 46: muxd.control.v1.Control.Status:output_type -> muxd.control.v1.StatusResponse
-	38, // 47: muxd.control.v1.Control.Reload:output_type -> muxd.control.v1.ReloadResponse
-	40, // 48: muxd.control.v1.Control.Shutdown:output_type -> muxd.control.v1.ShutdownResponse
-	32, // [32:49] is the sub-list for method output_type
-	15, // [15:32] is the sub-list for method input_type
+	29, // 27: muxd.control.v1.Control.Redirect:input_type -> muxd.control.v1.RedirectRequest
+	30, // 28: muxd.control.v1.Control.Plugins:input_type -> muxd.control.v1.PluginsRequest
+	34, // 29: muxd.control.v1.Control.RestartPlugin:input_type -> muxd.control.v1.RestartPluginRequest
+	36, // 30: muxd.control.v1.Control.Status:input_type -> muxd.control.v1.StatusRequest
+	38, // 31: muxd.control.v1.Control.Reload:input_type -> muxd.control.v1.ReloadRequest
+	40, // 32: muxd.control.v1.Control.Shutdown:input_type -> muxd.control.v1.ShutdownRequest
+	2,  // 33: muxd.control.v1.Control.Spawn:output_type -> muxd.control.v1.SpawnResponse
+	4,  // 34: muxd.control.v1.Control.Forked:output_type -> muxd.control.v1.ForkedResponse
+	13, // 35: muxd.control.v1.Control.List:output_type -> muxd.control.v1.ListResponse
+	9,  // 36: muxd.control.v1.Control.Inspect:output_type -> muxd.control.v1.Child
+	9,  // 37: muxd.control.v1.Control.Wait:output_type -> muxd.control.v1.Child
+	17, // 38: muxd.control.v1.Control.Signal:output_type -> muxd.control.v1.SignalResponse
+	9,  // 39: muxd.control.v1.Control.Stop:output_type -> muxd.control.v1.Child
+	20, // 40: muxd.control.v1.Control.Resize:output_type -> muxd.control.v1.ResizeResponse
+	22, // 41: muxd.control.v1.Control.Remove:output_type -> muxd.control.v1.RemoveResponse
+	24, // 42: muxd.control.v1.Control.Attach:output_type -> muxd.control.v1.AttachResponse
+	26, // 43: muxd.control.v1.Control.Logs:output_type -> muxd.control.v1.LogsResponse
+	28, // 44: muxd.control.v1.Control.Events:output_type -> muxd.control.v1.Event
+	9,  // 45: muxd.control.v1.Control.Redirect:output_type -> muxd.control.v1.Child
+	31, // 46: muxd.control.v1.Control.Plugins:output_type -> muxd.control.v1.PluginsResponse
+	35, // 47: muxd.control.v1.Control.RestartPlugin:output_type -> muxd.control.v1.RestartPluginResponse
+	37, // 48: muxd.control.v1.Control.Status:output_type -> muxd.control.v1.StatusResponse
+	39, // 49: muxd.control.v1.Control.Reload:output_type -> muxd.control.v1.ReloadResponse
+	41, // 50: muxd.control.v1.Control.Shutdown:output_type -> muxd.control.v1.ShutdownResponse
+	33, // [33:51] is the sub-list for method output_type
+	15, // [15:33] is the sub-list for method input_type
 	15, // [15:15] is the sub-list for extension type_name
 	15, // [15:15] is the sub-list for extension extendee
 	0,  // [0:15] is the sub-list for field type_name
@@ -3024,7 +3102,7 @@ func file_control_controlpb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_controlpb_control_proto_rawDesc), len(file_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   40,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -38,6 +38,7 @@ const (
 	Control_Attach_FullMethodName        = "/muxd.control.v1.Control/Attach"
 	Control_Logs_FullMethodName          = "/muxd.control.v1.Control/Logs"
 	Control_Events_FullMethodName        = "/muxd.control.v1.Control/Events"
+	Control_Redirect_FullMethodName      = "/muxd.control.v1.Control/Redirect"
 	Control_Plugins_FullMethodName       = "/muxd.control.v1.Control/Plugins"
 	Control_RestartPlugin_FullMethodName = "/muxd.control.v1.Control/RestartPlugin"
 	Control_Status_FullMethodName        = "/muxd.control.v1.Control/Status"
@@ -73,6 +74,9 @@ type ControlClient interface {
 	Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (*LogsResponse, error)
 	// Events tells what has happened since `since`, and with `follow` what happens.
 	Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error)
+	// Redirect moves an output stream of a running child to another sink: the output of the old one, followed by that of the new
+	// one, is the stream. FAILED_PRECONDITION where the stream cannot be moved; then it stays where it is.
+	Redirect(ctx context.Context, in *RedirectRequest, opts ...grpc.CallOption) (*Child, error)
 	Plugins(ctx context.Context, in *PluginsRequest, opts ...grpc.CallOption) (*PluginsResponse, error)
 	RestartPlugin(ctx context.Context, in *RestartPluginRequest, opts ...grpc.CallOption) (*RestartPluginResponse, error)
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
@@ -218,6 +222,16 @@ func (c *controlClient) Events(ctx context.Context, in *EventsRequest, opts ...g
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Control_EventsClient = grpc.ServerStreamingClient[Event]
 
+func (c *controlClient) Redirect(ctx context.Context, in *RedirectRequest, opts ...grpc.CallOption) (*Child, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Child)
+	err := c.cc.Invoke(ctx, Control_Redirect_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) Plugins(ctx context.Context, in *PluginsRequest, opts ...grpc.CallOption) (*PluginsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PluginsResponse)
@@ -296,6 +310,9 @@ type ControlServer interface {
 	Logs(context.Context, *LogsRequest) (*LogsResponse, error)
 	// Events tells what has happened since `since`, and with `follow` what happens.
 	Events(*EventsRequest, grpc.ServerStreamingServer[Event]) error
+	// Redirect moves an output stream of a running child to another sink: the output of the old one, followed by that of the new
+	// one, is the stream. FAILED_PRECONDITION where the stream cannot be moved; then it stays where it is.
+	Redirect(context.Context, *RedirectRequest) (*Child, error)
 	Plugins(context.Context, *PluginsRequest) (*PluginsResponse, error)
 	RestartPlugin(context.Context, *RestartPluginRequest) (*RestartPluginResponse, error)
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
@@ -347,6 +364,9 @@ func (UnimplementedControlServer) Logs(context.Context, *LogsRequest) (*LogsResp
 }
 func (UnimplementedControlServer) Events(*EventsRequest, grpc.ServerStreamingServer[Event]) error {
 	return status.Error(codes.Unimplemented, "method Events not implemented")
+}
+func (UnimplementedControlServer) Redirect(context.Context, *RedirectRequest) (*Child, error) {
+	return nil, status.Error(codes.Unimplemented, "method Redirect not implemented")
 }
 func (UnimplementedControlServer) Plugins(context.Context, *PluginsRequest) (*PluginsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Plugins not implemented")
@@ -593,6 +613,24 @@ func _Control_Events_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Control_EventsServer = grpc.ServerStreamingServer[Event]
 
+func _Control_Redirect_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RedirectRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Redirect(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Redirect_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Redirect(ctx, req.(*RedirectRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_Plugins_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(PluginsRequest)
 	if err := dec(in); err != nil {
@@ -733,6 +771,10 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Logs",
 			Handler:    _Control_Logs_Handler,
+		},
+		{
+			MethodName: "Redirect",
+			Handler:    _Control_Redirect_Handler,
 		},
 		{
 			MethodName: "Plugins",

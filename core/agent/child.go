@@ -52,7 +52,7 @@ const removedFor = time.Minute
 type child struct {
 	spec       *controlpb.ChildSpec // as it was asked for, checked; never changes
 	user       *identity
-	sinks      []choice
+	sinks      []*choice
 	rec        *controlpb.Child // what the API tells
 	key        string           // of the current run's process, at the keeper
 	openings   []*opening       // of the current run
@@ -65,6 +65,8 @@ type child struct {
 	waited     bool   // somebody has called Wait
 	cut        bool   // the drain deadline has passed
 	forks      bool   // the client forks it
+	moving     bool   // one of its streams is on the way to another sink
+	moves      uint32 // how many were
 	attached   bool   // its spawn came with a viewer
 	configured bool   // it is a [[child]] of the configuration
 	request    string // the client's request id of its spawn
@@ -95,6 +97,7 @@ type stream struct {
 	kind   sinkpb.Stream
 	rec    *controlpb.Sink
 	holder holderID // of the near end
+	moving bool     // it is leaving its sink for another
 	done   bool     // flushed or failed, or nothing will be told of it
 }
 
@@ -215,7 +218,7 @@ func (a *Agent) failStream(o *opening, s *stream, why string) {
 
 // maybeFinish moves c from exited to its end, if all its streams are done. Agent.mu is held.
 func (a *Agent) maybeFinish(c *child) {
-	if c.rec.State != stExited || c.ending {
+	if c.rec.State != stExited || c.ending || c.moving {
 		return
 	}
 	for _, o := range c.openings {

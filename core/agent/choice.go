@@ -47,7 +47,7 @@ const (
 
 // choose decides which sink carries which stream of a child. It starts the plugins that it must ask. Its errors are
 // the user's.
-func (a *Agent) choose(ctx context.Context, cs *controlpb.ChildSpec, child *sinkpb.Child) ([]choice, error) {
+func (a *Agent) choose(ctx context.Context, cs *controlpb.ChildSpec, child *sinkpb.Child) ([]*choice, error) {
 	given := cs.Sinks
 	if len(given) == 0 {
 		given = []*controlpb.SinkChoice{{Spec: a.cfg.Load().Agent.DefaultSink}}
@@ -71,13 +71,13 @@ func (a *Agent) choose(ctx context.Context, cs *controlpb.ChildSpec, child *sink
 		}
 		byStream[stdStreams[i]] = g.Spec
 	}
-	var out []choice
+	var out []*choice
 	add := func(text string, streams []sinkpb.Stream, exact bool) error {
 		c, err := a.resolve(ctx, text, streams, exact, cs, child)
 		if err != nil || len(c.streams) == 0 {
 			return err
 		}
-		out = append(out, c)
+		out = append(out, &c)
 		return nil
 	}
 	// Streams with the same spec share one opening: one connection, one file.
@@ -109,12 +109,12 @@ func (a *Agent) choose(ctx context.Context, cs *controlpb.ChildSpec, child *sink
 	}
 	var rest []sinkpb.Stream
 	for _, s := range stdStreams {
-		if !slices.ContainsFunc(out, func(c choice) bool { return slices.Contains(c.near(), int(s)-1) }) {
+		if !slices.ContainsFunc(out, func(c *choice) bool { return slices.Contains(c.near(), int(s)-1) }) {
 			rest = append(rest, s)
 		}
 	}
 	if len(rest) > 0 {
-		out = append(out, choice{text: wiringNull, spec: spec.Spec{Name: wiringNull}, wiring: wiringNull, streams: rest})
+		out = append(out, &choice{text: wiringNull, spec: spec.Spec{Name: wiringNull}, wiring: wiringNull, streams: rest})
 	}
 	return out, nil
 }
@@ -204,11 +204,6 @@ func optionsOf(d *sinkpb.Description) []spec.Option {
 		out = append(out, *optionOf(o))
 	}
 	return out
-}
-
-// hasWiring says whether one of the choices is of that wiring.
-func hasWiring(choices []choice, wiring string) bool {
-	return slices.ContainsFunc(choices, func(c choice) bool { return c.wiring == wiring })
 }
 
 func isPluginKey(key string) bool { return strings.HasPrefix(key, host.KeyPrefix) }

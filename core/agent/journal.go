@@ -89,8 +89,7 @@ func (c *child) message() *agentpb.Child {
 		Attached: c.attached, RequestId: c.request,
 		Backoff: int64(c.backoff), BackoffFirst: int64(c.backoffFirst), BackoffMax: int64(c.backoffMax),
 	}
-	for i := range c.sinks {
-		ch := &c.sinks[i]
+	for _, ch := range c.sinks {
 		w := &agentpb.Choice{Text: ch.text, Name: ch.spec.Name, Arg: ch.spec.Arg, Options: ch.spec.Options, Wiring: ch.wiring}
 		for _, s := range ch.streams {
 			w.Streams = append(w.Streams, int32(s))
@@ -99,11 +98,7 @@ func (c *child) message() *agentpb.Child {
 	}
 	for _, o := range c.openings {
 		w := &agentpb.Opening{Id: o.id, Run: o.run}
-		for i := range c.sinks {
-			if o.choice == &c.sinks[i] {
-				w.Choice = uint32(i)
-			}
-		}
+		w.Choice = uint32(max(slices.Index(c.sinks, o.choice), 0))
 		for _, s := range o.streams {
 			w.Streams = append(w.Streams, &agentpb.Stream{
 				Kind: int32(s.kind), Sink: uint32(slices.Index(c.rec.Sinks, s.rec)), Done: s.done,
@@ -128,7 +123,7 @@ func childFrom(m *agentpb.Child) (*child, error) {
 		return nil, err
 	}
 	for _, w := range m.Choices {
-		ch := choice{text: w.Text, spec: spec.Spec{Name: w.Name, Arg: w.Arg, Options: w.Options}, wiring: w.Wiring}
+		ch := &choice{text: w.Text, spec: spec.Spec{Name: w.Name, Arg: w.Arg, Options: w.Options}, wiring: w.Wiring}
 		for _, s := range w.Streams {
 			ch.streams = append(ch.streams, sinkpb.Stream(s))
 		}
@@ -138,7 +133,7 @@ func childFrom(m *agentpb.Child) (*child, error) {
 		if int(w.Choice) >= len(c.sinks) {
 			return nil, fmt.Errorf("opening %s has no sink", w.Id)
 		}
-		o := &opening{id: w.Id, run: w.Run, child: c, choice: &c.sinks[w.Choice]}
+		o := &opening{id: w.Id, run: w.Run, child: c, choice: c.sinks[w.Choice]}
 		for _, s := range w.Streams {
 			if int(s.Sink) >= len(c.rec.Sinks) {
 				return nil, fmt.Errorf("opening %s has a stream without a record", w.Id)

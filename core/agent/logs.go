@@ -43,8 +43,7 @@ func (a *Agent) logOf(ctx context.Context, c *child, stream string) (*opening, [
 	run, id, name := c.rec.Run, c.rec.Id, c.rec.Name
 	sinks := c.sinks
 	a.mu.Unlock()
-	for i := range sinks {
-		ch := &sinks[i]
+	for i, ch := range sinks {
 		if ch.wiring == wiringNull || ch.wiring == wiringInherit {
 			continue
 		}

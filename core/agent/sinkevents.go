@@ -18,7 +18,7 @@ func (a *Agent) sinkEvent(plugin string, ev *sinkpb.Event) {
 		return
 	}
 	for _, s := range o.streams {
-		if s.kind == ev.Stream {
+		if s.kind == ev.Stream && !s.moving {
 			a.streamEvent(o, s, ev)
 		}
 	}

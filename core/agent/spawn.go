@@ -229,8 +229,8 @@ func (a *Agent) start(ctx context.Context, c *child, by caller) (err error) {
 			a.undo(c)
 		}
 	}()
-	for i := range c.sinks {
-		if err := a.open(ctx, c, &c.sinks[i], i, pbChild, &near, by); err != nil {
+	for i, ch := range c.sinks {
+		if err := a.open(ctx, c, ch, i, pbChild, &near, by); err != nil {
 			return err
 		}
 	}

@@ -246,11 +246,12 @@ func (r *keeperRunner) Wait(context.Context) error {
 	return nil
 }
 
+// Kill kills the whole group: what the process has started would keep its stdout open, which go-plugin reads to the end.
 func (r *keeperRunner) Kill(ctx context.Context) error {
 	if r.p.process == nil {
 		return nil
 	}
-	if err := r.p.host.o.Keeper.Signal(ctx, r.p.key, unix.SIGKILL, false); !errors.Is(err, syscall.ESRCH) {
+	if err := r.p.host.o.Keeper.Signal(ctx, r.p.key, unix.SIGKILL, true); !errors.Is(err, syscall.ESRCH) {
 		return err
 	}
 	return nil

@@ -33,9 +33,10 @@ type Source struct {
 	lone int // a read of fewer bytes is not waited after
 	done chan struct{}
 
-	state int         // of the state machine above; eng.mu
-	cut   atomic.Bool // EAGAIN is the end
-	quit  atomic.Bool // given up: done is closed
+	state int          // of the state machine above; eng.mu
+	cut   atomic.Bool  // EAGAIN is the end
+	leave atomic.Int32 // stays, asked to leave, or leaving
+	quit  atomic.Bool  // given up: done is closed
 
 	resume *pair // a predecessor's, with what it left of this source; eng.mu
 
@@ -60,6 +61,11 @@ func (s *Source) Done() <-chan struct{} { return s.done }
 // Cut ends the stream as soon as nothing can be read from it without waiting, whoever may still write to it.
 func (s *Source) Cut() {
 	s.cut.Store(true)
+	s.kick()
+}
+
+// kick has a worker look at the source.
+func (s *Source) kick() {
 	s.eng.mu.Lock()
 	defer s.eng.mu.Unlock()
 	if s.state == armed && !s.eng.closed {
@@ -68,6 +74,28 @@ func (s *Source) Cut() {
 }
 
 func (s *Source) isCut() bool { return s.cut.Load() }
+
+// What a source has been told of leaving.
+const (
+	stays = iota
+	leaveAsked
+	leaving
+)
+
+// Leave ends the source between two chunks though its stream goes on: the handler gets its last chunk as at the stream's end, and
+// what was not taken stays in the stream, for whoever reads it next. Stay takes it back.
+func (s *Source) Leave() {
+	s.leave.CompareAndSwap(stays, leaveAsked)
+	s.kick()
+}
+
+// Stay takes a Leave back. It says false where the source is leaving already.
+func (s *Source) Stay() bool {
+	return s.leave.CompareAndSwap(leaveAsked, stays) || s.leave.Load() == stays
+}
+
+// leaves says whether the source is to end here. The worker that has it asks.
+func (s *Source) leaves() bool { return s.leave.CompareAndSwap(leaveAsked, leaving) }
 
 // GiveUp closes Done, and ends the stream like Cut. What a handler does not put out is lost then.
 func (s *Source) GiveUp() {
@@ -95,12 +123,12 @@ func (s *Source) Forget() {
 	e.free = append(e.free, s.k)
 }
 
-// rearm waits for the source again. It says false where the source was cut meanwhile.
+// rearm waits for the source again. It says false where the source was cut, or asked to leave, meanwhile.
 func (s *Source) rearm() bool {
 	e := s.eng
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if s.cut.Load() {
+	if s.cut.Load() || s.leave.Load() == leaveAsked {
 		return false
 	}
 	s.state = armed

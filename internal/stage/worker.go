@@ -48,6 +48,7 @@ func (e *Engine) work() {
 			// Out of descriptors. A worker that has a pair will serve s when it is free.
 			s.state = queued
 			e.ready = append(e.ready, s)
+			e.idle.Signal()
 			break
 		}
 		e.mu.Unlock()
@@ -91,7 +92,11 @@ func (w *worker) takePair(s *Source) bool {
 		if e.made == i+1 {
 			e.made--
 		}
-		return false
+		if n := len(e.pairs); n > 0 { // a worker has ended meanwhile
+			w.pair = e.pairs[n-1]
+			e.pairs = e.pairs[:n-1]
+		}
+		return w.pair != nil
 	}
 	w.pair = p
 	return true
@@ -109,14 +114,21 @@ func (w *worker) serve(s *Source) {
 		return
 	}
 	for range roundsMost {
+		if s.leaves() {
+			w.end(s)
+			return
+		}
 		n, err := w.read(s)
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			if s.rearm() {
 				return
 			}
-			w.end(s) // it was cut
-			return
+			if s.isCut() || s.leaves() {
+				w.end(s)
+				return
+			}
+			continue // it was asked to leave, and then to stay
 		case errors.Is(err, unix.EIO) && s.pty, err == nil && n == 0:
 			w.end(s) // a master without a terminal side gives EIO: pty(7)
 			return

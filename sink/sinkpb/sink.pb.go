@@ -1140,6 +1140,110 @@ func (*CutResponse) Descriptor() ([]byte, []int) {
 	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{15}
 }
 
+type LeaveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Opening       string                 `protobuf:"bytes,1,opt,name=opening,proto3" json:"opening,omitempty"`
+	Stream        Stream                 `protobuf:"varint,2,opt,name=stream,proto3,enum=muxd.sink.v1.Stream" json:"stream,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaveRequest) Reset() {
+	*x = LeaveRequest{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaveRequest) ProtoMessage() {}
+
+func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
+func (*LeaveRequest) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *LeaveRequest) GetOpening() string {
+	if x != nil {
+		return x.Opening
+	}
+	return ""
+}
+
+func (x *LeaveRequest) GetStream() Stream {
+	if x != nil {
+		return x.Stream
+	}
+	return Stream_STREAM_UNSPECIFIED
+}
+
+type LeaveResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Left          bool                   `protobuf:"varint,1,opt,name=left,proto3" json:"left,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"` // of the stream, which the sink has put out
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaveResponse) Reset() {
+	*x = LeaveResponse{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaveResponse) ProtoMessage() {}
+
+func (x *LeaveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaveResponse.ProtoReflect.Descriptor instead.
+func (*LeaveResponse) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *LeaveResponse) GetLeft() bool {
+	if x != nil {
+		return x.Left
+	}
+	return false
+}
+
+func (x *LeaveResponse) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 type ForgetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Opening       string                 `protobuf:"bytes,1,opt,name=opening,proto3" json:"opening,omitempty"`
@@ -1149,7 +1253,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[16]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1161,7 +1265,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[16]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1174,7 +1278,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{16}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ForgetRequest) GetOpening() string {
@@ -1192,7 +1296,7 @@ type ForgetResponse struct {
 
 func (x *ForgetResponse) Reset() {
 	*x = ForgetResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[17]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1204,7 +1308,7 @@ func (x *ForgetResponse) String() string {
 func (*ForgetResponse) ProtoMessage() {}
 
 func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[17]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1217,7 +1321,7 @@ func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetResponse.ProtoReflect.Descriptor instead.
 func (*ForgetResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{17}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{19}
 }
 
 type WatchRequest struct {
@@ -1228,7 +1332,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[18]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1240,7 +1344,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[18]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1253,7 +1357,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{18}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{20}
 }
 
 type Event struct {
@@ -1275,7 +1379,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[19]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1287,7 +1391,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[19]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1300,7 +1404,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{19}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Event) GetOpening() string {
@@ -1428,7 +1532,7 @@ type Eof struct {
 
 func (x *Eof) Reset() {
 	*x = Eof{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[20]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1440,7 +1544,7 @@ func (x *Eof) String() string {
 func (*Eof) ProtoMessage() {}
 
 func (x *Eof) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[20]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1453,7 +1557,7 @@ func (x *Eof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Eof.ProtoReflect.Descriptor instead.
 func (*Eof) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{20}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Eof) GetBytes() uint64 {
@@ -1473,7 +1577,7 @@ type Flushed struct {
 
 func (x *Flushed) Reset() {
 	*x = Flushed{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[21]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1485,7 +1589,7 @@ func (x *Flushed) String() string {
 func (*Flushed) ProtoMessage() {}
 
 func (x *Flushed) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[21]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1498,7 +1602,7 @@ func (x *Flushed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flushed.ProtoReflect.Descriptor instead.
 func (*Flushed) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{21}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Flushed) GetBytes() uint64 {
@@ -1519,7 +1623,7 @@ type Failed struct {
 
 func (x *Failed) Reset() {
 	*x = Failed{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[22]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1531,7 +1635,7 @@ func (x *Failed) String() string {
 func (*Failed) ProtoMessage() {}
 
 func (x *Failed) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[22]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1544,7 +1648,7 @@ func (x *Failed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failed.ProtoReflect.Descriptor instead.
 func (*Failed) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{22}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Failed) GetError() string {
@@ -1571,7 +1675,7 @@ type Trouble struct {
 
 func (x *Trouble) Reset() {
 	*x = Trouble{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[23]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1583,7 +1687,7 @@ func (x *Trouble) String() string {
 func (*Trouble) ProtoMessage() {}
 
 func (x *Trouble) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[23]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1596,7 +1700,7 @@ func (x *Trouble) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trouble.ProtoReflect.Descriptor instead.
 func (*Trouble) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{23}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Trouble) GetError() string {
@@ -1616,7 +1720,7 @@ type Viewers struct {
 
 func (x *Viewers) Reset() {
 	*x = Viewers{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[24]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1628,7 +1732,7 @@ func (x *Viewers) String() string {
 func (*Viewers) ProtoMessage() {}
 
 func (x *Viewers) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[24]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1641,7 +1745,7 @@ func (x *Viewers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Viewers.ProtoReflect.Descriptor instead.
 func (*Viewers) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{24}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Viewers) GetCount() uint32 {
@@ -1660,7 +1764,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1672,7 +1776,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1685,7 +1789,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{25}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{27}
 }
 
 type StatRequest struct {
@@ -1697,7 +1801,7 @@ type StatRequest struct {
 
 func (x *StatRequest) Reset() {
 	*x = StatRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1709,7 +1813,7 @@ func (x *StatRequest) String() string {
 func (*StatRequest) ProtoMessage() {}
 
 func (x *StatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1722,7 +1826,7 @@ func (x *StatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatRequest.ProtoReflect.Descriptor instead.
 func (*StatRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{26}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StatRequest) GetOpening() string {
@@ -1741,7 +1845,7 @@ type StatResponse struct {
 
 func (x *StatResponse) Reset() {
 	*x = StatResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1753,7 +1857,7 @@ func (x *StatResponse) String() string {
 func (*StatResponse) ProtoMessage() {}
 
 func (x *StatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1766,7 +1870,7 @@ func (x *StatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatResponse.ProtoReflect.Descriptor instead.
 func (*StatResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{27}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StatResponse) GetStreams() []*StreamStat {
@@ -1793,7 +1897,7 @@ type StreamStat struct {
 
 func (x *StreamStat) Reset() {
 	*x = StreamStat{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1805,7 +1909,7 @@ func (x *StreamStat) String() string {
 func (*StreamStat) ProtoMessage() {}
 
 func (x *StreamStat) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1818,7 +1922,7 @@ func (x *StreamStat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamStat.ProtoReflect.Descriptor instead.
 func (*StreamStat) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{28}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StreamStat) GetStream() Stream {
@@ -1898,7 +2002,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1910,7 +2014,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1923,7 +2027,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{29}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AttachRequest) GetOpening() string {
@@ -1969,7 +2073,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1981,7 +2085,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1994,7 +2098,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{30}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{32}
 }
 
 type ResizeRequest struct {
@@ -2007,7 +2111,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2019,7 +2123,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2032,7 +2136,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{31}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ResizeRequest) GetOpening() string {
@@ -2057,7 +2161,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2069,7 +2173,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2082,7 +2186,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{32}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{34}
 }
 
 type LogsRequest struct {
@@ -2104,7 +2208,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2116,7 +2220,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2129,7 +2233,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{33}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LogsRequest) GetSpec() *Spec {
@@ -2196,7 +2300,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2208,7 +2312,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2221,7 +2325,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{34}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{36}
 }
 
 // One line, as a packet on the socket that Logs gives. The last packet of a log that ends well has `end` set;
@@ -2240,7 +2344,7 @@ type LogRecord struct {
 
 func (x *LogRecord) Reset() {
 	*x = LogRecord{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2252,7 +2356,7 @@ func (x *LogRecord) String() string {
 func (*LogRecord) ProtoMessage() {}
 
 func (x *LogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2265,7 +2369,7 @@ func (x *LogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRecord.ProtoReflect.Descriptor instead.
 func (*LogRecord) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{35}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LogRecord) GetTime() int64 {
@@ -2320,7 +2424,7 @@ type RecoverRequest_Parked struct {
 
 func (x *RecoverRequest_Parked) Reset() {
 	*x = RecoverRequest_Parked{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2332,7 +2436,7 @@ func (x *RecoverRequest_Parked) String() string {
 func (*RecoverRequest_Parked) ProtoMessage() {}
 
 func (x *RecoverRequest_Parked) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2445,7 +2549,13 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\n" +
 	"CutRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\"\r\n" +
-	"\vCutResponse\")\n" +
+	"\vCutResponse\"V\n" +
+	"\fLeaveRequest\x12\x18\n" +
+	"\aopening\x18\x01 \x01(\tR\aopening\x12,\n" +
+	"\x06stream\x18\x02 \x01(\x0e2\x14.muxd.sink.v1.StreamR\x06stream\"9\n" +
+	"\rLeaveResponse\x12\x12\n" +
+	"\x04left\x18\x01 \x01(\bR\x04left\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\")\n" +
 	"\rForgetRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\"\x10\n" +
 	"\x0eForgetResponse\"\x0e\n" +
@@ -2529,14 +2639,15 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x04PIPE\x10\x01\x12\a\n" +
 	"\x03PTY\x10\x02\x12\n" +
 	"\n" +
-	"\x06DIRECT\x10\x032\x96\x06\n" +
+	"\x06DIRECT\x10\x032\xd8\x06\n" +
 	"\x04Sink\x12D\n" +
 	"\bDescribe\x12\x1d.muxd.sink.v1.DescribeRequest\x1a\x19.muxd.sink.v1.Description\x12F\n" +
 	"\aRecover\x12\x1c.muxd.sink.v1.RecoverRequest\x1a\x1d.muxd.sink.v1.RecoverResponse\x12@\n" +
 	"\x05Check\x12\x1a.muxd.sink.v1.CheckRequest\x1a\x1b.muxd.sink.v1.CheckResponse\x12=\n" +
 	"\x04Open\x12\x19.muxd.sink.v1.OpenRequest\x1a\x1a.muxd.sink.v1.OpenResponse\x12:\n" +
 	"\x03End\x12\x18.muxd.sink.v1.EndRequest\x1a\x19.muxd.sink.v1.EndResponse\x12:\n" +
-	"\x03Cut\x12\x18.muxd.sink.v1.CutRequest\x1a\x19.muxd.sink.v1.CutResponse\x12C\n" +
+	"\x03Cut\x12\x18.muxd.sink.v1.CutRequest\x1a\x19.muxd.sink.v1.CutResponse\x12@\n" +
+	"\x05Leave\x12\x1a.muxd.sink.v1.LeaveRequest\x1a\x1b.muxd.sink.v1.LeaveResponse\x12C\n" +
 	"\x06Forget\x12\x1b.muxd.sink.v1.ForgetRequest\x1a\x1c.muxd.sink.v1.ForgetResponse\x12:\n" +
 	"\x05Watch\x12\x1a.muxd.sink.v1.WatchRequest\x1a\x13.muxd.sink.v1.Event0\x01\x12=\n" +
 	"\x04Stat\x12\x19.muxd.sink.v1.StatRequest\x1a\x1a.muxd.sink.v1.StatResponse\x12C\n" +
@@ -2557,7 +2668,7 @@ func file_sink_sinkpb_sink_proto_rawDescGZIP() []byte {
 }
 
 var file_sink_sinkpb_sink_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_sink_sinkpb_sink_proto_goTypes = []any{
 	(Stream)(0),                   // 0: muxd.sink.v1.Stream
 	(Wiring)(0),                   // 1: muxd.sink.v1.Wiring
@@ -2578,90 +2689,95 @@ var file_sink_sinkpb_sink_proto_goTypes = []any{
 	(*EndResponse)(nil),           // 16: muxd.sink.v1.EndResponse
 	(*CutRequest)(nil),            // 17: muxd.sink.v1.CutRequest
 	(*CutResponse)(nil),           // 18: muxd.sink.v1.CutResponse
-	(*ForgetRequest)(nil),         // 19: muxd.sink.v1.ForgetRequest
-	(*ForgetResponse)(nil),        // 20: muxd.sink.v1.ForgetResponse
-	(*WatchRequest)(nil),          // 21: muxd.sink.v1.WatchRequest
-	(*Event)(nil),                 // 22: muxd.sink.v1.Event
-	(*Eof)(nil),                   // 23: muxd.sink.v1.Eof
-	(*Flushed)(nil),               // 24: muxd.sink.v1.Flushed
-	(*Failed)(nil),                // 25: muxd.sink.v1.Failed
-	(*Trouble)(nil),               // 26: muxd.sink.v1.Trouble
-	(*Viewers)(nil),               // 27: muxd.sink.v1.Viewers
-	(*Snapshot)(nil),              // 28: muxd.sink.v1.Snapshot
-	(*StatRequest)(nil),           // 29: muxd.sink.v1.StatRequest
-	(*StatResponse)(nil),          // 30: muxd.sink.v1.StatResponse
-	(*StreamStat)(nil),            // 31: muxd.sink.v1.StreamStat
-	(*AttachRequest)(nil),         // 32: muxd.sink.v1.AttachRequest
-	(*AttachResponse)(nil),        // 33: muxd.sink.v1.AttachResponse
-	(*ResizeRequest)(nil),         // 34: muxd.sink.v1.ResizeRequest
-	(*ResizeResponse)(nil),        // 35: muxd.sink.v1.ResizeResponse
-	(*LogsRequest)(nil),           // 36: muxd.sink.v1.LogsRequest
-	(*LogsResponse)(nil),          // 37: muxd.sink.v1.LogsResponse
-	(*LogRecord)(nil),             // 38: muxd.sink.v1.LogRecord
-	nil,                           // 39: muxd.sink.v1.Spec.OptionsEntry
-	(*RecoverRequest_Parked)(nil), // 40: muxd.sink.v1.RecoverRequest.Parked
+	(*LeaveRequest)(nil),          // 19: muxd.sink.v1.LeaveRequest
+	(*LeaveResponse)(nil),         // 20: muxd.sink.v1.LeaveResponse
+	(*ForgetRequest)(nil),         // 21: muxd.sink.v1.ForgetRequest
+	(*ForgetResponse)(nil),        // 22: muxd.sink.v1.ForgetResponse
+	(*WatchRequest)(nil),          // 23: muxd.sink.v1.WatchRequest
+	(*Event)(nil),                 // 24: muxd.sink.v1.Event
+	(*Eof)(nil),                   // 25: muxd.sink.v1.Eof
+	(*Flushed)(nil),               // 26: muxd.sink.v1.Flushed
+	(*Failed)(nil),                // 27: muxd.sink.v1.Failed
+	(*Trouble)(nil),               // 28: muxd.sink.v1.Trouble
+	(*Viewers)(nil),               // 29: muxd.sink.v1.Viewers
+	(*Snapshot)(nil),              // 30: muxd.sink.v1.Snapshot
+	(*StatRequest)(nil),           // 31: muxd.sink.v1.StatRequest
+	(*StatResponse)(nil),          // 32: muxd.sink.v1.StatResponse
+	(*StreamStat)(nil),            // 33: muxd.sink.v1.StreamStat
+	(*AttachRequest)(nil),         // 34: muxd.sink.v1.AttachRequest
+	(*AttachResponse)(nil),        // 35: muxd.sink.v1.AttachResponse
+	(*ResizeRequest)(nil),         // 36: muxd.sink.v1.ResizeRequest
+	(*ResizeResponse)(nil),        // 37: muxd.sink.v1.ResizeResponse
+	(*LogsRequest)(nil),           // 38: muxd.sink.v1.LogsRequest
+	(*LogsResponse)(nil),          // 39: muxd.sink.v1.LogsResponse
+	(*LogRecord)(nil),             // 40: muxd.sink.v1.LogRecord
+	nil,                           // 41: muxd.sink.v1.Spec.OptionsEntry
+	(*RecoverRequest_Parked)(nil), // 42: muxd.sink.v1.RecoverRequest.Parked
 }
 var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	0,  // 0: muxd.sink.v1.Description.carries:type_name -> muxd.sink.v1.Stream
 	5,  // 1: muxd.sink.v1.Description.arg:type_name -> muxd.sink.v1.Option
 	5,  // 2: muxd.sink.v1.Description.options:type_name -> muxd.sink.v1.Option
 	2,  // 3: muxd.sink.v1.Option.type:type_name -> muxd.sink.v1.Option.Type
-	39, // 4: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
+	41, // 4: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
 	7,  // 5: muxd.sink.v1.CheckRequest.spec:type_name -> muxd.sink.v1.Spec
 	6,  // 6: muxd.sink.v1.CheckRequest.child:type_name -> muxd.sink.v1.Child
 	0,  // 7: muxd.sink.v1.CheckRequest.streams:type_name -> muxd.sink.v1.Stream
 	1,  // 8: muxd.sink.v1.CheckResponse.wiring:type_name -> muxd.sink.v1.Wiring
-	40, // 9: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
+	42, // 9: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
 	7,  // 10: muxd.sink.v1.OpenRequest.spec:type_name -> muxd.sink.v1.Spec
 	6,  // 11: muxd.sink.v1.OpenRequest.child:type_name -> muxd.sink.v1.Child
 	0,  // 12: muxd.sink.v1.OpenRequest.streams:type_name -> muxd.sink.v1.Stream
 	8,  // 13: muxd.sink.v1.OpenRequest.size:type_name -> muxd.sink.v1.Size
 	1,  // 14: muxd.sink.v1.OpenResponse.wiring:type_name -> muxd.sink.v1.Wiring
-	0,  // 15: muxd.sink.v1.Event.stream:type_name -> muxd.sink.v1.Stream
-	23, // 16: muxd.sink.v1.Event.eof:type_name -> muxd.sink.v1.Eof
-	24, // 17: muxd.sink.v1.Event.flushed:type_name -> muxd.sink.v1.Flushed
-	25, // 18: muxd.sink.v1.Event.failed:type_name -> muxd.sink.v1.Failed
-	26, // 19: muxd.sink.v1.Event.trouble:type_name -> muxd.sink.v1.Trouble
-	27, // 20: muxd.sink.v1.Event.viewers:type_name -> muxd.sink.v1.Viewers
-	28, // 21: muxd.sink.v1.Event.snapshot:type_name -> muxd.sink.v1.Snapshot
-	31, // 22: muxd.sink.v1.StatResponse.streams:type_name -> muxd.sink.v1.StreamStat
-	0,  // 23: muxd.sink.v1.StreamStat.stream:type_name -> muxd.sink.v1.Stream
-	8,  // 24: muxd.sink.v1.StreamStat.size:type_name -> muxd.sink.v1.Size
-	8,  // 25: muxd.sink.v1.AttachRequest.size:type_name -> muxd.sink.v1.Size
-	8,  // 26: muxd.sink.v1.ResizeRequest.size:type_name -> muxd.sink.v1.Size
-	7,  // 27: muxd.sink.v1.LogsRequest.spec:type_name -> muxd.sink.v1.Spec
-	6,  // 28: muxd.sink.v1.LogsRequest.child:type_name -> muxd.sink.v1.Child
-	0,  // 29: muxd.sink.v1.LogsRequest.streams:type_name -> muxd.sink.v1.Stream
-	0,  // 30: muxd.sink.v1.LogRecord.stream:type_name -> muxd.sink.v1.Stream
-	3,  // 31: muxd.sink.v1.Sink.Describe:input_type -> muxd.sink.v1.DescribeRequest
-	11, // 32: muxd.sink.v1.Sink.Recover:input_type -> muxd.sink.v1.RecoverRequest
-	9,  // 33: muxd.sink.v1.Sink.Check:input_type -> muxd.sink.v1.CheckRequest
-	13, // 34: muxd.sink.v1.Sink.Open:input_type -> muxd.sink.v1.OpenRequest
-	15, // 35: muxd.sink.v1.Sink.End:input_type -> muxd.sink.v1.EndRequest
-	17, // 36: muxd.sink.v1.Sink.Cut:input_type -> muxd.sink.v1.CutRequest
-	19, // 37: muxd.sink.v1.Sink.Forget:input_type -> muxd.sink.v1.ForgetRequest
-	21, // 38: muxd.sink.v1.Sink.Watch:input_type -> muxd.sink.v1.WatchRequest
-	29, // 39: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
-	32, // 40: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
-	34, // 41: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
-	36, // 42: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
-	4,  // 43: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
-	12, // 44: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
-	10, // 45: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
-	14, // 46: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
-	16, // 47: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
-	18, // 48: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
-	20, // 49: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
-	22, // 50: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
-	30, // 51: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
-	33, // 52: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
-	35, // 53: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
-	37, // 54: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
-	43, // [43:55] is the sub-list for method output_type
-	31, // [31:43] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	0,  // 15: muxd.sink.v1.LeaveRequest.stream:type_name -> muxd.sink.v1.Stream
+	0,  // 16: muxd.sink.v1.Event.stream:type_name -> muxd.sink.v1.Stream
+	25, // 17: muxd.sink.v1.Event.eof:type_name -> muxd.sink.v1.Eof
+	26, // 18: muxd.sink.v1.Event.flushed:type_name -> muxd.sink.v1.Flushed
+	27, // 19: muxd.sink.v1.Event.failed:type_name -> muxd.sink.v1.Failed
+	28, // 20: muxd.sink.v1.Event.trouble:type_name -> muxd.sink.v1.Trouble
+	29, // 21: muxd.sink.v1.Event.viewers:type_name -> muxd.sink.v1.Viewers
+	30, // 22: muxd.sink.v1.Event.snapshot:type_name -> muxd.sink.v1.Snapshot
+	33, // 23: muxd.sink.v1.StatResponse.streams:type_name -> muxd.sink.v1.StreamStat
+	0,  // 24: muxd.sink.v1.StreamStat.stream:type_name -> muxd.sink.v1.Stream
+	8,  // 25: muxd.sink.v1.StreamStat.size:type_name -> muxd.sink.v1.Size
+	8,  // 26: muxd.sink.v1.AttachRequest.size:type_name -> muxd.sink.v1.Size
+	8,  // 27: muxd.sink.v1.ResizeRequest.size:type_name -> muxd.sink.v1.Size
+	7,  // 28: muxd.sink.v1.LogsRequest.spec:type_name -> muxd.sink.v1.Spec
+	6,  // 29: muxd.sink.v1.LogsRequest.child:type_name -> muxd.sink.v1.Child
+	0,  // 30: muxd.sink.v1.LogsRequest.streams:type_name -> muxd.sink.v1.Stream
+	0,  // 31: muxd.sink.v1.LogRecord.stream:type_name -> muxd.sink.v1.Stream
+	3,  // 32: muxd.sink.v1.Sink.Describe:input_type -> muxd.sink.v1.DescribeRequest
+	11, // 33: muxd.sink.v1.Sink.Recover:input_type -> muxd.sink.v1.RecoverRequest
+	9,  // 34: muxd.sink.v1.Sink.Check:input_type -> muxd.sink.v1.CheckRequest
+	13, // 35: muxd.sink.v1.Sink.Open:input_type -> muxd.sink.v1.OpenRequest
+	15, // 36: muxd.sink.v1.Sink.End:input_type -> muxd.sink.v1.EndRequest
+	17, // 37: muxd.sink.v1.Sink.Cut:input_type -> muxd.sink.v1.CutRequest
+	19, // 38: muxd.sink.v1.Sink.Leave:input_type -> muxd.sink.v1.LeaveRequest
+	21, // 39: muxd.sink.v1.Sink.Forget:input_type -> muxd.sink.v1.ForgetRequest
+	23, // 40: muxd.sink.v1.Sink.Watch:input_type -> muxd.sink.v1.WatchRequest
+	31, // 41: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
+	34, // 42: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
+	36, // 43: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
+	38, // 44: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
+	4,  // 45: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
+	12, // 46: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
+	10, // 47: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
+	14, // 48: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
+	16, // 49: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
+	18, // 50: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
+	20, // 51: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
+	22, // 52: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
+	24, // 53: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
+	32, // 54: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
+	35, // 55: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
+	37, // 56: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
+	39, // 57: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
+	45, // [45:58] is the sub-list for method output_type
+	32, // [32:45] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_sink_sinkpb_sink_proto_init() }
@@ -2669,7 +2785,7 @@ func file_sink_sinkpb_sink_proto_init() {
 	if File_sink_sinkpb_sink_proto != nil {
 		return
 	}
-	file_sink_sinkpb_sink_proto_msgTypes[19].OneofWrappers = []any{
+	file_sink_sinkpb_sink_proto_msgTypes[21].OneofWrappers = []any{
 		(*Event_Eof)(nil),
 		(*Event_Flushed)(nil),
 		(*Event_Failed)(nil),
@@ -2683,7 +2799,7 @@ func file_sink_sinkpb_sink_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sink_sinkpb_sink_proto_rawDesc), len(file_sink_sinkpb_sink_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   38,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -33,6 +33,7 @@ const (
 	Sink_Open_FullMethodName     = "/muxd.sink.v1.Sink/Open"
 	Sink_End_FullMethodName      = "/muxd.sink.v1.Sink/End"
 	Sink_Cut_FullMethodName      = "/muxd.sink.v1.Sink/Cut"
+	Sink_Leave_FullMethodName    = "/muxd.sink.v1.Sink/Leave"
 	Sink_Forget_FullMethodName   = "/muxd.sink.v1.Sink/Forget"
 	Sink_Watch_FullMethodName    = "/muxd.sink.v1.Sink/Watch"
 	Sink_Stat_FullMethodName     = "/muxd.sink.v1.Sink/Stat"
@@ -64,6 +65,10 @@ type SinkClient interface {
 	// Cut ends the streams now, whoever still holds their near ends: what can be read without waiting is read
 	// and put out, and then eof and flushed are told on Watch as always.
 	Cut(ctx context.Context, in *CutRequest, opts ...grpc.CallOption) (*CutResponse, error)
+	// Leave ends the sink of a stream that goes on elsewhere: what was taken of the stream is put out and flushed, as at its end, and
+	// told on Watch; the rest is left in the stream for the next sink. It returns when the stream is flushed, or, with `left`
+	// false, when that takes longer than the call's deadline: then the sink keeps the stream.
+	Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*LeaveResponse, error)
 	// Forget releases all that the plugin still knows of an opening, after its streams are flushed.
 	Forget(ctx context.Context, in *ForgetRequest, opts ...grpc.CallOption) (*ForgetResponse, error)
 	// Watch tells the state of every opening that the plugin has, and from then on each change. One watcher at a
@@ -145,6 +150,16 @@ func (c *sinkClient) Cut(ctx context.Context, in *CutRequest, opts ...grpc.CallO
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CutResponse)
 	err := c.cc.Invoke(ctx, Sink_Cut_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sinkClient) Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*LeaveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LeaveResponse)
+	err := c.cc.Invoke(ctx, Sink_Leave_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -243,6 +258,10 @@ type SinkServer interface {
 	// Cut ends the streams now, whoever still holds their near ends: what can be read without waiting is read
 	// and put out, and then eof and flushed are told on Watch as always.
 	Cut(context.Context, *CutRequest) (*CutResponse, error)
+	// Leave ends the sink of a stream that goes on elsewhere: what was taken of the stream is put out and flushed, as at its end, and
+	// told on Watch; the rest is left in the stream for the next sink. It returns when the stream is flushed, or, with `left`
+	// false, when that takes longer than the call's deadline: then the sink keeps the stream.
+	Leave(context.Context, *LeaveRequest) (*LeaveResponse, error)
 	// Forget releases all that the plugin still knows of an opening, after its streams are flushed.
 	Forget(context.Context, *ForgetRequest) (*ForgetResponse, error)
 	// Watch tells the state of every opening that the plugin has, and from then on each change. One watcher at a
@@ -287,6 +306,9 @@ func (UnimplementedSinkServer) End(context.Context, *EndRequest) (*EndResponse, 
 }
 func (UnimplementedSinkServer) Cut(context.Context, *CutRequest) (*CutResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Cut not implemented")
+}
+func (UnimplementedSinkServer) Leave(context.Context, *LeaveRequest) (*LeaveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Leave not implemented")
 }
 func (UnimplementedSinkServer) Forget(context.Context, *ForgetRequest) (*ForgetResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Forget not implemented")
@@ -435,6 +457,24 @@ func _Sink_Cut_Handler(srv interface{}, ctx context.Context, dec func(interface{
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Sink_Leave_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LeaveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SinkServer).Leave(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sink_Leave_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SinkServer).Leave(ctx, req.(*LeaveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Sink_Forget_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ForgetRequest)
 	if err := dec(in); err != nil {
@@ -566,6 +606,10 @@ var Sink_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Cut",
 			Handler:    _Sink_Cut_Handler,
+		},
+		{
+			MethodName: "Leave",
+			Handler:    _Sink_Leave_Handler,
 		},
 		{
 			MethodName: "Forget",

@@ -1,0 +1,176 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/muxd/muxd/control/controlpb"
+	"github.com/muxd/muxd/internal/fd"
+	"github.com/muxd/muxd/sink/sinkpb"
+)
+
+// leaveTimeout is how long a sink may take to put out the chunk that it has in hand.
+const leaveTimeout = 5 * time.Second
+
+// redirect moves an output stream of a running child to the sink of another spec. The old sink puts out what it has taken and leaves;
+// what is in the pipe is the new one's. Where the new one cannot be opened the old one gets the stream back.
+func (a *Agent) redirect(ctx context.Context, c *child, name, text string, cwd []byte) error {
+	a.mu.Lock()
+	busy := c.moving
+	c.moving = true
+	a.mu.Unlock()
+	if busy {
+		return status.Errorf(codes.FailedPrecondition, "another stream of child %s is being moved", c.rec.Name)
+	}
+	defer func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		c.moving = false
+		a.maybeFinish(c)
+	}()
+	o, s, err := a.movable(c, name)
+	if err != nil {
+		return err
+	}
+	pbChild := &sinkpb.Child{Id: c.rec.Id, Name: c.rec.Name, Run: o.run, Command: c.spec.Argv[0]}
+	to, err := a.resolve(ctx, text, []sinkpb.Stream{s.kind}, true, &controlpb.ChildSpec{Cwd: cwd}, pbChild)
+	if err != nil {
+		return invalid(err)
+	}
+	if to.wiring != "pipe" {
+		return status.Errorf(codes.FailedPrecondition, "%s cannot move to %s: the child has a pipe already, and that sink has it get something else",
+			name, text)
+	}
+	far, err := a.keeper.Fetch(ctx, farPrefix(c.id())+o.id+"/"+name)
+	if err != nil {
+		return spawnError(fmt.Errorf("fetch the far end of %s: %w", name, err))
+	}
+	defer far.Close()
+
+	a.setMoving(s, true)
+	leaveCtx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	resp, err := o.sinks().Leave(leaveCtx, &sinkpb.LeaveRequest{Opening: o.id, Stream: s.kind})
+	cancel()
+	switch {
+	case err != nil:
+		a.setMoving(s, false)
+		return plainStatus(err)
+	case !resp.Left:
+		a.setMoving(s, false)
+		return status.Errorf(codes.FailedPrecondition, "%s of %s stays with %s, which is still busy with what it has taken (see muxctl inspect)",
+			name, c.rec.Name, o.choice.text)
+	}
+	a.mu.Lock()
+	s.rec.Bytes = resp.Bytes
+	a.mu.Unlock()
+	back := *o.choice
+	back.streams = []sinkpb.Stream{s.kind}
+	openErr := a.moveTo(ctx, c, o, s, &to, far)
+	if openErr != nil {
+		if err := a.moveTo(context.WithoutCancel(ctx), c, o, s, &back, far); err != nil {
+			return status.Errorf(codes.Internal, "move %s of %s to %s: %v; and back to %s: %v", name, c.rec.Name, text,
+				plainError(openErr), back.text, plainError(err))
+		}
+		return plainStatus(openErr)
+	}
+	return nil
+}
+
+// setMoving says whether what a plugin tells of s's end is only that it leaves.
+func (a *Agent) setMoving(s *stream, moving bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s.moving = moving
+}
+
+// movable finds the opening and the stream of that name, and says why it cannot be moved.
+func (a *Agent) movable(c *child, name string) (*opening, *stream, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if c.rec.State != stRunning {
+		return nil, nil, status.Errorf(codes.FailedPrecondition, "child %s is %s, not running", c.rec.Name, c.rec.State)
+	}
+	for _, o := range c.openings {
+		for _, s := range o.streams {
+			if s.rec.Stream == name && s.kind != sinkpb.Stream_STDIN && o.choice.wiring == "pipe" && !s.done {
+				return o, s, nil
+			}
+		}
+	}
+	for _, r := range c.rec.Sinks {
+		if r.Stream == name || r.Stream == "console" {
+			return nil, nil, status.Errorf(codes.FailedPrecondition,
+				"%s of %s goes to %s (%s), where there is nothing of muxd's to move; only an output stream on a pipe can be", name, c.rec.Name, r.Spec, r.Wiring)
+		}
+	}
+	return nil, nil, status.Errorf(codes.InvalidArgument, "child %s has no stream %q: want stdout or stderr", c.rec.Name, name)
+}
+
+// moveTo opens the sink of to for a stream that has left its opening, and makes it the stream's from then on. It does not take
+// ownership of far.
+func (a *Agent) moveTo(ctx context.Context, c *child, from *opening, s *stream, to *choice, far *fd.FD) error {
+	p, err := a.host.Get(ctx, to.spec.Name)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	c.moves++
+	o := &opening{id: openingID(c.id(), from.run, len(c.sinks)+int(c.moves)), run: from.run, child: c, choice: to}
+	o.plugin.Store(p)
+	a.openings[o.id] = o
+	a.mu.Unlock()
+	name := farPrefix(c.id()) + o.id + "/" + streamName(s.kind)
+	if err := a.keeper.Hold(ctx, name, nil, far.Int()); err != nil {
+		return err
+	}
+	rec := &controlpb.Sink{Stream: streamName(s.kind), Spec: to.text, Plugin: to.spec.Name, Wiring: to.wiring, State: "open"}
+	next := &stream{kind: s.kind, rec: rec, holder: s.holder}
+	a.mu.Lock()
+	o.streams = []*stream{next}
+	a.mu.Unlock()
+	err = p.Give(ctx, []int{far.Int()}, func(ctx context.Context, ticket []byte) error {
+		_, err := p.Sinks().Open(ctx, &sinkpb.OpenRequest{
+			Opening: o.id, Spec: wireSpec(to.spec), Streams: to.streams, Ticket: ticket,
+			Child: &sinkpb.Child{Id: c.rec.Id, Name: c.rec.Name, Run: o.run, Command: c.spec.Argv[0]},
+			Size:  &sinkpb.Size{Rows: c.spec.Size.Rows, Cols: c.spec.Size.Cols},
+		})
+		return err
+	})
+	a.mu.Lock()
+	if err != nil {
+		delete(a.openings, o.id)
+		a.mu.Unlock()
+		a.keeper.Drop(ctx, name, false)
+		return err
+	}
+	from.choice.streams = slices.DeleteFunc(slices.Clone(from.choice.streams), func(k sinkpb.Stream) bool { return k == s.kind })
+	s.done, s.rec.State = true, "moved"
+	c.sinks = append(c.sinks, to)
+	c.openings = append(c.openings, o)
+	c.rec.Sinks = append(c.rec.Sinks, rec)
+	a.emit(c, "redirected", rec.Stream, fmt.Sprintf("from %s, after %d bytes, to %s", from.choice.text, s.rec.Bytes, to.text))
+	a.save(c)
+	exited := c.rec.State != stRunning
+	a.mu.Unlock()
+	a.keeper.Drop(ctx, farPrefix(c.id())+from.id+"/"+streamName(s.kind), false)
+	if exited {
+		a.settle(o)
+	}
+	return nil
+}
+
+func (s *api) Redirect(ctx context.Context, req *controlpb.RedirectRequest) (*controlpb.Child, error) {
+	c, err := s.a.find(req.Child)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.a.redirect(ctx, c, req.Stream, req.Spec, req.Cwd); err != nil {
+		return nil, err
+	}
+	return s.a.snapshot(c), nil
+}
