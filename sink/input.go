@@ -1,8 +1,10 @@
 package sink
 
 import (
+	"errors"
 	"io"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -11,16 +13,19 @@ import (
 
 // Input takes what a child shall read as its stdin. Write and Close may be called from different goroutines.
 type Input struct {
-	file *os.File
+	file   *os.File
+	closed func() // told once, when the child can be given end-of-file
+	once   sync.Once
 }
 
-// newInput takes ownership of f, the write end of a pipe, and sets O_NONBLOCK on it.
-func newInput(f *fd.FD) (*Input, error) {
+// newInput takes ownership of f, the write end of a pipe, and sets O_NONBLOCK on it. closed is called when the input has
+// been closed: muxd has a copy of f, and the child gets its end-of-file when that is gone too.
+func newInput(f *fd.FD, closed func()) (*Input, error) {
 	if err := unix.SetNonblock(f.Int(), true); err != nil {
 		f.Close()
 		return nil, err
 	}
-	return &Input{f.File("stdin")}, nil
+	return &Input{file: f.File("stdin"), closed: closed}, nil
 }
 
 // Write blocks until the child, or the pipe before it, has taken all of p. After Close, and once the child has
@@ -31,4 +36,11 @@ func (in *Input) Write(p []byte) (int, error) { return in.file.Write(p) }
 func (in *Input) ReadFrom(r io.Reader) (int64, error) { return io.Copy(in.file, r) }
 
 // Close gives the child end-of-file, and ends a blocked Write. A second Close does nothing.
-func (in *Input) Close() error { return in.file.Close() }
+func (in *Input) Close() error {
+	err := in.file.Close()
+	if errors.Is(err, os.ErrClosed) {
+		return nil
+	}
+	in.once.Do(in.closed)
+	return err
+}

@@ -29,6 +29,7 @@ type opening struct {
 	count   int            // of viewers; server.mu
 	closing sync.Once
 	flows   []*flow
+	input   *flow // once stdin has been closed; server.mu
 }
 
 func newOpening(s *server, id string, r *Request, w Wiring) *opening {
@@ -96,7 +97,7 @@ func (o *opening) openPipes(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.
 		if st != Stdin {
 			continue
 		}
-		if o.pub.Input, err = newInput(d.FDs[i]); err != nil {
+		if o.pub.Input, err = newInput(d.FDs[i], o.inputClosed); err != nil {
 			return fail(fmt.Errorf("take stdin: %w", err))
 		}
 		d.FDs[i] = nil
@@ -194,6 +195,14 @@ func (o *opening) read(far *fd.FD, st Stream) error {
 	o.flows = append(o.flows, f)
 	o.srv.mu.Unlock()
 	return nil
+}
+
+// inputClosed tells that the sink has ended the child's stdin.
+func (o *opening) inputClosed() {
+	o.srv.mu.Lock()
+	defer o.srv.mu.Unlock()
+	o.input = &flow{op: o, stream: Stdin, told: told{eof: true}}
+	o.srv.changed(o.input)
 }
 
 // childExited ends the input, and lets go of the terminal side of a console: until now it was kept so that a child

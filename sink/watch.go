@@ -46,6 +46,9 @@ func (s *server) Watch(_ *sinkpb.WatchRequest, out grpc.ServerStreamingServer[si
 		for _, f := range o.flows {
 			s.changed(f)
 		}
+		if o.input != nil {
+			s.changed(o.input)
+		}
 	}
 	s.mu.Unlock()
 	defer func() {

@@ -567,8 +567,8 @@ func (x *Rlimit) GetHard() uint64 {
 	return 0
 }
 
-// What --sink, --stdin, --stdout and --stderr say. A stream that none of them names gets null for stdin and the
-// default sink for the others.
+// What --sink, --stdin, --stdout and --stderr say. Where there is none at all the configured default sink gets what it can
+// carry. A stream that no sink carries is /dev/null.
 type SinkChoice struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Stream        string                 `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"` // stdin, stdout, stderr; empty: all that the sink carries

@@ -118,9 +118,17 @@ func (a *Agent) run() error {
 	if a.keeper, err = keeper.Connect(a.o.Keeper, a.processExited); err != nil {
 		return err
 	}
+	parent, err := parentName()
+	if err != nil {
+		return fmt.Errorf("look at the keeper: %w", err)
+	}
 	var begun bool
-	if a.journal, begun, err = openJournal(a.o.RuntimeDir); err != nil {
+	var lost int
+	if a.journal, begun, lost, err = openJournal(a.o.RuntimeDir, parent); err != nil {
 		return err
+	}
+	if lost > 0 {
+		a.log.Error("keeper and agent of an earlier muxd were killed together: its children and plugins go on, and are not taken back", "children", lost)
 	}
 	plugins := filepath.Join(a.o.RuntimeDir, "plugins")
 	if err := os.MkdirAll(plugins, 0o700); err != nil {

@@ -1,12 +1,14 @@
 package agent
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -20,17 +22,49 @@ import (
 // neither keeper nor plugins tell. A file is replaced as a whole, so that it is always that of one moment.
 type journal struct{ dir string }
 
-// openJournal makes the directory where it is not there. begun says whether an agent of this keeper has been here before.
-func openJournal(runtimeDir string) (j *journal, begun bool, err error) {
+// keeperFile names the keeper that a journal is of. No child has such an id.
+const keeperFile = "keeper"
+
+// openJournal makes the directory where it is not there. begun says whether an agent of this keeper has been here before. lost is
+// how many children an earlier keeper had that was killed together with its agent: what is known of them is of no use
+// without their processes and descriptors, and is removed.
+func openJournal(runtimeDir, keeper string) (j *journal, begun bool, lost int, err error) {
 	j = &journal{filepath.Join(runtimeDir, "journal")}
-	err = os.Mkdir(j.dir, 0o700)
-	if errors.Is(err, fs.ErrExist) {
-		return j, true, nil
+	mark := filepath.Join(j.dir, keeperFile)
+	old, err := os.ReadFile(mark)
+	switch {
+	case err == nil && string(old) == keeper:
+		return j, true, 0, nil
+	case err == nil:
+		entries, _ := os.ReadDir(j.dir)
+		lost = len(entries) - 1
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, false, 0, fmt.Errorf("open the journal: %w", err)
 	}
+	if err := os.RemoveAll(j.dir); err != nil {
+		return nil, false, 0, fmt.Errorf("clear the journal: %w", err)
+	}
+	if err := os.Mkdir(j.dir, 0o700); err != nil {
+		return nil, false, 0, fmt.Errorf("make the journal: %w", err)
+	}
+	if err := os.WriteFile(mark, []byte(keeper), 0o600); err != nil {
+		return nil, false, 0, fmt.Errorf("make the journal: %w", err)
+	}
+	return j, false, lost, nil
+}
+
+// parentName tells this process's parent, the keeper, from every other process: its pid, and when it was started
+// (field 22 of proc_pid_stat(5)).
+func parentName() (string, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", os.Getppid()))
 	if err != nil {
-		return nil, false, fmt.Errorf("make the journal: %w", err)
+		return "", err
 	}
-	return j, false, nil
+	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(fields) < 20 {
+		return "", fmt.Errorf("/proc/%d/stat has too few fields", os.Getppid())
+	}
+	return fmt.Sprintf("%d %s", os.Getppid(), fields[19]), nil
 }
 
 // write puts down one child.
@@ -57,7 +91,7 @@ func (j *journal) read() ([]*agentpb.Child, error) {
 	}
 	var out []*agentpb.Child
 	for _, e := range entries {
-		if filepath.Ext(e.Name()) == ".new" {
+		if filepath.Ext(e.Name()) == ".new" || e.Name() == keeperFile {
 			continue // of an agent that was killed over it: the old one stands
 		}
 		b, err := os.ReadFile(filepath.Join(j.dir, e.Name()))

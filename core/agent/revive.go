@@ -140,7 +140,7 @@ func (a *Agent) reopen(ctx context.Context, o *opening, p *host.Plugin) error {
 	a.mu.Lock()
 	exited := c.rec.State != stRunning
 	for _, s := range o.streams {
-		if input := s.kind == sinkpb.Stream_STDIN; !s.done || input && !exited {
+		if input := s.kind == sinkpb.Stream_STDIN; !s.done || input && !exited && s.rec.State == "open" {
 			req.Streams = append(req.Streams, s.kind)
 		}
 	}

@@ -46,6 +46,9 @@ func (a *Agent) streamEvent(o *opening, s *stream, ev *sinkpb.Event) {
 	c, r := o.child, s.rec
 	switch w := ev.What.(type) {
 	case *sinkpb.Event_Eof:
+		if s.kind == sinkpb.Stream_STDIN && r.State == "open" {
+			a.dropInput(o, s)
+		}
 		if r.State == "open" {
 			r.State, r.Bytes = "eof", w.Eof.Bytes
 			a.emit(c, "eof", r.Stream, fmt.Sprintf("after %d bytes", r.Bytes))
@@ -77,6 +80,12 @@ func (a *Agent) streamEvent(o *opening, s *stream, ev *sinkpb.Event) {
 		}
 		r.Viewers = w.Viewers.Count
 	}
+}
+
+// dropInput lets the keeper's copy of a stdin go, which its sink has closed: with it goes the last of the far end, and the child
+// reads end-of-file.
+func (a *Agent) dropInput(o *opening, s *stream) {
+	a.follow(func() { a.keeper.Drop(a.ctx, farPrefix(o.child.id())+o.id+"/"+s.rec.Stream, false) })
 }
 
 // undoneIfDone tells undo that an opening has ended. Agent.mu is held.

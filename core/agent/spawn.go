@@ -284,6 +284,11 @@ func (a *Agent) running(c *child, p *keeperpb.Process) {
 		a.exited(c, pending)
 	}
 	for _, o := range c.openings {
+		for _, s := range o.streams {
+			if s.kind == sinkpb.Stream_STDIN && s.rec.State == "eof" { // before the keeper had its copy
+				a.dropInput(o, s)
+			}
+		}
 		select {
 		case <-o.plugin.Load().Gone(): // while c was starting, and revive passed over it
 			a.follow(func() { a.revive(o.choice.spec.Name) })

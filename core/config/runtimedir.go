@@ -11,6 +11,10 @@ import (
 // socketPathMost is the longest path of a Unix socket: sun_path has 108 bytes, one of them for the zero (unix(7)).
 const socketPathMost = 107
 
+// longestSocket is the longest name of a socket in the runtime directory: go-plugin makes those of plugins, and
+// os.CreateTemp their numbers.
+const longestSocket = "plugins/plugin-dir4294967295/plugin4294967295"
+
 // DefaultRuntimeDir is where muxd keeps its sockets if nobody says otherwise: $XDG_RUNTIME_DIR/muxd, or /run/muxd
 // for root without one.
 func DefaultRuntimeDir() (string, error) {
@@ -58,9 +62,9 @@ func CheckRuntimeDir(dir string) error {
 	if strings.Contains(dir, "\x00") {
 		return fmt.Errorf("%q has a zero byte in it", dir)
 	}
-	if n := len(filepath.Join(dir, "control.sock")); n > socketPathMost {
-		return fmt.Errorf("%s/control.sock is %d bytes long, and a Unix socket's path has at most %d; choose a shorter directory",
-			dir, n, socketPathMost)
+	if n := len(filepath.Join(dir, longestSocket)); n > socketPathMost {
+		return fmt.Errorf("the sockets of plugins in %s have paths of up to %d bytes, and a Unix socket's has at most %d; "+
+			"choose a directory whose path has at most %d", dir, n, socketPathMost, socketPathMost-len(longestSocket)-1)
 	}
 	return nil
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/muxd/muxd/sink/sinkpb"
 )
 
-// What a plugin parks is held by the keeper, a descriptor a name: park/PLUGIN/NAME/0, 1, ….
+// What a plugin parks is held by the keeper, a descriptor a name: park/PLUGIN/NAME/000, 001, ….
 
 func (p *Plugin) parkPrefix() string { return "park/" + p.name + "/" }
 
@@ -19,16 +19,30 @@ func (p *Plugin) parkPrefix() string { return "park/" + p.name + "/" }
 func (p *Plugin) park(name string, fds []*fd.FD) error {
 	ctx := context.Background()
 	prefix := p.parkPrefix() + name + "/"
-	for i, f := range fds {
-		if err := p.host.o.Keeper.Hold(ctx, prefix+strconv.Itoa(i), nil, f.Int()); err != nil {
-			return err
-		}
-	}
 	if len(fds) == 0 {
 		return p.host.o.Keeper.Drop(ctx, prefix, true)
 	}
+	for i, f := range fds {
+		if err := p.host.o.Keeper.Hold(ctx, prefix+number(i), nil, f.Int()); err != nil {
+			return err
+		}
+	}
+	// What was parked under the name before may have been more.
+	for i := len(fds); i < fdchan.MaxFDs; i++ {
+		f, err := p.host.o.Keeper.Fetch(ctx, prefix+number(i))
+		if err != nil {
+			return nil
+		}
+		f.Close()
+		if err := p.host.o.Keeper.Drop(ctx, prefix+number(i), false); err != nil {
+			return err
+		}
+	}
 	return nil
 }
+
+// number is the number of a descriptor in a keeper's name: as text it sorts as it counts.
+func number(i int) string { return fmt.Sprintf("%03d", i) }
 
 // recover hands a plugin what its predecessor parked.
 func (p *Plugin) recover(ctx context.Context) error {

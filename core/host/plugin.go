@@ -115,10 +115,27 @@ func (p *Plugin) Take(ctx context.Context, call func(ctx context.Context, ticket
 	}, nil
 }
 
+// fail ends a plugin whose start did not succeed.
+func (h *Host) fail(p *Plugin, err error) {
+	p.err = err
+	h.remove(p)
+	close(p.started)
+	if p.process != nil {
+		<-p.exited
+		h.o.Keeper.Forget(context.Background(), p.key)
+	}
+	h.o.Keeper.Drop(context.Background(), channelName(p.key), false)
+	close(p.gone)
+}
+
 // run is the life of the process, from start, which makes it or finds it.
 func (p *Plugin) run(start func() error) {
 	h := p.host
 	err := start()
+	if err != nil && p.command.Path == "" { // there is none of that name
+		h.fail(p, err)
+		return
+	}
 	h.note(p.name, func(s *Status) {
 		s.Command = append([]string{p.command.Path}, p.command.Args...)
 		s.Error = ""
@@ -129,15 +146,7 @@ func (p *Plugin) run(start func() error) {
 		s.PID, s.Started, s.Running, s.Description = int(p.process.Pid), time.Now(), true, p.desc
 	})
 	if err != nil {
-		p.err = err
-		h.remove(p)
-		close(p.started)
-		if p.process != nil {
-			<-p.exited
-			h.o.Keeper.Forget(context.Background(), p.key)
-		}
-		h.o.Keeper.Drop(context.Background(), channelName(p.key), false)
-		close(p.gone)
+		h.fail(p, err)
 		return
 	}
 	h.o.Log.Info("plugin started", "plugin", p.name, "pid", p.process.Pid, "version", p.desc.Version)

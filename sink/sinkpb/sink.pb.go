@@ -1522,7 +1522,8 @@ func (*Event_Viewers) isEvent_What() {}
 
 func (*Event_Snapshot) isEvent_What() {}
 
-// The stream has ended: its last writer is gone, or it was cut.
+// The stream has ended: its last writer is gone, or it was cut. Of STDIN: the sink has closed it, and the core closes the
+// copy of its far end that the keeper has.
 type Eof struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Bytes         uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
