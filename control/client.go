@@ -108,13 +108,8 @@ func (c *Client) retry(ctx context.Context, call func() error) error {
 	begun := time.Now()
 	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
 		err := call()
-		if status.Code(err) != codes.Unavailable || time.Since(begun) > retryFor {
+		if status.Code(err) != codes.Unavailable || time.Since(begun) > retryFor || ctx.Value(once{}) != nil || !c.listening() {
 			return c.Plain(err)
-		}
-		if conn, dialErr := net.DialTimeout("unix", c.socket, time.Second); dialErr != nil {
-			return c.Plain(err)
-		} else {
-			conn.Close()
 		}
 		select {
 		case <-time.After(wait):
@@ -122,6 +117,15 @@ func (c *Client) retry(ctx context.Context, call func() error) error {
 			return c.Plain(err)
 		}
 	}
+}
+
+// listening says whether somebody listens at the socket: an agent, or the keeper for the next one.
+func (c *Client) listening() bool {
+	conn, err := net.DialTimeout("unix", c.socket, time.Second)
+	if err == nil {
+		conn.Close()
+	}
+	return err == nil
 }
 
 // Plain turns a gRPC error, as streams of API return it, into an Error.
@@ -162,7 +166,7 @@ func (c *Client) Spawn(ctx context.Context, child *controlpb.ChildSpec, inherit 
 		return c.API.Spawn(ctx, req)
 	}
 	var resp *controlpb.SpawnResponse
-	err := c.withSession(ctx, func(s *session) error {
+	err := c.withSession(ctx, func(ctx context.Context, s *session) error {
 		return s.give(ctx, inherit, func(ticket []byte) (err error) {
 			req.FdSession, req.Ticket = s.id[:], ticket
 			resp, err = c.API.Spawn(ctx, req)
@@ -178,7 +182,7 @@ func (c *Client) SpawnAttached(ctx context.Context, child *controlpb.ChildSpec, 
 	req := &controlpb.SpawnRequest{RequestId: rand.Text(), Child: child}
 	var resp *controlpb.SpawnResponse
 	var f *os.File
-	err := c.withSession(ctx, func(s *session) (err error) {
+	err := c.withSession(ctx, func(ctx context.Context, s *session) (err error) {
 		f, err = s.take(ctx, func(ticket []byte) (err error) {
 			req.FdSession, req.Attach = s.id[:], o.request(ticket)
 			resp, err = c.API.Spawn(ctx, req)
@@ -233,7 +237,7 @@ func (c *Client) Attach(ctx context.Context, child string, o AttachOptions) (*Vi
 // attach is Attach for one connection.
 func (c *Client) attach(ctx context.Context, child string, o AttachOptions) (*Viewer, error) {
 	var f *os.File
-	err := c.withSession(ctx, func(s *session) (err error) {
+	err := c.withSession(ctx, func(ctx context.Context, s *session) (err error) {
 		f, err = s.take(ctx, func(ticket []byte) error {
 			req := o.request(ticket)
 			req.Child, req.FdSession = child, s.id[:]

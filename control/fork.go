@@ -25,7 +25,7 @@ func (c *Client) SpawnForked(ctx context.Context, child *controlpb.ChildSpec) (*
 	req := &controlpb.SpawnRequest{RequestId: rand.Text(), Child: child, ClientForks: true}
 	var resp *controlpb.SpawnResponse
 	var files []*os.File
-	err := c.withSession(ctx, func(s *session) (err error) {
+	err := c.withSession(ctx, func(ctx context.Context, s *session) (err error) {
 		files, err = s.takeAll(ctx, func(ticket []byte) (err error) {
 			req.FdSession, req.NearTicket = s.id[:], ticket
 			resp, err = c.API.Spawn(ctx, req)
@@ -50,7 +50,7 @@ func (c *Client) SpawnForked(ctx context.Context, child *controlpb.ChildSpec) (*
 
 // Forked tells muxd of the process that was forked. It does not take ownership of pidfd.
 func (f *ForkedChild) Forked(ctx context.Context, pid int, pidfd *os.File) error {
-	return f.client.withSession(ctx, func(s *session) error {
+	return f.client.withSession(ctx, func(ctx context.Context, s *session) error {
 		return s.give(ctx, []*os.File{pidfd}, func(ticket []byte) error {
 			_, err := f.client.API.Forked(ctx, &controlpb.ForkedRequest{
 				Id: f.ID, FdSession: s.id[:], Ticket: ticket, Pid: int32(pid),

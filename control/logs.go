@@ -44,7 +44,7 @@ func (c *Client) Logs(ctx context.Context, child string, o LogOptions) (*LogRead
 		req.Since = o.Since.UnixNano()
 	}
 	var f *os.File
-	err := c.withSession(ctx, func(s *session) (err error) {
+	err := c.withSession(ctx, func(ctx context.Context, s *session) (err error) {
 		f, err = s.take(ctx, func(ticket []byte) error {
 			req.FdSession, req.Ticket = s.id[:], ticket
 			_, err := c.API.Logs(ctx, req)

@@ -56,19 +56,20 @@ func (c *Client) session(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-// withSession calls f with a session, and again with another where the agent died meanwhile: the session died with it.
-func (c *Client) withSession(ctx context.Context, f func(s *session) error) error {
+// once marks the context of a call that is not to be repeated as it is: its tickets are used.
+type once struct{}
+
+// withSession calls f with a session, and again with another where agent or plugin died meanwhile: descriptors may have been on
+// the way, so a call is repeated with other tickets only.
+func (c *Client) withSession(ctx context.Context, f func(ctx context.Context, s *session) error) error {
+	ctx = context.WithValue(ctx, once{}, true)
 	begun := time.Now()
 	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
 		s, err := c.session(ctx)
 		gone := errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 		if err == nil {
-			err = f(s)
-			select {
-			case <-s.ep.Done():
-				gone = err != nil && !errors.Is(err, errNothingComes)
-			default:
-			}
+			err = f(ctx, s)
+			gone = err != nil && !errors.Is(err, errNothingComes) && s.ep.Closed() || Unreachable(err) && c.listening()
 			s.close()
 		}
 		if !gone || time.Since(begun) > retryFor {

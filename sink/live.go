@@ -24,7 +24,8 @@ type opening struct {
 	console ConsoleSink // the same as sink, where it is one
 	ctx     context.Context
 	cancel  context.CancelFunc
-	opened  chan error     // closed when open has returned, with its error before
+	opened  chan struct{}  // closed when open has returned
+	openErr error          // what it returned; set before opened is closed
 	viewers sync.WaitGroup // Attach calls
 	count   int            // of viewers; server.mu
 	closing sync.Once
@@ -33,7 +34,7 @@ type opening struct {
 }
 
 func newOpening(s *server, id string, r *Request, w Wiring) *opening {
-	o := &opening{srv: s, wiring: w, opened: make(chan error, 1)}
+	o := &opening{srv: s, wiring: w, opened: make(chan struct{})}
 	o.ctx, o.cancel = context.WithCancel(context.Background())
 	o.pub = &Opening{Request: *r, ID: id, Rows: 24, Cols: 80, live: o}
 	return o

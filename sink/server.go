@@ -128,15 +128,16 @@ func (s *server) Open(ctx context.Context, req *sinkpb.OpenRequest) (*sinkpb.Ope
 		s.mu.Unlock()
 		o.cancel()
 	}
-	o.opened <- err
+	o.openErr = err
 	close(o.opened)
 	return resp, err
 }
 
 // openedBefore answers an Open that was made again: the far ends that came with it are copies of what is here.
 func (s *server) openedBefore(ctx context.Context, o *opening, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {
-	if err := <-o.opened; err != nil {
-		return nil, err
+	<-o.opened
+	if o.openErr != nil {
+		return nil, o.openErr
 	}
 	if o.wiring == Pipe {
 		d, err := s.ep.Take(ctx, ticket, len(o.pub.Streams))

@@ -130,6 +130,20 @@ func (f *flow) events() []*sinkpb.Event {
 	return out
 }
 
+func (s *server) Openings(context.Context, *sinkpb.OpeningsRequest) (*sinkpb.OpeningsResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	resp := &sinkpb.OpeningsResponse{}
+	for id, o := range s.openings {
+		select {
+		case <-o.opened:
+			resp.Openings = append(resp.Openings, id)
+		default: // it is being opened, and may fail
+		}
+	}
+	return resp, nil
+}
+
 func (s *server) Stat(_ context.Context, req *sinkpb.StatRequest) (*sinkpb.StatResponse, error) {
 	o, err := s.find(req.Opening)
 	if err != nil {

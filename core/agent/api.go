@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"runtime"
 	"slices"
@@ -358,6 +359,9 @@ func (a *Agent) connect(ctx context.Context, o *opening, session, ticket []byte,
 	}
 	if err := a.sessions.forward(ctx, d, session, ticket); err != nil {
 		wait()
+		if errors.Is(err, net.ErrClosed) { // the plugin, or the client, has died over it
+			return status.Error(codes.Unavailable, err.Error())
+		}
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
 	if err := wait(); err != nil {

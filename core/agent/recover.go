@@ -8,6 +8,7 @@ import (
 
 	"github.com/muxd/muxd/core/host"
 	"github.com/muxd/muxd/core/keeper/keeperpb"
+	"github.com/muxd/muxd/sink/sinkpb"
 )
 
 // recover takes over from an agent that died: its children from the journal, their processes from the keeper, their streams
@@ -47,7 +48,7 @@ func (a *Agent) recover(ctx context.Context, processes []*keeperpb.Process) erro
 	}
 	a.mu.Unlock()
 
-	known := map[string]bool{}
+	plugins := 0
 	for _, p := range processes {
 		if !isPluginKey(p.Key) {
 			continue
@@ -62,31 +63,33 @@ func (a *Agent) recover(ctx context.Context, processes []*keeperpb.Process) erro
 			a.keeper.Signal(ctx, p.Key, unix.SIGKILL, false)
 			continue
 		}
-		known[plugin.Name()] = true
+		resp, err := plugin.Sinks().Openings(ctx, &sinkpb.OpeningsRequest{})
+		if err != nil {
+			continue // it has died: its openings are revived
+		}
 		a.mu.Lock()
-		for _, o := range a.openings {
-			if o.choice.spec.Name == plugin.Name() {
+		for _, id := range resp.Openings {
+			if o := a.openings[id]; o != nil && o.choice.spec.Name == plugin.Name() {
 				o.plugin.Store(plugin)
 			}
 		}
 		a.mu.Unlock()
+		plugins++
 	}
 	a.host.Sweep()
 	for _, c := range children {
 		a.resume(c, byKey[c.key])
 	}
 	a.mu.Lock()
-	orphaned := map[string]bool{}
+	names := map[string]bool{}
 	for _, o := range a.openings {
-		if name := o.choice.spec.Name; !known[name] {
-			orphaned[name] = true
-		}
+		names[o.choice.spec.Name] = true
 	}
 	a.mu.Unlock()
-	for name := range orphaned {
-		a.follow(func() { a.revive(name) })
+	for name := range names {
+		a.follow(func() { a.revive(name) }) // the openings of those that died, or never got them
 	}
-	a.log.Info("took over from an agent that died", "children", len(children), "plugins", len(known))
+	a.log.Info("took over from an agent that died", "children", len(children), "plugins", plugins)
 	return nil
 }
 

@@ -37,7 +37,7 @@ type Agent struct {
 	LogFormat          string        `toml:"log_format"`           // text or json
 	Drain              time.Duration `toml:"drain"`                // from a child's exit to the cutting of its streams
 	Grace              time.Duration `toml:"grace"`                // from SIGTERM to SIGKILL
-	DefaultSink        string        `toml:"default_sink"`         // a spec, for streams of a spawn that no option names
+	DefaultSink        string        `toml:"default_sink"`         // a spec, for a spawn that names no sink at all
 	Size               Size          `toml:"size"`                 // of a console that has no viewer
 	KeepFinished       int           `toml:"keep_finished"`        // finished children that are remembered
 	PluginStartTimeout time.Duration `toml:"plugin_start_timeout"` // from a plugin's exec to the end of its handshake

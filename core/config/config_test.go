@@ -224,14 +224,15 @@ keep = 5
 
 func TestRuntimeDir(t *testing.T) {
 	t.Setenv("XDG_RUNTIME_DIR", "/run/user/7")
-	long := "/" + strings.Repeat("d", 94) // with /control.sock: 108 bytes
+	long := "/" + strings.Repeat("d", 61)
 	for _, x := range []struct{ file, override, want, err string }{
 		{want: "/run/user/7/muxd"},
 		{file: "/run/m", want: "/run/m"},
 		{file: "/run/m", override: "/tmp/o", want: "/tmp/o"},
-		{file: long[:94], want: long[:94]},
+		{file: long[:61], want: long[:61]},
 		{override: long, err: "runtime directory: " + long +
-			"/control.sock is 108 bytes long, and a Unix socket's path has at most 107; choose a shorter directory"},
+			"/plugins/plugin-dir4294967295/plugin4294967295, as a plugin's socket may be called, is 108 bytes long, " +
+			"and a Unix socket's path has at most 107; choose a directory of at most 61 bytes"},
 	} {
 		got, err := Agent{RuntimeDir: x.file}.Dir(x.override)
 		if got != x.want || x.err != "" && (err == nil || err.Error() != x.err) || x.err == "" && err != nil {

@@ -63,8 +63,8 @@ func CheckRuntimeDir(dir string) error {
 		return fmt.Errorf("%q has a zero byte in it", dir)
 	}
 	if n := len(filepath.Join(dir, longestSocket)); n > socketPathMost {
-		return fmt.Errorf("the sockets of plugins in %s have paths of up to %d bytes, and a Unix socket's has at most %d; "+
-			"choose a directory whose path has at most %d", dir, n, socketPathMost, socketPathMost-len(longestSocket)-1)
+		return fmt.Errorf("%s/%s, as a plugin's socket may be called, is %d bytes long, and a Unix socket's path has at most %d; "+
+			"choose a directory of at most %d bytes", dir, longestSocket, n, socketPathMost, socketPathMost-len(longestSocket)-1)
 	}
 	return nil
 }

@@ -70,7 +70,6 @@ type process struct {
 	over  <-chan struct{}
 	done  chan error
 	seen  int
-	early string // what came in the wrong order
 }
 
 func (p *process) step(s Step) {

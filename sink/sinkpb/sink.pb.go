@@ -1793,6 +1793,86 @@ func (*Snapshot) Descriptor() ([]byte, []int) {
 	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{27}
 }
 
+type OpeningsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpeningsRequest) Reset() {
+	*x = OpeningsRequest{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpeningsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpeningsRequest) ProtoMessage() {}
+
+func (x *OpeningsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpeningsRequest.ProtoReflect.Descriptor instead.
+func (*OpeningsRequest) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{28}
+}
+
+type OpeningsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Openings      []string               `protobuf:"bytes,1,rep,name=openings,proto3" json:"openings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpeningsResponse) Reset() {
+	*x = OpeningsResponse{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpeningsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpeningsResponse) ProtoMessage() {}
+
+func (x *OpeningsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpeningsResponse.ProtoReflect.Descriptor instead.
+func (*OpeningsResponse) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *OpeningsResponse) GetOpenings() []string {
+	if x != nil {
+		return x.Openings
+	}
+	return nil
+}
+
 type StatRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Opening       string                 `protobuf:"bytes,1,opt,name=opening,proto3" json:"opening,omitempty"`
@@ -1802,7 +1882,7 @@ type StatRequest struct {
 
 func (x *StatRequest) Reset() {
 	*x = StatRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1814,7 +1894,7 @@ func (x *StatRequest) String() string {
 func (*StatRequest) ProtoMessage() {}
 
 func (x *StatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1827,7 +1907,7 @@ func (x *StatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatRequest.ProtoReflect.Descriptor instead.
 func (*StatRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{28}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StatRequest) GetOpening() string {
@@ -1846,7 +1926,7 @@ type StatResponse struct {
 
 func (x *StatResponse) Reset() {
 	*x = StatResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1858,7 +1938,7 @@ func (x *StatResponse) String() string {
 func (*StatResponse) ProtoMessage() {}
 
 func (x *StatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1871,7 +1951,7 @@ func (x *StatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatResponse.ProtoReflect.Descriptor instead.
 func (*StatResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{29}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StatResponse) GetStreams() []*StreamStat {
@@ -1898,7 +1978,7 @@ type StreamStat struct {
 
 func (x *StreamStat) Reset() {
 	*x = StreamStat{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1910,7 +1990,7 @@ func (x *StreamStat) String() string {
 func (*StreamStat) ProtoMessage() {}
 
 func (x *StreamStat) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1923,7 +2003,7 @@ func (x *StreamStat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamStat.ProtoReflect.Descriptor instead.
 func (*StreamStat) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{30}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StreamStat) GetStream() Stream {
@@ -2003,7 +2083,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2015,7 +2095,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2028,7 +2108,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{31}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AttachRequest) GetOpening() string {
@@ -2074,7 +2154,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2086,7 +2166,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2099,7 +2179,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{32}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{34}
 }
 
 type ResizeRequest struct {
@@ -2112,7 +2192,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2124,7 +2204,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2137,7 +2217,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{33}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ResizeRequest) GetOpening() string {
@@ -2162,7 +2242,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2174,7 +2254,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2187,7 +2267,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{34}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{36}
 }
 
 type LogsRequest struct {
@@ -2209,7 +2289,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2221,7 +2301,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2234,7 +2314,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{35}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LogsRequest) GetSpec() *Spec {
@@ -2301,7 +2381,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2313,7 +2393,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2326,7 +2406,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{36}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{38}
 }
 
 // One line, as a packet on the socket that Logs gives. The last packet of a log that ends well has `end` set;
@@ -2345,7 +2425,7 @@ type LogRecord struct {
 
 func (x *LogRecord) Reset() {
 	*x = LogRecord{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +2437,7 @@ func (x *LogRecord) String() string {
 func (*LogRecord) ProtoMessage() {}
 
 func (x *LogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +2450,7 @@ func (x *LogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRecord.ProtoReflect.Descriptor instead.
 func (*LogRecord) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{37}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *LogRecord) GetTime() int64 {
@@ -2425,7 +2505,7 @@ type RecoverRequest_Parked struct {
 
 func (x *RecoverRequest_Parked) Reset() {
 	*x = RecoverRequest_Parked{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2437,7 +2517,7 @@ func (x *RecoverRequest_Parked) String() string {
 func (*RecoverRequest_Parked) ProtoMessage() {}
 
 func (x *RecoverRequest_Parked) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2583,7 +2663,10 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\aViewers\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\rR\x05count\"\n" +
 	"\n" +
-	"\bSnapshot\"'\n" +
+	"\bSnapshot\"\x11\n" +
+	"\x0fOpeningsRequest\".\n" +
+	"\x10OpeningsResponse\x12\x1a\n" +
+	"\bopenings\x18\x01 \x03(\tR\bopenings\"'\n" +
 	"\vStatRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\"B\n" +
 	"\fStatResponse\x122\n" +
@@ -2640,7 +2723,7 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x04PIPE\x10\x01\x12\a\n" +
 	"\x03PTY\x10\x02\x12\n" +
 	"\n" +
-	"\x06DIRECT\x10\x032\xd8\x06\n" +
+	"\x06DIRECT\x10\x032\xa3\a\n" +
 	"\x04Sink\x12D\n" +
 	"\bDescribe\x12\x1d.muxd.sink.v1.DescribeRequest\x1a\x19.muxd.sink.v1.Description\x12F\n" +
 	"\aRecover\x12\x1c.muxd.sink.v1.RecoverRequest\x1a\x1d.muxd.sink.v1.RecoverResponse\x12@\n" +
@@ -2650,7 +2733,8 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x03Cut\x12\x18.muxd.sink.v1.CutRequest\x1a\x19.muxd.sink.v1.CutResponse\x12@\n" +
 	"\x05Leave\x12\x1a.muxd.sink.v1.LeaveRequest\x1a\x1b.muxd.sink.v1.LeaveResponse\x12C\n" +
 	"\x06Forget\x12\x1b.muxd.sink.v1.ForgetRequest\x1a\x1c.muxd.sink.v1.ForgetResponse\x12:\n" +
-	"\x05Watch\x12\x1a.muxd.sink.v1.WatchRequest\x1a\x13.muxd.sink.v1.Event0\x01\x12=\n" +
+	"\x05Watch\x12\x1a.muxd.sink.v1.WatchRequest\x1a\x13.muxd.sink.v1.Event0\x01\x12I\n" +
+	"\bOpenings\x12\x1d.muxd.sink.v1.OpeningsRequest\x1a\x1e.muxd.sink.v1.OpeningsResponse\x12=\n" +
 	"\x04Stat\x12\x19.muxd.sink.v1.StatRequest\x1a\x1a.muxd.sink.v1.StatResponse\x12C\n" +
 	"\x06Attach\x12\x1b.muxd.sink.v1.AttachRequest\x1a\x1c.muxd.sink.v1.AttachResponse\x12C\n" +
 	"\x06Resize\x12\x1b.muxd.sink.v1.ResizeRequest\x1a\x1c.muxd.sink.v1.ResizeResponse\x12=\n" +
@@ -2669,7 +2753,7 @@ func file_sink_sinkpb_sink_proto_rawDescGZIP() []byte {
 }
 
 var file_sink_sinkpb_sink_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_sink_sinkpb_sink_proto_goTypes = []any{
 	(Stream)(0),                   // 0: muxd.sink.v1.Stream
 	(Wiring)(0),                   // 1: muxd.sink.v1.Wiring
@@ -2702,30 +2786,32 @@ var file_sink_sinkpb_sink_proto_goTypes = []any{
 	(*Trouble)(nil),               // 28: muxd.sink.v1.Trouble
 	(*Viewers)(nil),               // 29: muxd.sink.v1.Viewers
 	(*Snapshot)(nil),              // 30: muxd.sink.v1.Snapshot
-	(*StatRequest)(nil),           // 31: muxd.sink.v1.StatRequest
-	(*StatResponse)(nil),          // 32: muxd.sink.v1.StatResponse
-	(*StreamStat)(nil),            // 33: muxd.sink.v1.StreamStat
-	(*AttachRequest)(nil),         // 34: muxd.sink.v1.AttachRequest
-	(*AttachResponse)(nil),        // 35: muxd.sink.v1.AttachResponse
-	(*ResizeRequest)(nil),         // 36: muxd.sink.v1.ResizeRequest
-	(*ResizeResponse)(nil),        // 37: muxd.sink.v1.ResizeResponse
-	(*LogsRequest)(nil),           // 38: muxd.sink.v1.LogsRequest
-	(*LogsResponse)(nil),          // 39: muxd.sink.v1.LogsResponse
-	(*LogRecord)(nil),             // 40: muxd.sink.v1.LogRecord
-	nil,                           // 41: muxd.sink.v1.Spec.OptionsEntry
-	(*RecoverRequest_Parked)(nil), // 42: muxd.sink.v1.RecoverRequest.Parked
+	(*OpeningsRequest)(nil),       // 31: muxd.sink.v1.OpeningsRequest
+	(*OpeningsResponse)(nil),      // 32: muxd.sink.v1.OpeningsResponse
+	(*StatRequest)(nil),           // 33: muxd.sink.v1.StatRequest
+	(*StatResponse)(nil),          // 34: muxd.sink.v1.StatResponse
+	(*StreamStat)(nil),            // 35: muxd.sink.v1.StreamStat
+	(*AttachRequest)(nil),         // 36: muxd.sink.v1.AttachRequest
+	(*AttachResponse)(nil),        // 37: muxd.sink.v1.AttachResponse
+	(*ResizeRequest)(nil),         // 38: muxd.sink.v1.ResizeRequest
+	(*ResizeResponse)(nil),        // 39: muxd.sink.v1.ResizeResponse
+	(*LogsRequest)(nil),           // 40: muxd.sink.v1.LogsRequest
+	(*LogsResponse)(nil),          // 41: muxd.sink.v1.LogsResponse
+	(*LogRecord)(nil),             // 42: muxd.sink.v1.LogRecord
+	nil,                           // 43: muxd.sink.v1.Spec.OptionsEntry
+	(*RecoverRequest_Parked)(nil), // 44: muxd.sink.v1.RecoverRequest.Parked
 }
 var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	0,  // 0: muxd.sink.v1.Description.carries:type_name -> muxd.sink.v1.Stream
 	5,  // 1: muxd.sink.v1.Description.arg:type_name -> muxd.sink.v1.Option
 	5,  // 2: muxd.sink.v1.Description.options:type_name -> muxd.sink.v1.Option
 	2,  // 3: muxd.sink.v1.Option.type:type_name -> muxd.sink.v1.Option.Type
-	41, // 4: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
+	43, // 4: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
 	7,  // 5: muxd.sink.v1.CheckRequest.spec:type_name -> muxd.sink.v1.Spec
 	6,  // 6: muxd.sink.v1.CheckRequest.child:type_name -> muxd.sink.v1.Child
 	0,  // 7: muxd.sink.v1.CheckRequest.streams:type_name -> muxd.sink.v1.Stream
 	1,  // 8: muxd.sink.v1.CheckResponse.wiring:type_name -> muxd.sink.v1.Wiring
-	42, // 9: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
+	44, // 9: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
 	7,  // 10: muxd.sink.v1.OpenRequest.spec:type_name -> muxd.sink.v1.Spec
 	6,  // 11: muxd.sink.v1.OpenRequest.child:type_name -> muxd.sink.v1.Child
 	0,  // 12: muxd.sink.v1.OpenRequest.streams:type_name -> muxd.sink.v1.Stream
@@ -2739,7 +2825,7 @@ var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	28, // 20: muxd.sink.v1.Event.trouble:type_name -> muxd.sink.v1.Trouble
 	29, // 21: muxd.sink.v1.Event.viewers:type_name -> muxd.sink.v1.Viewers
 	30, // 22: muxd.sink.v1.Event.snapshot:type_name -> muxd.sink.v1.Snapshot
-	33, // 23: muxd.sink.v1.StatResponse.streams:type_name -> muxd.sink.v1.StreamStat
+	35, // 23: muxd.sink.v1.StatResponse.streams:type_name -> muxd.sink.v1.StreamStat
 	0,  // 24: muxd.sink.v1.StreamStat.stream:type_name -> muxd.sink.v1.Stream
 	8,  // 25: muxd.sink.v1.StreamStat.size:type_name -> muxd.sink.v1.Size
 	8,  // 26: muxd.sink.v1.AttachRequest.size:type_name -> muxd.sink.v1.Size
@@ -2757,25 +2843,27 @@ var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	19, // 38: muxd.sink.v1.Sink.Leave:input_type -> muxd.sink.v1.LeaveRequest
 	21, // 39: muxd.sink.v1.Sink.Forget:input_type -> muxd.sink.v1.ForgetRequest
 	23, // 40: muxd.sink.v1.Sink.Watch:input_type -> muxd.sink.v1.WatchRequest
-	31, // 41: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
-	34, // 42: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
-	36, // 43: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
-	38, // 44: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
-	4,  // 45: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
-	12, // 46: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
-	10, // 47: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
-	14, // 48: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
-	16, // 49: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
-	18, // 50: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
-	20, // 51: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
-	22, // 52: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
-	24, // 53: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
-	32, // 54: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
-	35, // 55: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
-	37, // 56: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
-	39, // 57: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
-	45, // [45:58] is the sub-list for method output_type
-	32, // [32:45] is the sub-list for method input_type
+	31, // 41: muxd.sink.v1.Sink.Openings:input_type -> muxd.sink.v1.OpeningsRequest
+	33, // 42: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
+	36, // 43: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
+	38, // 44: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
+	40, // 45: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
+	4,  // 46: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
+	12, // 47: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
+	10, // 48: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
+	14, // 49: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
+	16, // 50: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
+	18, // 51: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
+	20, // 52: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
+	22, // 53: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
+	24, // 54: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
+	32, // 55: muxd.sink.v1.Sink.Openings:output_type -> muxd.sink.v1.OpeningsResponse
+	34, // 56: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
+	37, // 57: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
+	39, // 58: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
+	41, // 59: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
+	46, // [46:60] is the sub-list for method output_type
+	32, // [32:46] is the sub-list for method input_type
 	32, // [32:32] is the sub-list for extension type_name
 	32, // [32:32] is the sub-list for extension extendee
 	0,  // [0:32] is the sub-list for field type_name
@@ -2800,7 +2888,7 @@ func file_sink_sinkpb_sink_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sink_sinkpb_sink_proto_rawDesc), len(file_sink_sinkpb_sink_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   40,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -36,6 +36,7 @@ const (
 	Sink_Leave_FullMethodName    = "/muxd.sink.v1.Sink/Leave"
 	Sink_Forget_FullMethodName   = "/muxd.sink.v1.Sink/Forget"
 	Sink_Watch_FullMethodName    = "/muxd.sink.v1.Sink/Watch"
+	Sink_Openings_FullMethodName = "/muxd.sink.v1.Sink/Openings"
 	Sink_Stat_FullMethodName     = "/muxd.sink.v1.Sink/Stat"
 	Sink_Attach_FullMethodName   = "/muxd.sink.v1.Sink/Attach"
 	Sink_Resize_FullMethodName   = "/muxd.sink.v1.Sink/Resize"
@@ -74,6 +75,8 @@ type SinkClient interface {
 	// Watch tells the state of every opening that the plugin has, and from then on each change. One watcher at a
 	// time: a new Watch ends the one before it with ABORTED.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error)
+	// Openings lists the openings that the plugin serves, for an agent that takes over from another.
+	Openings(ctx context.Context, in *OpeningsRequest, opts ...grpc.CallOption) (*OpeningsResponse, error)
 	// Stat gives the counters of an opening.
 	Stat(ctx context.Context, in *StatRequest, opts ...grpc.CallOption) (*StatResponse, error)
 	// Attach makes a viewer connection to a console. The plugin sends one end of a Unix SEQPACKET socketpair on
@@ -195,6 +198,16 @@ func (c *sinkClient) Watch(ctx context.Context, in *WatchRequest, opts ...grpc.C
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Sink_WatchClient = grpc.ServerStreamingClient[Event]
 
+func (c *sinkClient) Openings(ctx context.Context, in *OpeningsRequest, opts ...grpc.CallOption) (*OpeningsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(OpeningsResponse)
+	err := c.cc.Invoke(ctx, Sink_Openings_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *sinkClient) Stat(ctx context.Context, in *StatRequest, opts ...grpc.CallOption) (*StatResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(StatResponse)
@@ -267,6 +280,8 @@ type SinkServer interface {
 	// Watch tells the state of every opening that the plugin has, and from then on each change. One watcher at a
 	// time: a new Watch ends the one before it with ABORTED.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[Event]) error
+	// Openings lists the openings that the plugin serves, for an agent that takes over from another.
+	Openings(context.Context, *OpeningsRequest) (*OpeningsResponse, error)
 	// Stat gives the counters of an opening.
 	Stat(context.Context, *StatRequest) (*StatResponse, error)
 	// Attach makes a viewer connection to a console. The plugin sends one end of a Unix SEQPACKET socketpair on
@@ -315,6 +330,9 @@ func (UnimplementedSinkServer) Forget(context.Context, *ForgetRequest) (*ForgetR
 }
 func (UnimplementedSinkServer) Watch(*WatchRequest, grpc.ServerStreamingServer[Event]) error {
 	return status.Error(codes.Unimplemented, "method Watch not implemented")
+}
+func (UnimplementedSinkServer) Openings(context.Context, *OpeningsRequest) (*OpeningsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Openings not implemented")
 }
 func (UnimplementedSinkServer) Stat(context.Context, *StatRequest) (*StatResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Stat not implemented")
@@ -504,6 +522,24 @@ func _Sink_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Sink_WatchServer = grpc.ServerStreamingServer[Event]
 
+func _Sink_Openings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(OpeningsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SinkServer).Openings(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sink_Openings_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SinkServer).Openings(ctx, req.(*OpeningsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Sink_Stat_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(StatRequest)
 	if err := dec(in); err != nil {
@@ -614,6 +650,10 @@ var Sink_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Forget",
 			Handler:    _Sink_Forget_Handler,
+		},
+		{
+			MethodName: "Openings",
+			Handler:    _Sink_Openings_Handler,
 		},
 		{
 			MethodName: "Stat",
