@@ -115,6 +115,13 @@ func defaultSignals() (restore func()) {
 			all = append(all, sig)
 		}
 	}
+	// The C library's own two (nptl(7)), which the Go runtime does not catch, and which posix_spawn(3) starts programs with
+	// ignored. muxctl has no use for them either way.
+	for _, sig := range []syscall.Signal{32, 33} {
+		if ignored(sig) {
+			setDisposition(sig, &sigaction{sigDfl})
+		}
+	}
 	if len(all) == 0 {
 		return func() {}
 	}

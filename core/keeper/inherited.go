@@ -6,9 +6,11 @@ import (
 	"math"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,11 +48,28 @@ func takeIgnored() error {
 	if err != nil {
 		return fmt.Errorf("find the ignored signals: %w", err)
 	}
+	ignored = slices.DeleteFunc(ignored, func(s os.Signal) bool {
+		n := s.(syscall.Signal)
+		if n != sigCancel && n != sigSetxid {
+			return false
+		}
+		// The Go runtime leaves these two to the C library, and Notify does nothing. The C library's posix_spawn(3), which
+		// make(1) uses, starts programs with them ignored.
+		var dfl [8]uintptr // at least as large as the kernel's struct sigaction, all zero: SIG_DFL
+		unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(n), uintptr(unsafe.Pointer(&dfl)), 0, 8, 0, 0)
+		return true
+	})
 	if len(ignored) > 0 { // Notify of no signal would be of all
 		signal.Notify(make(chan os.Signal, 1), ignored...)
 	}
 	return nil
 }
+
+// The C library's own signals (nptl(7)).
+const (
+	sigCancel = syscall.Signal(32)
+	sigSetxid = syscall.Signal(33)
+)
 
 func ignoredSignals() ([]os.Signal, error) {
 	f, err := os.Open("/proc/self/status")
