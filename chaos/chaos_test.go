@@ -47,7 +47,7 @@ type result struct {
 	count            string // where the child says how many records it has written
 }
 
-// TestChaos kills agent and plugins at random under children of every kind, sink and format. Afterwards every record is there
+// TestChaos kills keeper, agent and plugins at random under children of every kind, sink and format. Afterwards every record is there
 // once and in order, every exit status is right, and nothing is left.
 func TestChaos(t *testing.T) {
 	seed := *seedWanted
@@ -82,8 +82,15 @@ func TestChaos(t *testing.T) {
 	kills := 0
 	for kills < *killsWanted {
 		time.Sleep(time.Duration(random.IntN(60)) * time.Millisecond) // when the kill comes, not a wait for anything
-		if m.kill(t, []string{"agent", "file", "pty"}[random.IntN(3)]) {
+		who := []string{"agent", "file", "pty", "keeper"}[random.IntN(4)]
+		if who == "keeper" {
+			m.settle(t) // the promise is of any one process, and the keeper's death is over when all is held again
+		}
+		if m.kill(t, who) {
 			kills++
+		}
+		if who == "keeper" {
+			m.settle(t)
 		}
 	}
 	for _, plugin := range []string{"file", "pty"} { // whatever died too often waits for a person
@@ -157,11 +164,8 @@ func start(t *testing.T) *muxd {
 			b, _ := os.ReadFile(m.log.Name())
 			t.Logf("the log of muxd:\n%s", b[max(0, len(b)-8000):])
 		}
-		if m.cmd.ProcessState == nil {
-			m.cmd.Process.Signal(unix.SIGTERM)
-			m.cmd.Process.Signal(unix.SIGTERM)
-			m.cmd.Wait()
-		}
+		m.client.API.Shutdown(context.Background(), &controlpb.ShutdownRequest{Now: true}) // where the test has not done it
+		m.cmd.Wait()                                                                       // the first keeper, which may have been killed
 	})
 	if m.client, err = control.Dial(filepath.Join(m.dir, "control.sock")); err != nil {
 		t.Fatal(err)
@@ -190,15 +194,54 @@ func (m *muxd) spawn(t *testing.T, r *result) {
 	}
 }
 
-// kill sends SIGKILL to the agent, or to a plugin that runs.
+// settle waits until every plugin runs, and every stream is served.
+func (m *muxd) settle(t *testing.T) {
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		wrong := ""
+		plugins, err := m.client.API.Plugins(context.Background(), &controlpb.PluginsRequest{})
+		if err != nil {
+			t.Fatalf("plugins: %v", err)
+		}
+		for _, p := range plugins.Plugins {
+			if (p.Name == "file" || p.Name == "pty") && p.State != "running" {
+				wrong = p.Name + " is " + p.State
+			}
+			if strings.Contains(p.Error, "muxctl plugin restart") {
+				m.client.API.RestartPlugin(context.Background(), &controlpb.RestartPluginRequest{Name: p.Name})
+			}
+		}
+		children, err := m.client.API.List(context.Background(), &controlpb.ListRequest{})
+		if err != nil {
+			t.Fatalf("list: %v", err)
+		}
+		for _, c := range children.Children {
+			for _, s := range c.Sinks {
+				if s.Error != "" {
+					wrong = c.Name + ": " + s.Error
+				}
+			}
+		}
+		if wrong == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("muxd does not settle: %s", wrong)
+		}
+		time.Sleep(5 * time.Millisecond) // polling for what the deadline bounds
+	}
+}
+
+// kill sends SIGKILL to the keeper, the agent, or a plugin that runs.
 func (m *muxd) kill(t *testing.T, who string) bool {
 	pid := 0
-	if who == "agent" {
+	if who == "agent" || who == "keeper" {
 		s, err := m.client.API.Status(context.Background(), &controlpb.StatusRequest{})
 		if err != nil {
 			t.Fatalf("status: %v", err)
 		}
-		pid = int(s.AgentPid)
+		if pid = int(s.AgentPid); who == "keeper" {
+			pid = int(s.KeeperPid)
+		}
 	} else {
 		resp, err := m.client.API.Plugins(context.Background(), &controlpb.PluginsRequest{})
 		if err != nil {
@@ -222,12 +265,19 @@ func (m *muxd) kill(t *testing.T, who string) bool {
 
 // stop ends muxd, and says whether it left anything.
 func (m *muxd) stop(t *testing.T) {
-	m.cmd.Process.Signal(unix.SIGTERM)
-	if err := m.cmd.Wait(); err != nil {
-		t.Errorf("muxd: %v", err)
+	if _, err := m.client.API.Shutdown(context.Background(), &controlpb.ShutdownRequest{}); err != nil {
+		t.Errorf("stop muxd: %v", err)
 	}
-	if _, err := os.Stat(m.dir); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the runtime directory is still there: %v", err)
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		_, err := os.Stat(m.dir)
+		if errors.Is(err, os.ErrNotExist) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("the runtime directory is still there: %v", err)
+			return
+		}
+		time.Sleep(10 * time.Millisecond) // polling for what the deadline bounds
 	}
 }
 

@@ -17,20 +17,21 @@ import (
 
 // opening is an Opening that is being served.
 type opening struct {
-	srv     *server
-	pub     *Opening
-	wiring  Wiring
-	sink    Sink
-	console ConsoleSink // the same as sink, where it is one
-	ctx     context.Context
-	cancel  context.CancelFunc
-	opened  chan struct{}  // closed when open has returned
-	openErr error          // what it returned; set before opened is closed
-	viewers sync.WaitGroup // Attach calls
-	count   int            // of viewers; server.mu
-	closing sync.Once
-	flows   []*flow
-	input   *flow // once stdin has been closed; server.mu
+	srv      *server
+	pub      *Opening
+	wiring   Wiring
+	sink     Sink
+	console  ConsoleSink // the same as sink, where it is one
+	ctx      context.Context
+	cancel   context.CancelFunc
+	opened   chan struct{}  // closed when open has returned
+	openErr  error          // what it returned; set before opened is closed
+	viewers  sync.WaitGroup // Attach calls
+	count    int            // of viewers; server.mu
+	memoryFD *fd.FD         // of Opening.Memory; server.mu
+	closing  sync.Once
+	flows    []*flow
+	input    *flow // once stdin has been closed; server.mu
 }
 
 func newOpening(s *server, id string, r *Request, w Wiring) *opening {

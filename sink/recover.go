@@ -122,32 +122,38 @@ func (o *opening) parkedMemory(size int) ([]byte, error) {
 	left := o.srv.recovered[name]
 	delete(o.srv.recovered, name)
 	o.srv.mu.Unlock()
-	defer fd.CloseAll(left)
+	defer func() { fd.CloseAll(left) }()
 	var f *fd.FD
 	if len(left) == 1 {
-		f = left[0]
+		f, left = left[0], nil
 	} else {
 		n, err := unix.MemfdCreate("muxd-opening", unix.MFD_CLOEXEC)
 		if err != nil {
 			return nil, fmt.Errorf("make memory: %w", err)
 		}
 		f = fd.New(n)
-		defer f.Close()
 		if err := unix.Ftruncate(n, int64(size)); err != nil {
+			f.Close()
 			return nil, fmt.Errorf("size memory: %w", err)
 		}
 		if err := o.srv.park(name, n); err != nil {
+			f.Close()
 			return nil, fmt.Errorf("park memory: %w", err)
 		}
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(f.Int(), &st); err != nil || st.Size != int64(size) {
+		f.Close()
 		return nil, fmt.Errorf("memory of a predecessor has %d bytes, want %d", st.Size, size)
 	}
 	b, err := unix.Mmap(f.Int(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
+		f.Close()
 		return nil, fmt.Errorf("map memory: %w", err)
 	}
+	o.srv.mu.Lock()
+	o.memoryFD = f
+	o.srv.mu.Unlock()
 	o.pub.memory = b
 	return b, nil
 }
@@ -159,7 +165,71 @@ func (o *opening) dropMemory(forget bool) {
 	}
 	unix.Munmap(o.pub.memory)
 	o.pub.memory = nil
+	o.srv.mu.Lock()
+	o.memoryFD.Close()
+	o.srv.mu.Unlock()
 	if forget {
 		o.srv.park(parkMemory + o.pub.ID)
 	}
+}
+
+// Repark parks everything again: whoever held it has died.
+func (s *server) Repark(context.Context, *sinkpb.ReparkRequest) (*sinkpb.ReparkResponse, error) {
+	s.starting.Lock()
+	eng := s.eng
+	s.starting.Unlock()
+	if eng != nil {
+		if err := eng.Repark(); err != nil {
+			return nil, openError(err)
+		}
+	}
+	s.mu.Lock()
+	var all []*opening
+	for _, o := range s.openings {
+		all = append(all, o)
+	}
+	s.mu.Unlock()
+	for _, o := range all {
+		if err := o.repark(); err != nil {
+			return nil, openError(err)
+		}
+	}
+	return &sinkpb.ReparkResponse{}, nil
+}
+
+// repark parks what o has, and the far ends of its streams.
+func (o *opening) repark() error {
+	copies := map[string]*fd.FD{}
+	defer func() {
+		for _, f := range copies {
+			f.Close()
+		}
+	}()
+	keep := func(name string, f *fd.FD, err error) {
+		if err == nil { // what is closed has just ended
+			copies[name] = f
+		}
+	}
+	o.srv.mu.Lock()
+	if o.memoryFD.Int() >= 0 {
+		f, err := o.memoryFD.Dup()
+		keep(parkMemory+o.pub.ID, f, err)
+	}
+	for _, f := range o.flows {
+		if !f.flushed && f.failed == "" {
+			d, err := f.src.Dup()
+			keep("far/"+o.pub.ID+"/"+f.stream.String(), d, err)
+		}
+	}
+	if o.pub.Input != nil && o.input == nil {
+		d, err := fd.DupFile(o.pub.Input.file)
+		keep("far/"+o.pub.ID+"/"+Stdin.String(), d, err)
+	}
+	o.srv.mu.Unlock()
+	for name, f := range copies {
+		if err := o.srv.park(name, f.Int()); err != nil {
+			return err
+		}
+	}
+	return nil
 }

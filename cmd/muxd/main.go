@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -32,6 +33,8 @@ func main() {
 		switch os.Args[1] {
 		case "agent":
 			os.Exit(runAgent(os.Args[2:]))
+		case "takeover":
+			os.Exit(runTakeover(os.Args[2:]))
 		case "plugin":
 			runPlugin(os.Args[2:])
 			return
@@ -78,13 +81,12 @@ reads the configuration again, and leaves running children alone.`,
 				fmt.Printf("%s is in order\n", configPath)
 				return nil
 			}
-			self, err := os.Executable()
+			os.Unsetenv(keeper.TakeoverEnv)
+			o, err := keeperOptions([]string{dir, configPath})
 			if err != nil {
 				return err
 			}
-			code = keeper.Run(keeper.Options{
-				RuntimeDir: dir, Agent: []string{self, "agent", dir, configPath}, Version: version,
-			})
+			code = keeper.Run(o)
 			return nil
 		},
 	}
@@ -102,6 +104,31 @@ reads the configuration again, and leaves running children alone.`,
 	return code
 }
 
+// keeperOptions are those of a keeper whose agent gets args: the runtime directory and the configuration file.
+func keeperOptions(args []string) (keeper.Options, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return keeper.Options{}, err
+	}
+	return keeper.Options{RuntimeDir: args[0], Agent: append([]string{self, "agent"}, args...), Version: version}, nil
+}
+
+// runTakeover is the keeper that an agent becomes whose own has died.
+func runTakeover(args []string) int {
+	n, err := strconv.Atoi(os.Getenv(keeper.TakeoverEnv))
+	if err != nil || len(args) != 2 {
+		fmt.Fprintln(os.Stderr, "muxd takeover: started by muxd only; run muxd --config FILE")
+		return 2
+	}
+	o, err := keeperOptions(args)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "muxd:", err)
+		return 1
+	}
+	o.Takeover = fd.New(n)
+	return keeper.Run(o)
+}
+
 // runAgent is the agent: args are the runtime directory and the configuration file.
 func runAgent(args []string) int {
 	var n [3]int
@@ -110,8 +137,16 @@ func runAgent(args []string) int {
 		return 2
 	}
 	os.Unsetenv(keeper.AgentFDs)
+	_, takeover := os.LookupEnv(keeper.TakeoverEnv)
+	os.Unsetenv(keeper.TakeoverEnv)
+	self, err := os.Executable()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "muxd agent:", err)
+		return 1
+	}
 	return agent.Run(agent.Options{
 		RuntimeDir: args[0], ConfigPath: args[1], Version: version,
+		Takeover: takeover, Become: append([]string{self, "takeover"}, args...),
 		Keeper: fd.New(n[0]), Control: fd.New(n[1]), Sessions: fd.New(n[2]),
 	})
 }

@@ -4,7 +4,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -32,9 +31,11 @@ type Options struct {
 	ConfigPath string // empty: defaults only
 	RuntimeDir string
 	Version    string
-	Keeper     *fd.FD // the keeper channel
-	Control    *fd.FD // listening socket of the control API
-	Sessions   *fd.FD // listening socket of clients' fd channels
+	Keeper     *fd.FD   // the keeper channel
+	Control    *fd.FD   // listening socket of the control API
+	Sessions   *fd.FD   // listening socket of clients' fd channels
+	Takeover   bool     // the keeper took over from one that died, and so does the agent
+	Become     []string // argv of the keeper that this process becomes when its own dies
 }
 
 // ConfigError is the exit status that tells the keeper not to start the agent again.
@@ -51,6 +52,8 @@ type Agent struct {
 	cfg      atomic.Pointer[config.Config]
 	started  time.Time
 	sessions *sessions
+	control  *fd.FD // the listening sockets, for a keeper that this process has to become
+	fdSock   *fd.FD
 	events   journalOfEvents
 	ctx      context.Context // done when the agent ends
 	cancel   context.CancelFunc
@@ -124,7 +127,7 @@ func (a *Agent) run() error {
 	}
 	var begun bool
 	var lost int
-	if a.journal, begun, lost, err = openJournal(a.o.RuntimeDir, parent); err != nil {
+	if a.journal, begun, lost, err = openJournal(a.o.RuntimeDir, parent, a.o.Takeover); err != nil {
 		return err
 	}
 	if lost > 0 {
@@ -140,6 +143,12 @@ func (a *Agent) run() error {
 		StartTimeout: func() time.Duration { return a.cfg.Load().Agent.PluginStartTimeout },
 		Event:        a.sinkEvent, Live: a.liveOpenings, Died: a.pluginDied, Log: a.log,
 	})
+	if a.control, err = a.o.Control.Dup(); err != nil {
+		return err
+	}
+	if a.fdSock, err = a.o.Sessions.Dup(); err != nil {
+		return err
+	}
 	control, err := listener(a.o.Control, "control.sock")
 	if err != nil {
 		return err
@@ -175,7 +184,7 @@ func (a *Agent) run() error {
 				go a.shutdown(a.isEnding()) // the second signal does not wait for grace times
 			}
 		case <-a.keeper.Done():
-			return errors.New("the keeper is gone")
+			return a.becomeKeeper()
 		case <-a.ended:
 			done = true
 		}

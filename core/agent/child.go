@@ -15,6 +15,7 @@ import (
 	"github.com/muxd/muxd/control/controlpb"
 	"github.com/muxd/muxd/core/host"
 	"github.com/muxd/muxd/core/keeper/keeperpb"
+	"github.com/muxd/muxd/internal/fd"
 	"github.com/muxd/muxd/sink/sinkpb"
 )
 
@@ -57,6 +58,7 @@ type child struct {
 	key        string           // of the current run's process, at the keeper
 	openings   []*opening       // of the current run
 	pending    *keeperpb.Process
+	pidfd      *fd.FD      // while it runs
 	killed     *time.Timer // SIGKILL at the end of the grace time
 	drain      *time.Timer // the drain deadline
 	restart    *time.Timer
@@ -115,6 +117,7 @@ func (a *Agent) exited(c *child, p *keeperpb.Process) {
 		return
 	}
 	delete(a.byKey, p.Key)
+	c.pidfd.Close()
 	r := c.rec
 	r.State, r.Exited = stExited, p.Ended
 	r.StatusKnown, r.Status = p.StatusKnown, p.Status

@@ -25,15 +25,21 @@ type journal struct{ dir string }
 // keeperFile names the keeper that a journal is of. No child has such an id.
 const keeperFile = "keeper"
 
-// openJournal makes the directory where it is not there. begun says whether an agent of this keeper has been here before. lost is
+// openJournal makes the directory where it is not there. begun says whether an agent of this keeper has been here before, or of
+// one that it took over from. lost is
 // how many children an earlier keeper had that was killed together with its agent: what is known of them is of no use
 // without their processes and descriptors, and is removed.
-func openJournal(runtimeDir, keeper string) (j *journal, begun bool, lost int, err error) {
+func openJournal(runtimeDir, keeper string, takeover bool) (j *journal, begun bool, lost int, err error) {
 	j = &journal{filepath.Join(runtimeDir, "journal")}
 	mark := filepath.Join(j.dir, keeperFile)
 	old, err := os.ReadFile(mark)
 	switch {
 	case err == nil && string(old) == keeper:
+		return j, true, 0, nil
+	case err == nil && takeover:
+		if err := os.WriteFile(mark, []byte(keeper), 0o600); err != nil {
+			return nil, false, 0, fmt.Errorf("take the journal over: %w", err)
+		}
 		return j, true, 0, nil
 	case err == nil:
 		entries, _ := os.ReadDir(j.dir)

@@ -63,6 +63,11 @@ func (a *Agent) recover(ctx context.Context, processes []*keeperpb.Process) erro
 			a.keeper.Signal(ctx, p.Key, unix.SIGKILL, false)
 			continue
 		}
+		if a.o.Takeover { // the keeper has nothing of what the one before held
+			if _, err := plugin.Sinks().Repark(ctx, &sinkpb.ReparkRequest{}); err != nil {
+				a.log.Error("plugin does not park again what it has", "plugin", plugin.Name(), "error", plainError(err))
+			}
+		}
 		resp, err := plugin.Sinks().Openings(ctx, &sinkpb.OpeningsRequest{})
 		if err != nil {
 			continue // it has died: its openings are revived
@@ -120,6 +125,9 @@ func (a *Agent) resume(c *child, p *keeperpb.Process) {
 		a.log.Error("the keeper does not know a child that ran", "child", c.id())
 		a.processExited(&keeperpb.Process{Key: c.key, Ended: time.Now().UnixNano()})
 	case state == stRunning:
+		a.mu.Lock()
+		c.openPidfd()
+		a.mu.Unlock()
 		if c.stopping {
 			a.stop(c, time.Duration(c.spec.Grace))
 		}

@@ -2,9 +2,12 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/muxd/muxd/core/host"
 	"github.com/muxd/muxd/internal/fd"
@@ -103,7 +106,13 @@ func (a *Agent) revive(name string) {
 		p, err := a.host.Get(a.ctx, name)
 		if err == nil {
 			for _, o := range a.orphans(name, p) {
-				if err := a.reopen(a.ctx, o, p); err != nil && !pluginGone(err) {
+				err := a.reopen(a.ctx, o, p)
+				if errors.Is(err, unix.ENOENT) {
+					a.lost(o, fmt.Errorf("%w: its plugin and the keeper died together", err))
+					o.plugin.Store(p)
+					continue
+				}
+				if err != nil && !pluginGone(err) {
 					a.mu.Lock()
 					a.troubled(o, plainError(err).Error())
 					a.mu.Unlock()

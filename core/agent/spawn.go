@@ -278,6 +278,7 @@ func (a *Agent) running(c *child, p *keeperpb.Process) {
 	a.emit(c, "spawned", "", fmt.Sprintf("pid %d", p.Pid))
 	a.save(c)
 	stop := c.stopping
+	c.openPidfd()
 	if c.pending != nil {
 		pending := c.pending
 		c.pending = nil

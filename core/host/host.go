@@ -142,6 +142,23 @@ func (h *Host) Running(name string) *Plugin {
 	return nil
 }
 
+// All lists the plugins that run.
+func (h *Host) All() []*Plugin {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var out []*Plugin
+	for _, p := range h.plugins {
+		select {
+		case <-p.started:
+			if p.err == nil {
+				out = append(out, p)
+			}
+		default:
+		}
+	}
+	return out
+}
+
 // List returns what is known of every plugin, by name.
 func (h *Host) List() []Status {
 	names := h.o.Names()

@@ -13,11 +13,22 @@ import (
 
 // What a plugin parks is held by the keeper, a descriptor a name: park/PLUGIN/NAME/000, 001, ….
 
+// farEnd begins the name of a far end that a plugin parks again, OPENING/STREAM: of an opening that is the agent's, so it is held as
+// any far end is.
+const farEnd = "far/"
+
 func (p *Plugin) parkPrefix() string { return "park/" + p.name + "/" }
 
 // park has the keeper hold what the plugin parks. It does not take ownership of fds.
 func (p *Plugin) park(name string, fds []*fd.FD) error {
 	ctx := context.Background()
+	if rest, ok := strings.CutPrefix(name, farEnd); ok {
+		child, _, _ := strings.Cut(rest, "/")
+		if len(fds) != 1 {
+			return fmt.Errorf("park %s: %d descriptors, want 1", name, len(fds))
+		}
+		return p.host.o.Keeper.Hold(ctx, farEnd+child+"/"+rest, nil, fds[0].Int())
+	}
 	prefix := p.parkPrefix() + name + "/"
 	if len(fds) == 0 {
 		return p.host.o.Keeper.Drop(ctx, prefix, true)

@@ -53,6 +53,13 @@ func (p *Plugin) Gone() <-chan struct{} { return p.gone }
 // PID is the process's.
 func (p *Plugin) PID() int { return int(p.process.Pid) }
 
+// Key is the process's, at the keeper.
+func (p *Plugin) Key() string { return p.key }
+
+// ChannelName is the keeper's name of our end of the fd channel, and Channel returns a copy of that, owned by the caller.
+func (p *Plugin) ChannelName() string      { return channelName(p.key) }
+func (p *Plugin) Channel() (*fd.FD, error) { return p.fds.Dup() }
+
 // Kill ends the process with SIGKILL, for a successor to go on, and waits for it.
 func (p *Plugin) Kill() {
 	p.host.o.Keeper.Signal(context.Background(), p.key, unix.SIGKILL, false)

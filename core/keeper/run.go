@@ -19,6 +19,7 @@ type Options struct {
 	RuntimeDir string   // made with mode 0700 where it does not exist
 	Agent      []string // the agent's argv; the first is the executable
 	Env        []string // the agent's environment; nil: the keeper's own
+	Takeover   *fd.FD   // from Become: what the agent before had; Run takes ownership; nil: there was none
 	Version    string   // what the agent finds in MUXD_KEEPER_VERSION
 
 	// Stderr is for the keeper's own words, and becomes the agent's stdout and stderr. Run does not take
@@ -113,12 +114,18 @@ func newKeeper(o Options) (_ *keeper, err error) {
 		return nil, err
 	}
 	k.later(k.dir.remove)
+	took, err := takeover(o.Takeover)
+	if err != nil {
+		return nil, err
+	}
 	for i, s := range []struct {
 		name string
 		typ  int
 	}{{controlSock, unix.SOCK_STREAM}, {fdSock, unix.SOCK_SEQPACKET}} {
-		l, err := k.dir.listen(s.name, s.typ)
-		if err != nil {
+		var l *fd.FD
+		if took != nil {
+			l = fd.New(int([]uint32{took.GetControl(), took.GetSessions()}[i]))
+		} else if l, err = k.dir.listen(s.name, s.typ); err != nil {
 			return nil, err
 		}
 		k.listeners[i] = l
@@ -132,6 +139,9 @@ func newKeeper(o Options) (_ *keeper, err error) {
 	}
 	k.later(k.spawner.close)
 	k.agent = newAgent(o)
+	if took != nil {
+		k.adopt(took)
+	}
 	return k, nil
 }
 

@@ -35,7 +35,7 @@ func (k *keeper) watch(w *keeperpb.Watch, fds []*fd.FD) (*keeperpb.Process, *Err
 		return nil, err
 	}
 	pidfd := fds[0]
-	pid, err := pidOf(pidfd)
+	pid, err := pidOf(pidfd.Int())
 	if err != nil {
 		return nil, fail(syscall.EINVAL, "watch %s: %v", w.GetKey(), err)
 	}
@@ -69,8 +69,8 @@ func (k *keeper) watch(w *keeperpb.Watch, fds []*fd.FD) (*keeperpb.Process, *Err
 
 // pidOf returns the pid that a pidfd refers to, in this pid namespace, -1 when it has been reaped
 // (pidfd_open(2), fdinfo).
-func pidOf(pidfd *fd.FD) (int, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", pidfd.Int()))
+func pidOf(pidfd int) (int, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", pidfd))
 	if err != nil {
 		return 0, err
 	}
@@ -153,6 +153,9 @@ func (k *keeper) ready(pidfd int, hup bool) {
 		return
 	}
 	ws, answered := exitInfo(pidfd)
+	if ws == nil {
+		ws = zombieStatus(pidfd)
+	}
 	if ws == nil && answered && !hup {
 		// It is not reaped yet. The kernel can tell (Linux 6.15) when it is, and that is a hang-up (Linux
 		// 6.9), which needs not be asked for.
@@ -167,6 +170,44 @@ func readable(n int) bool {
 	fds := []unix.PollFd{{Fd: int32(n), Events: unix.POLLIN}}
 	got, err := unix.Poll(fds, 0)
 	return err == nil && got == 1
+}
+
+// zombieStatus reads the wait status of a process that has exited and that its parent has not reaped: the last field of
+// /proc/PID/stat, which the kernel shows to those who may trace the process (proc_pid_stat(5)). nil where it is not told.
+// As long as the pidfd has a pid the process keeps it, so the file is that of no other.
+func zombieStatus(pidfd int) *unix.WaitStatus {
+	pid, err := pidOf(pidfd)
+	if err != nil || pid <= 0 {
+		return nil
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil
+	}
+	fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+	if again, err := pidOf(pidfd); err != nil || again != pid || len(fields) < 50 || string(fields[0]) != "Z" {
+		return nil
+	}
+	n, err := strconv.ParseUint(string(fields[49]), 10, 32)
+	if err != nil {
+		return nil
+	}
+	if n == 0 && !mayTrace(pid) { // what is not shown is 0 too
+		return nil
+	}
+	ws := unix.WaitStatus(n)
+	return &ws
+}
+
+// mayTrace says whether the kernel shows us all of /proc/PID/stat: the same check guards /proc/PID/io.
+func mayTrace(pid int) bool {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/io", pid))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	_, err = f.Read(make([]byte, 1))
+	return err == nil
 }
 
 // exitInfo asks the kernel for the wait status of an exited process. The status is nil where it is not known;

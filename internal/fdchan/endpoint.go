@@ -81,6 +81,20 @@ func (e *Endpoint) Close() error {
 // Done is closed when the connection has ended.
 func (e *Endpoint) Done() <-chan struct{} { return e.done }
 
+// Dup returns a copy of the connection's descriptor, owned by the caller.
+func (e *Endpoint) Dup() (*fd.FD, error) {
+	raw, err := e.conn.uc.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var out *fd.FD
+	var dupErr error
+	if err := raw.Control(func(n uintptr) { out, dupErr = fd.Dup(int(n)) }); err != nil {
+		return nil, err
+	}
+	return out, dupErr
+}
+
 // Closed says whether the connection has ended.
 func (e *Endpoint) Closed() bool {
 	select {

@@ -59,6 +59,7 @@ type Engine struct {
 	workers int
 	pairs   []*pair        // without a worker
 	made    int            // pairs that there are, or are being made
+	all     []*pair        // every pair, with a worker or without
 	known   map[string]int // slots of a predecessor's sources that were not added yet, by key
 	left    map[int]*pair  // by slot: a predecessor's, with bytes of a source that was not added yet
 	park    Park
@@ -176,6 +177,23 @@ func (e *Engine) begin(o Options) error {
 		return err
 	}
 	e.pairs = append(e.pairs, p)
+	e.all = append(e.all, p)
+	return nil
+}
+
+// Repark parks again all that the engine has parked.
+func (e *Engine) Repark() error {
+	if err := e.park(ParkState, e.mem.file.Int()); err != nil {
+		return fmt.Errorf("park the state memory: %w", err)
+	}
+	e.mu.Lock()
+	all := append([]*pair(nil), e.all...)
+	e.mu.Unlock()
+	for _, p := range all {
+		if err := e.park(ParkPair+strconv.Itoa(p.i), fd.Ints(p.fds())...); err != nil {
+			return fmt.Errorf("park a stage: %w", err)
+		}
+	}
 	return nil
 }
 

@@ -40,6 +40,7 @@ func (e *Engine) adopt(o Options) error {
 			return err
 		}
 		e.made = max(e.made, i+1)
+		e.all = append(e.all, p)
 		if k := e.mem.bound(i); k >= 0 && k < len(e.sources) && e.mem.slot(k).key() != "" && e.left[k] == nil {
 			e.left[k] = p
 			continue

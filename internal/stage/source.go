@@ -52,6 +52,9 @@ func (s *Source) event() unix.EpollEvent {
 	return unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT, Fd: int32(s.k), Pad: s.gen}
 }
 
+// Dup returns a copy of the far end that the source reads, owned by the caller.
+func (s *Source) Dup() (*fd.FD, error) { return s.src.Dup() }
+
 // Committed is how many bytes of the stream the handler has put out.
 func (s *Source) Committed() uint64 { return s.slot.Committed() }
 

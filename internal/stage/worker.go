@@ -99,6 +99,7 @@ func (w *worker) takePair(s *Source) bool {
 		return w.pair != nil
 	}
 	w.pair = p
+	e.all = append(e.all, p)
 	return true
 }
 
@@ -141,7 +142,7 @@ func (w *worker) serve(s *Source) {
 			s.finish(err)
 			return
 		}
-		if n >= s.pipeSize/2 {
+		if n >= min(s.pipeSize, w.size)/2 { // it filled what there was to fill: more is on the way
 			w.speedUp(s)
 		} else if n >= s.lone && !s.isCut() {
 			time.Sleep(batchWait)

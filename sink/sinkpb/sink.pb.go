@@ -806,6 +806,78 @@ func (*RecoverResponse) Descriptor() ([]byte, []int) {
 	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{9}
 }
 
+type ReparkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReparkRequest) Reset() {
+	*x = ReparkRequest{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReparkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReparkRequest) ProtoMessage() {}
+
+func (x *ReparkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReparkRequest.ProtoReflect.Descriptor instead.
+func (*ReparkRequest) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{10}
+}
+
+type ReparkResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReparkResponse) Reset() {
+	*x = ReparkResponse{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReparkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReparkResponse) ProtoMessage() {}
+
+func (x *ReparkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReparkResponse.ProtoReflect.Descriptor instead.
+func (*ReparkResponse) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{11}
+}
+
 type OpenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Unique for ever; the same string names the opening in every later call.
@@ -824,7 +896,7 @@ type OpenRequest struct {
 
 func (x *OpenRequest) Reset() {
 	*x = OpenRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[10]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +908,7 @@ func (x *OpenRequest) String() string {
 func (*OpenRequest) ProtoMessage() {}
 
 func (x *OpenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[10]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +921,7 @@ func (x *OpenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRequest.ProtoReflect.Descriptor instead.
 func (*OpenRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{10}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *OpenRequest) GetOpening() string {
@@ -914,7 +986,7 @@ type OpenResponse struct {
 
 func (x *OpenResponse) Reset() {
 	*x = OpenResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[11]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -926,7 +998,7 @@ func (x *OpenResponse) String() string {
 func (*OpenResponse) ProtoMessage() {}
 
 func (x *OpenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[11]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -939,7 +1011,7 @@ func (x *OpenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenResponse.ProtoReflect.Descriptor instead.
 func (*OpenResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{11}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *OpenResponse) GetWiring() Wiring {
@@ -975,7 +1047,7 @@ type EndRequest struct {
 
 func (x *EndRequest) Reset() {
 	*x = EndRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[12]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +1059,7 @@ func (x *EndRequest) String() string {
 func (*EndRequest) ProtoMessage() {}
 
 func (x *EndRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[12]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +1072,7 @@ func (x *EndRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndRequest.ProtoReflect.Descriptor instead.
 func (*EndRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{12}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *EndRequest) GetOpening() string {
@@ -1032,7 +1104,7 @@ type EndResponse struct {
 
 func (x *EndResponse) Reset() {
 	*x = EndResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[13]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1044,7 +1116,7 @@ func (x *EndResponse) String() string {
 func (*EndResponse) ProtoMessage() {}
 
 func (x *EndResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[13]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1057,7 +1129,7 @@ func (x *EndResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndResponse.ProtoReflect.Descriptor instead.
 func (*EndResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{13}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{15}
 }
 
 type CutRequest struct {
@@ -1069,7 +1141,7 @@ type CutRequest struct {
 
 func (x *CutRequest) Reset() {
 	*x = CutRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[14]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1081,7 +1153,7 @@ func (x *CutRequest) String() string {
 func (*CutRequest) ProtoMessage() {}
 
 func (x *CutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[14]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1094,7 +1166,7 @@ func (x *CutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutRequest.ProtoReflect.Descriptor instead.
 func (*CutRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{14}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CutRequest) GetOpening() string {
@@ -1112,7 +1184,7 @@ type CutResponse struct {
 
 func (x *CutResponse) Reset() {
 	*x = CutResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[15]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1124,7 +1196,7 @@ func (x *CutResponse) String() string {
 func (*CutResponse) ProtoMessage() {}
 
 func (x *CutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[15]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1137,7 +1209,7 @@ func (x *CutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutResponse.ProtoReflect.Descriptor instead.
 func (*CutResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{15}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{17}
 }
 
 type LeaveRequest struct {
@@ -1150,7 +1222,7 @@ type LeaveRequest struct {
 
 func (x *LeaveRequest) Reset() {
 	*x = LeaveRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[16]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1162,7 +1234,7 @@ func (x *LeaveRequest) String() string {
 func (*LeaveRequest) ProtoMessage() {}
 
 func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[16]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1175,7 +1247,7 @@ func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
 func (*LeaveRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{16}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LeaveRequest) GetOpening() string {
@@ -1202,7 +1274,7 @@ type LeaveResponse struct {
 
 func (x *LeaveResponse) Reset() {
 	*x = LeaveResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[17]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1214,7 +1286,7 @@ func (x *LeaveResponse) String() string {
 func (*LeaveResponse) ProtoMessage() {}
 
 func (x *LeaveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[17]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1227,7 +1299,7 @@ func (x *LeaveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveResponse.ProtoReflect.Descriptor instead.
 func (*LeaveResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{17}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LeaveResponse) GetLeft() bool {
@@ -1253,7 +1325,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[18]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1265,7 +1337,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[18]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1278,7 +1350,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{18}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ForgetRequest) GetOpening() string {
@@ -1296,7 +1368,7 @@ type ForgetResponse struct {
 
 func (x *ForgetResponse) Reset() {
 	*x = ForgetResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[19]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1308,7 +1380,7 @@ func (x *ForgetResponse) String() string {
 func (*ForgetResponse) ProtoMessage() {}
 
 func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[19]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1321,7 +1393,7 @@ func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetResponse.ProtoReflect.Descriptor instead.
 func (*ForgetResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{19}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{21}
 }
 
 type WatchRequest struct {
@@ -1332,7 +1404,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[20]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1344,7 +1416,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[20]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1357,7 +1429,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{20}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{22}
 }
 
 type Event struct {
@@ -1379,7 +1451,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[21]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1391,7 +1463,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[21]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1404,7 +1476,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{21}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Event) GetOpening() string {
@@ -1533,7 +1605,7 @@ type Eof struct {
 
 func (x *Eof) Reset() {
 	*x = Eof{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[22]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1545,7 +1617,7 @@ func (x *Eof) String() string {
 func (*Eof) ProtoMessage() {}
 
 func (x *Eof) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[22]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1558,7 +1630,7 @@ func (x *Eof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Eof.ProtoReflect.Descriptor instead.
 func (*Eof) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{22}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Eof) GetBytes() uint64 {
@@ -1578,7 +1650,7 @@ type Flushed struct {
 
 func (x *Flushed) Reset() {
 	*x = Flushed{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[23]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1590,7 +1662,7 @@ func (x *Flushed) String() string {
 func (*Flushed) ProtoMessage() {}
 
 func (x *Flushed) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[23]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1603,7 +1675,7 @@ func (x *Flushed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flushed.ProtoReflect.Descriptor instead.
 func (*Flushed) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{23}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Flushed) GetBytes() uint64 {
@@ -1624,7 +1696,7 @@ type Failed struct {
 
 func (x *Failed) Reset() {
 	*x = Failed{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[24]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1636,7 +1708,7 @@ func (x *Failed) String() string {
 func (*Failed) ProtoMessage() {}
 
 func (x *Failed) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[24]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1649,7 +1721,7 @@ func (x *Failed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failed.ProtoReflect.Descriptor instead.
 func (*Failed) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{24}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Failed) GetError() string {
@@ -1676,7 +1748,7 @@ type Trouble struct {
 
 func (x *Trouble) Reset() {
 	*x = Trouble{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1688,7 +1760,7 @@ func (x *Trouble) String() string {
 func (*Trouble) ProtoMessage() {}
 
 func (x *Trouble) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1701,7 +1773,7 @@ func (x *Trouble) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trouble.ProtoReflect.Descriptor instead.
 func (*Trouble) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{25}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Trouble) GetError() string {
@@ -1721,7 +1793,7 @@ type Viewers struct {
 
 func (x *Viewers) Reset() {
 	*x = Viewers{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1733,7 +1805,7 @@ func (x *Viewers) String() string {
 func (*Viewers) ProtoMessage() {}
 
 func (x *Viewers) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1746,7 +1818,7 @@ func (x *Viewers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Viewers.ProtoReflect.Descriptor instead.
 func (*Viewers) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{26}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Viewers) GetCount() uint32 {
@@ -1765,7 +1837,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1777,7 +1849,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1790,7 +1862,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{27}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{29}
 }
 
 type OpeningsRequest struct {
@@ -1801,7 +1873,7 @@ type OpeningsRequest struct {
 
 func (x *OpeningsRequest) Reset() {
 	*x = OpeningsRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1813,7 +1885,7 @@ func (x *OpeningsRequest) String() string {
 func (*OpeningsRequest) ProtoMessage() {}
 
 func (x *OpeningsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1826,7 +1898,7 @@ func (x *OpeningsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpeningsRequest.ProtoReflect.Descriptor instead.
 func (*OpeningsRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{28}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{30}
 }
 
 type OpeningsResponse struct {
@@ -1838,7 +1910,7 @@ type OpeningsResponse struct {
 
 func (x *OpeningsResponse) Reset() {
 	*x = OpeningsResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1850,7 +1922,7 @@ func (x *OpeningsResponse) String() string {
 func (*OpeningsResponse) ProtoMessage() {}
 
 func (x *OpeningsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1863,7 +1935,7 @@ func (x *OpeningsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpeningsResponse.ProtoReflect.Descriptor instead.
 func (*OpeningsResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{29}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *OpeningsResponse) GetOpenings() []string {
@@ -1882,7 +1954,7 @@ type StatRequest struct {
 
 func (x *StatRequest) Reset() {
 	*x = StatRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1894,7 +1966,7 @@ func (x *StatRequest) String() string {
 func (*StatRequest) ProtoMessage() {}
 
 func (x *StatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1907,7 +1979,7 @@ func (x *StatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatRequest.ProtoReflect.Descriptor instead.
 func (*StatRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{30}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StatRequest) GetOpening() string {
@@ -1926,7 +1998,7 @@ type StatResponse struct {
 
 func (x *StatResponse) Reset() {
 	*x = StatResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1938,7 +2010,7 @@ func (x *StatResponse) String() string {
 func (*StatResponse) ProtoMessage() {}
 
 func (x *StatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1951,7 +2023,7 @@ func (x *StatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatResponse.ProtoReflect.Descriptor instead.
 func (*StatResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{31}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *StatResponse) GetStreams() []*StreamStat {
@@ -1978,7 +2050,7 @@ type StreamStat struct {
 
 func (x *StreamStat) Reset() {
 	*x = StreamStat{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1990,7 +2062,7 @@ func (x *StreamStat) String() string {
 func (*StreamStat) ProtoMessage() {}
 
 func (x *StreamStat) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2003,7 +2075,7 @@ func (x *StreamStat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamStat.ProtoReflect.Descriptor instead.
 func (*StreamStat) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{32}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StreamStat) GetStream() Stream {
@@ -2083,7 +2155,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2095,7 +2167,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2108,7 +2180,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{33}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AttachRequest) GetOpening() string {
@@ -2154,7 +2226,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2166,7 +2238,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2179,7 +2251,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{34}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{36}
 }
 
 type ResizeRequest struct {
@@ -2192,7 +2264,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2204,7 +2276,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2217,7 +2289,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{35}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ResizeRequest) GetOpening() string {
@@ -2242,7 +2314,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2254,7 +2326,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2267,7 +2339,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{36}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{38}
 }
 
 type LogsRequest struct {
@@ -2289,7 +2361,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2301,7 +2373,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2314,7 +2386,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{37}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *LogsRequest) GetSpec() *Spec {
@@ -2381,7 +2453,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2393,7 +2465,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2406,7 +2478,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{38}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{40}
 }
 
 // One line, as a packet on the socket that Logs gives. The last packet of a log that ends well has `end` set;
@@ -2425,7 +2497,7 @@ type LogRecord struct {
 
 func (x *LogRecord) Reset() {
 	*x = LogRecord{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2437,7 +2509,7 @@ func (x *LogRecord) String() string {
 func (*LogRecord) ProtoMessage() {}
 
 func (x *LogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2450,7 +2522,7 @@ func (x *LogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRecord.ProtoReflect.Descriptor instead.
 func (*LogRecord) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{39}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *LogRecord) GetTime() int64 {
@@ -2505,7 +2577,7 @@ type RecoverRequest_Parked struct {
 
 func (x *RecoverRequest_Parked) Reset() {
 	*x = RecoverRequest_Parked{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2517,7 +2589,7 @@ func (x *RecoverRequest_Parked) String() string {
 func (*RecoverRequest_Parked) ProtoMessage() {}
 
 func (x *RecoverRequest_Parked) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2607,7 +2679,9 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x06Parked\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03fds\x18\x02 \x01(\rR\x03fds\"\x11\n" +
-	"\x0fRecoverResponse\"\x80\x02\n" +
+	"\x0fRecoverResponse\"\x0f\n" +
+	"\rReparkRequest\"\x10\n" +
+	"\x0eReparkResponse\"\x80\x02\n" +
 	"\vOpenRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.muxd.sink.v1.SpecR\x04spec\x12)\n" +
@@ -2723,10 +2797,11 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x04PIPE\x10\x01\x12\a\n" +
 	"\x03PTY\x10\x02\x12\n" +
 	"\n" +
-	"\x06DIRECT\x10\x032\xa3\a\n" +
+	"\x06DIRECT\x10\x032\xe8\a\n" +
 	"\x04Sink\x12D\n" +
 	"\bDescribe\x12\x1d.muxd.sink.v1.DescribeRequest\x1a\x19.muxd.sink.v1.Description\x12F\n" +
-	"\aRecover\x12\x1c.muxd.sink.v1.RecoverRequest\x1a\x1d.muxd.sink.v1.RecoverResponse\x12@\n" +
+	"\aRecover\x12\x1c.muxd.sink.v1.RecoverRequest\x1a\x1d.muxd.sink.v1.RecoverResponse\x12C\n" +
+	"\x06Repark\x12\x1b.muxd.sink.v1.ReparkRequest\x1a\x1c.muxd.sink.v1.ReparkResponse\x12@\n" +
 	"\x05Check\x12\x1a.muxd.sink.v1.CheckRequest\x1a\x1b.muxd.sink.v1.CheckResponse\x12=\n" +
 	"\x04Open\x12\x19.muxd.sink.v1.OpenRequest\x1a\x1a.muxd.sink.v1.OpenResponse\x12:\n" +
 	"\x03End\x12\x18.muxd.sink.v1.EndRequest\x1a\x19.muxd.sink.v1.EndResponse\x12:\n" +
@@ -2753,7 +2828,7 @@ func file_sink_sinkpb_sink_proto_rawDescGZIP() []byte {
 }
 
 var file_sink_sinkpb_sink_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_sink_sinkpb_sink_proto_goTypes = []any{
 	(Stream)(0),                   // 0: muxd.sink.v1.Stream
 	(Wiring)(0),                   // 1: muxd.sink.v1.Wiring
@@ -2768,50 +2843,52 @@ var file_sink_sinkpb_sink_proto_goTypes = []any{
 	(*CheckResponse)(nil),         // 10: muxd.sink.v1.CheckResponse
 	(*RecoverRequest)(nil),        // 11: muxd.sink.v1.RecoverRequest
 	(*RecoverResponse)(nil),       // 12: muxd.sink.v1.RecoverResponse
-	(*OpenRequest)(nil),           // 13: muxd.sink.v1.OpenRequest
-	(*OpenResponse)(nil),          // 14: muxd.sink.v1.OpenResponse
-	(*EndRequest)(nil),            // 15: muxd.sink.v1.EndRequest
-	(*EndResponse)(nil),           // 16: muxd.sink.v1.EndResponse
-	(*CutRequest)(nil),            // 17: muxd.sink.v1.CutRequest
-	(*CutResponse)(nil),           // 18: muxd.sink.v1.CutResponse
-	(*LeaveRequest)(nil),          // 19: muxd.sink.v1.LeaveRequest
-	(*LeaveResponse)(nil),         // 20: muxd.sink.v1.LeaveResponse
-	(*ForgetRequest)(nil),         // 21: muxd.sink.v1.ForgetRequest
-	(*ForgetResponse)(nil),        // 22: muxd.sink.v1.ForgetResponse
-	(*WatchRequest)(nil),          // 23: muxd.sink.v1.WatchRequest
-	(*Event)(nil),                 // 24: muxd.sink.v1.Event
-	(*Eof)(nil),                   // 25: muxd.sink.v1.Eof
-	(*Flushed)(nil),               // 26: muxd.sink.v1.Flushed
-	(*Failed)(nil),                // 27: muxd.sink.v1.Failed
-	(*Trouble)(nil),               // 28: muxd.sink.v1.Trouble
-	(*Viewers)(nil),               // 29: muxd.sink.v1.Viewers
-	(*Snapshot)(nil),              // 30: muxd.sink.v1.Snapshot
-	(*OpeningsRequest)(nil),       // 31: muxd.sink.v1.OpeningsRequest
-	(*OpeningsResponse)(nil),      // 32: muxd.sink.v1.OpeningsResponse
-	(*StatRequest)(nil),           // 33: muxd.sink.v1.StatRequest
-	(*StatResponse)(nil),          // 34: muxd.sink.v1.StatResponse
-	(*StreamStat)(nil),            // 35: muxd.sink.v1.StreamStat
-	(*AttachRequest)(nil),         // 36: muxd.sink.v1.AttachRequest
-	(*AttachResponse)(nil),        // 37: muxd.sink.v1.AttachResponse
-	(*ResizeRequest)(nil),         // 38: muxd.sink.v1.ResizeRequest
-	(*ResizeResponse)(nil),        // 39: muxd.sink.v1.ResizeResponse
-	(*LogsRequest)(nil),           // 40: muxd.sink.v1.LogsRequest
-	(*LogsResponse)(nil),          // 41: muxd.sink.v1.LogsResponse
-	(*LogRecord)(nil),             // 42: muxd.sink.v1.LogRecord
-	nil,                           // 43: muxd.sink.v1.Spec.OptionsEntry
-	(*RecoverRequest_Parked)(nil), // 44: muxd.sink.v1.RecoverRequest.Parked
+	(*ReparkRequest)(nil),         // 13: muxd.sink.v1.ReparkRequest
+	(*ReparkResponse)(nil),        // 14: muxd.sink.v1.ReparkResponse
+	(*OpenRequest)(nil),           // 15: muxd.sink.v1.OpenRequest
+	(*OpenResponse)(nil),          // 16: muxd.sink.v1.OpenResponse
+	(*EndRequest)(nil),            // 17: muxd.sink.v1.EndRequest
+	(*EndResponse)(nil),           // 18: muxd.sink.v1.EndResponse
+	(*CutRequest)(nil),            // 19: muxd.sink.v1.CutRequest
+	(*CutResponse)(nil),           // 20: muxd.sink.v1.CutResponse
+	(*LeaveRequest)(nil),          // 21: muxd.sink.v1.LeaveRequest
+	(*LeaveResponse)(nil),         // 22: muxd.sink.v1.LeaveResponse
+	(*ForgetRequest)(nil),         // 23: muxd.sink.v1.ForgetRequest
+	(*ForgetResponse)(nil),        // 24: muxd.sink.v1.ForgetResponse
+	(*WatchRequest)(nil),          // 25: muxd.sink.v1.WatchRequest
+	(*Event)(nil),                 // 26: muxd.sink.v1.Event
+	(*Eof)(nil),                   // 27: muxd.sink.v1.Eof
+	(*Flushed)(nil),               // 28: muxd.sink.v1.Flushed
+	(*Failed)(nil),                // 29: muxd.sink.v1.Failed
+	(*Trouble)(nil),               // 30: muxd.sink.v1.Trouble
+	(*Viewers)(nil),               // 31: muxd.sink.v1.Viewers
+	(*Snapshot)(nil),              // 32: muxd.sink.v1.Snapshot
+	(*OpeningsRequest)(nil),       // 33: muxd.sink.v1.OpeningsRequest
+	(*OpeningsResponse)(nil),      // 34: muxd.sink.v1.OpeningsResponse
+	(*StatRequest)(nil),           // 35: muxd.sink.v1.StatRequest
+	(*StatResponse)(nil),          // 36: muxd.sink.v1.StatResponse
+	(*StreamStat)(nil),            // 37: muxd.sink.v1.StreamStat
+	(*AttachRequest)(nil),         // 38: muxd.sink.v1.AttachRequest
+	(*AttachResponse)(nil),        // 39: muxd.sink.v1.AttachResponse
+	(*ResizeRequest)(nil),         // 40: muxd.sink.v1.ResizeRequest
+	(*ResizeResponse)(nil),        // 41: muxd.sink.v1.ResizeResponse
+	(*LogsRequest)(nil),           // 42: muxd.sink.v1.LogsRequest
+	(*LogsResponse)(nil),          // 43: muxd.sink.v1.LogsResponse
+	(*LogRecord)(nil),             // 44: muxd.sink.v1.LogRecord
+	nil,                           // 45: muxd.sink.v1.Spec.OptionsEntry
+	(*RecoverRequest_Parked)(nil), // 46: muxd.sink.v1.RecoverRequest.Parked
 }
 var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	0,  // 0: muxd.sink.v1.Description.carries:type_name -> muxd.sink.v1.Stream
 	5,  // 1: muxd.sink.v1.Description.arg:type_name -> muxd.sink.v1.Option
 	5,  // 2: muxd.sink.v1.Description.options:type_name -> muxd.sink.v1.Option
 	2,  // 3: muxd.sink.v1.Option.type:type_name -> muxd.sink.v1.Option.Type
-	43, // 4: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
+	45, // 4: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
 	7,  // 5: muxd.sink.v1.CheckRequest.spec:type_name -> muxd.sink.v1.Spec
 	6,  // 6: muxd.sink.v1.CheckRequest.child:type_name -> muxd.sink.v1.Child
 	0,  // 7: muxd.sink.v1.CheckRequest.streams:type_name -> muxd.sink.v1.Stream
 	1,  // 8: muxd.sink.v1.CheckResponse.wiring:type_name -> muxd.sink.v1.Wiring
-	44, // 9: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
+	46, // 9: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
 	7,  // 10: muxd.sink.v1.OpenRequest.spec:type_name -> muxd.sink.v1.Spec
 	6,  // 11: muxd.sink.v1.OpenRequest.child:type_name -> muxd.sink.v1.Child
 	0,  // 12: muxd.sink.v1.OpenRequest.streams:type_name -> muxd.sink.v1.Stream
@@ -2819,13 +2896,13 @@ var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	1,  // 14: muxd.sink.v1.OpenResponse.wiring:type_name -> muxd.sink.v1.Wiring
 	0,  // 15: muxd.sink.v1.LeaveRequest.stream:type_name -> muxd.sink.v1.Stream
 	0,  // 16: muxd.sink.v1.Event.stream:type_name -> muxd.sink.v1.Stream
-	25, // 17: muxd.sink.v1.Event.eof:type_name -> muxd.sink.v1.Eof
-	26, // 18: muxd.sink.v1.Event.flushed:type_name -> muxd.sink.v1.Flushed
-	27, // 19: muxd.sink.v1.Event.failed:type_name -> muxd.sink.v1.Failed
-	28, // 20: muxd.sink.v1.Event.trouble:type_name -> muxd.sink.v1.Trouble
-	29, // 21: muxd.sink.v1.Event.viewers:type_name -> muxd.sink.v1.Viewers
-	30, // 22: muxd.sink.v1.Event.snapshot:type_name -> muxd.sink.v1.Snapshot
-	35, // 23: muxd.sink.v1.StatResponse.streams:type_name -> muxd.sink.v1.StreamStat
+	27, // 17: muxd.sink.v1.Event.eof:type_name -> muxd.sink.v1.Eof
+	28, // 18: muxd.sink.v1.Event.flushed:type_name -> muxd.sink.v1.Flushed
+	29, // 19: muxd.sink.v1.Event.failed:type_name -> muxd.sink.v1.Failed
+	30, // 20: muxd.sink.v1.Event.trouble:type_name -> muxd.sink.v1.Trouble
+	31, // 21: muxd.sink.v1.Event.viewers:type_name -> muxd.sink.v1.Viewers
+	32, // 22: muxd.sink.v1.Event.snapshot:type_name -> muxd.sink.v1.Snapshot
+	37, // 23: muxd.sink.v1.StatResponse.streams:type_name -> muxd.sink.v1.StreamStat
 	0,  // 24: muxd.sink.v1.StreamStat.stream:type_name -> muxd.sink.v1.Stream
 	8,  // 25: muxd.sink.v1.StreamStat.size:type_name -> muxd.sink.v1.Size
 	8,  // 26: muxd.sink.v1.AttachRequest.size:type_name -> muxd.sink.v1.Size
@@ -2836,34 +2913,36 @@ var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	0,  // 31: muxd.sink.v1.LogRecord.stream:type_name -> muxd.sink.v1.Stream
 	3,  // 32: muxd.sink.v1.Sink.Describe:input_type -> muxd.sink.v1.DescribeRequest
 	11, // 33: muxd.sink.v1.Sink.Recover:input_type -> muxd.sink.v1.RecoverRequest
-	9,  // 34: muxd.sink.v1.Sink.Check:input_type -> muxd.sink.v1.CheckRequest
-	13, // 35: muxd.sink.v1.Sink.Open:input_type -> muxd.sink.v1.OpenRequest
-	15, // 36: muxd.sink.v1.Sink.End:input_type -> muxd.sink.v1.EndRequest
-	17, // 37: muxd.sink.v1.Sink.Cut:input_type -> muxd.sink.v1.CutRequest
-	19, // 38: muxd.sink.v1.Sink.Leave:input_type -> muxd.sink.v1.LeaveRequest
-	21, // 39: muxd.sink.v1.Sink.Forget:input_type -> muxd.sink.v1.ForgetRequest
-	23, // 40: muxd.sink.v1.Sink.Watch:input_type -> muxd.sink.v1.WatchRequest
-	31, // 41: muxd.sink.v1.Sink.Openings:input_type -> muxd.sink.v1.OpeningsRequest
-	33, // 42: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
-	36, // 43: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
-	38, // 44: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
-	40, // 45: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
-	4,  // 46: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
-	12, // 47: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
-	10, // 48: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
-	14, // 49: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
-	16, // 50: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
-	18, // 51: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
-	20, // 52: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
-	22, // 53: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
-	24, // 54: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
-	32, // 55: muxd.sink.v1.Sink.Openings:output_type -> muxd.sink.v1.OpeningsResponse
-	34, // 56: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
-	37, // 57: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
-	39, // 58: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
-	41, // 59: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
-	46, // [46:60] is the sub-list for method output_type
-	32, // [32:46] is the sub-list for method input_type
+	13, // 34: muxd.sink.v1.Sink.Repark:input_type -> muxd.sink.v1.ReparkRequest
+	9,  // 35: muxd.sink.v1.Sink.Check:input_type -> muxd.sink.v1.CheckRequest
+	15, // 36: muxd.sink.v1.Sink.Open:input_type -> muxd.sink.v1.OpenRequest
+	17, // 37: muxd.sink.v1.Sink.End:input_type -> muxd.sink.v1.EndRequest
+	19, // 38: muxd.sink.v1.Sink.Cut:input_type -> muxd.sink.v1.CutRequest
+	21, // 39: muxd.sink.v1.Sink.Leave:input_type -> muxd.sink.v1.LeaveRequest
+	23, // 40: muxd.sink.v1.Sink.Forget:input_type -> muxd.sink.v1.ForgetRequest
+	25, // 41: muxd.sink.v1.Sink.Watch:input_type -> muxd.sink.v1.WatchRequest
+	33, // 42: muxd.sink.v1.Sink.Openings:input_type -> muxd.sink.v1.OpeningsRequest
+	35, // 43: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
+	38, // 44: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
+	40, // 45: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
+	42, // 46: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
+	4,  // 47: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
+	12, // 48: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
+	14, // 49: muxd.sink.v1.Sink.Repark:output_type -> muxd.sink.v1.ReparkResponse
+	10, // 50: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
+	16, // 51: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
+	18, // 52: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
+	20, // 53: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
+	22, // 54: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
+	24, // 55: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
+	26, // 56: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
+	34, // 57: muxd.sink.v1.Sink.Openings:output_type -> muxd.sink.v1.OpeningsResponse
+	36, // 58: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
+	39, // 59: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
+	41, // 60: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
+	43, // 61: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
+	47, // [47:62] is the sub-list for method output_type
+	32, // [32:47] is the sub-list for method input_type
 	32, // [32:32] is the sub-list for extension type_name
 	32, // [32:32] is the sub-list for extension extendee
 	0,  // [0:32] is the sub-list for field type_name
@@ -2874,7 +2953,7 @@ func file_sink_sinkpb_sink_proto_init() {
 	if File_sink_sinkpb_sink_proto != nil {
 		return
 	}
-	file_sink_sinkpb_sink_proto_msgTypes[21].OneofWrappers = []any{
+	file_sink_sinkpb_sink_proto_msgTypes[23].OneofWrappers = []any{
 		(*Event_Eof)(nil),
 		(*Event_Flushed)(nil),
 		(*Event_Failed)(nil),
@@ -2888,7 +2967,7 @@ func file_sink_sinkpb_sink_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sink_sinkpb_sink_proto_rawDesc), len(file_sink_sinkpb_sink_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   42,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Sink_Describe_FullMethodName = "/muxd.sink.v1.Sink/Describe"
 	Sink_Recover_FullMethodName  = "/muxd.sink.v1.Sink/Recover"
+	Sink_Repark_FullMethodName   = "/muxd.sink.v1.Sink/Repark"
 	Sink_Check_FullMethodName    = "/muxd.sink.v1.Sink/Check"
 	Sink_Open_FullMethodName     = "/muxd.sink.v1.Sink/Open"
 	Sink_End_FullMethodName      = "/muxd.sink.v1.Sink/End"
@@ -52,6 +53,9 @@ type SinkClient interface {
 	// Recover hands over what a predecessor of this process parked, a few names a call, before the first Open. The fds
 	// of all its names travel under `ticket`, in their order. It is not called where nothing was parked.
 	Recover(ctx context.Context, in *RecoverRequest, opts ...grpc.CallOption) (*RecoverResponse, error)
+	// Repark parks again all that the plugin has parked, and parks the far end of each stream that has not ended, under
+	// "far/OPENING/STREAM": whoever held them has died. It returns when all of it is acknowledged.
+	Repark(ctx context.Context, in *ReparkRequest, opts ...grpc.CallOption) (*ReparkResponse, error)
 	// Check judges a sink spec before anything is spawned. INVALID_ARGUMENT with a sentence for the user where
 	// the spec cannot work; otherwise the wiring that an Open with it would use.
 	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error)
@@ -113,6 +117,16 @@ func (c *sinkClient) Recover(ctx context.Context, in *RecoverRequest, opts ...gr
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RecoverResponse)
 	err := c.cc.Invoke(ctx, Sink_Recover_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sinkClient) Repark(ctx context.Context, in *ReparkRequest, opts ...grpc.CallOption) (*ReparkResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReparkResponse)
+	err := c.cc.Invoke(ctx, Sink_Repark_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -257,6 +271,9 @@ type SinkServer interface {
 	// Recover hands over what a predecessor of this process parked, a few names a call, before the first Open. The fds
 	// of all its names travel under `ticket`, in their order. It is not called where nothing was parked.
 	Recover(context.Context, *RecoverRequest) (*RecoverResponse, error)
+	// Repark parks again all that the plugin has parked, and parks the far end of each stream that has not ended, under
+	// "far/OPENING/STREAM": whoever held them has died. It returns when all of it is acknowledged.
+	Repark(context.Context, *ReparkRequest) (*ReparkResponse, error)
 	// Check judges a sink spec before anything is spawned. INVALID_ARGUMENT with a sentence for the user where
 	// the spec cannot work; otherwise the wiring that an Open with it would use.
 	Check(context.Context, *CheckRequest) (*CheckResponse, error)
@@ -309,6 +326,9 @@ func (UnimplementedSinkServer) Describe(context.Context, *DescribeRequest) (*Des
 }
 func (UnimplementedSinkServer) Recover(context.Context, *RecoverRequest) (*RecoverResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Recover not implemented")
+}
+func (UnimplementedSinkServer) Repark(context.Context, *ReparkRequest) (*ReparkResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Repark not implemented")
 }
 func (UnimplementedSinkServer) Check(context.Context, *CheckRequest) (*CheckResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Check not implemented")
@@ -399,6 +419,24 @@ func _Sink_Recover_Handler(srv interface{}, ctx context.Context, dec func(interf
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(SinkServer).Recover(ctx, req.(*RecoverRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sink_Repark_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReparkRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SinkServer).Repark(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sink_Repark_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SinkServer).Repark(ctx, req.(*ReparkRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -626,6 +664,10 @@ var Sink_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Recover",
 			Handler:    _Sink_Recover_Handler,
+		},
+		{
+			MethodName: "Repark",
+			Handler:    _Sink_Repark_Handler,
 		},
 		{
 			MethodName: "Check",

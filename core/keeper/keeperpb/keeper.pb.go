@@ -899,6 +899,76 @@ func (x *Signal) GetGroup() bool {
 	return false
 }
 
+// Takeover is what an agent whose keeper has died leaves to the keeper that it becomes, by execve(2), with the numbers of the
+// descriptors that it has left open for it.
+type Takeover struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Control       uint32                 `protobuf:"varint,1,opt,name=control,proto3" json:"control,omitempty"` // listening sockets
+	Sessions      uint32                 `protobuf:"varint,2,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	Watched       []*Takeover_Watched    `protobuf:"bytes,3,rep,name=watched,proto3" json:"watched,omitempty"`
+	Held          []*Takeover_HeldFd     `protobuf:"bytes,4,rep,name=held,proto3" json:"held,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Takeover) Reset() {
+	*x = Takeover{}
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Takeover) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Takeover) ProtoMessage() {}
+
+func (x *Takeover) ProtoReflect() protoreflect.Message {
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Takeover.ProtoReflect.Descriptor instead.
+func (*Takeover) Descriptor() ([]byte, []int) {
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Takeover) GetControl() uint32 {
+	if x != nil {
+		return x.Control
+	}
+	return 0
+}
+
+func (x *Takeover) GetSessions() uint32 {
+	if x != nil {
+		return x.Sessions
+	}
+	return 0
+}
+
+func (x *Takeover) GetWatched() []*Takeover_Watched {
+	if x != nil {
+		return x.Watched
+	}
+	return nil
+}
+
+func (x *Takeover) GetHeld() []*Takeover_HeldFd {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
 // Hold stores the packet's one fd under a name; a name that is taken gets the new fd and loses the old.
 type Hold struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -910,7 +980,7 @@ type Hold struct {
 
 func (x *Hold) Reset() {
 	*x = Hold{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[9]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -922,7 +992,7 @@ func (x *Hold) String() string {
 func (*Hold) ProtoMessage() {}
 
 func (x *Hold) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[9]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -935,7 +1005,7 @@ func (x *Hold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hold.ProtoReflect.Descriptor instead.
 func (*Hold) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{9}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Hold) GetName() string {
@@ -962,7 +1032,7 @@ type Fetch struct {
 
 func (x *Fetch) Reset() {
 	*x = Fetch{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[10]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -974,7 +1044,7 @@ func (x *Fetch) String() string {
 func (*Fetch) ProtoMessage() {}
 
 func (x *Fetch) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[10]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -987,7 +1057,7 @@ func (x *Fetch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetch.ProtoReflect.Descriptor instead.
 func (*Fetch) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{10}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Fetch) GetName() string {
@@ -1008,7 +1078,7 @@ type Drop struct {
 
 func (x *Drop) Reset() {
 	*x = Drop{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[11]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1020,7 +1090,7 @@ func (x *Drop) String() string {
 func (*Drop) ProtoMessage() {}
 
 func (x *Drop) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[11]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1033,7 +1103,7 @@ func (x *Drop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drop.ProtoReflect.Descriptor instead.
 func (*Drop) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{11}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Drop) GetName() string {
@@ -1058,7 +1128,7 @@ type List struct {
 
 func (x *List) Reset() {
 	*x = List{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[12]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1070,7 +1140,7 @@ func (x *List) String() string {
 func (*List) ProtoMessage() {}
 
 func (x *List) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[12]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1083,7 +1153,7 @@ func (x *List) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use List.ProtoReflect.Descriptor instead.
 func (*List) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{12}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{13}
 }
 
 type Held struct {
@@ -1096,7 +1166,7 @@ type Held struct {
 
 func (x *Held) Reset() {
 	*x = Held{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[13]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1108,7 +1178,7 @@ func (x *Held) String() string {
 func (*Held) ProtoMessage() {}
 
 func (x *Held) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[13]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1121,7 +1191,7 @@ func (x *Held) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Held.ProtoReflect.Descriptor instead.
 func (*Held) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{13}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Held) GetName() string {
@@ -1148,7 +1218,7 @@ type Forget struct {
 
 func (x *Forget) Reset() {
 	*x = Forget{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[14]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1160,7 +1230,7 @@ func (x *Forget) String() string {
 func (*Forget) ProtoMessage() {}
 
 func (x *Forget) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[14]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1173,7 +1243,7 @@ func (x *Forget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forget.ProtoReflect.Descriptor instead.
 func (*Forget) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{14}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Forget) GetKey() string {
@@ -1196,7 +1266,7 @@ type Watch struct {
 
 func (x *Watch) Reset() {
 	*x = Watch{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[15]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1208,7 +1278,7 @@ func (x *Watch) String() string {
 func (*Watch) ProtoMessage() {}
 
 func (x *Watch) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[15]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1221,7 +1291,7 @@ func (x *Watch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Watch.ProtoReflect.Descriptor instead.
 func (*Watch) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{15}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Watch) GetKey() string {
@@ -1254,7 +1324,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[16]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1266,7 +1336,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[16]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1279,7 +1349,111 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{16}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{17}
+}
+
+type Takeover_Watched struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Process       *Process               `protobuf:"bytes,1,opt,name=process,proto3" json:"process,omitempty"`
+	Pidfd         uint32                 `protobuf:"varint,2,opt,name=pidfd,proto3" json:"pidfd,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Takeover_Watched) Reset() {
+	*x = Takeover_Watched{}
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Takeover_Watched) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Takeover_Watched) ProtoMessage() {}
+
+func (x *Takeover_Watched) ProtoReflect() protoreflect.Message {
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Takeover_Watched.ProtoReflect.Descriptor instead.
+func (*Takeover_Watched) Descriptor() ([]byte, []int) {
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{9, 0}
+}
+
+func (x *Takeover_Watched) GetProcess() *Process {
+	if x != nil {
+		return x.Process
+	}
+	return nil
+}
+
+func (x *Takeover_Watched) GetPidfd() uint32 {
+	if x != nil {
+		return x.Pidfd
+	}
+	return 0
+}
+
+type Takeover_HeldFd struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Fd            uint32                 `protobuf:"varint,2,opt,name=fd,proto3" json:"fd,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Takeover_HeldFd) Reset() {
+	*x = Takeover_HeldFd{}
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Takeover_HeldFd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Takeover_HeldFd) ProtoMessage() {}
+
+func (x *Takeover_HeldFd) ProtoReflect() protoreflect.Message {
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Takeover_HeldFd.ProtoReflect.Descriptor instead.
+func (*Takeover_HeldFd) Descriptor() ([]byte, []int) {
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{9, 1}
+}
+
+func (x *Takeover_HeldFd) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Takeover_HeldFd) GetFd() uint32 {
+	if x != nil {
+		return x.Fd
+	}
+	return 0
 }
 
 var File_core_keeper_keeperpb_keeper_proto protoreflect.FileDescriptor
@@ -1357,7 +1531,18 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\x06Signal\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\rR\x06signal\x12\x14\n" +
-	"\x05group\x18\x03 \x01(\bR\x05group\".\n" +
+	"\x05group\x18\x03 \x01(\bR\x05group\"\xb3\x02\n" +
+	"\bTakeover\x12\x18\n" +
+	"\acontrol\x18\x01 \x01(\rR\acontrol\x12\x1a\n" +
+	"\bsessions\x18\x02 \x01(\rR\bsessions\x12:\n" +
+	"\awatched\x18\x03 \x03(\v2 .muxd.keeper.v1.Takeover.WatchedR\awatched\x123\n" +
+	"\x04held\x18\x04 \x03(\v2\x1f.muxd.keeper.v1.Takeover.HeldFdR\x04held\x1aR\n" +
+	"\aWatched\x121\n" +
+	"\aprocess\x18\x01 \x01(\v2\x17.muxd.keeper.v1.ProcessR\aprocess\x12\x14\n" +
+	"\x05pidfd\x18\x02 \x01(\rR\x05pidfd\x1a,\n" +
+	"\x06HeldFd\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02fd\x18\x02 \x01(\rR\x02fd\".\n" +
 	"\x04Hold\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04note\x18\x02 \x01(\fR\x04note\"\x1b\n" +
@@ -1390,38 +1575,41 @@ func file_core_keeper_keeperpb_keeper_proto_rawDescGZIP() []byte {
 	return file_core_keeper_keeperpb_keeper_proto_rawDescData
 }
 
-var file_core_keeper_keeperpb_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_core_keeper_keeperpb_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_core_keeper_keeperpb_keeper_proto_goTypes = []any{
-	(*Request)(nil),    // 0: muxd.keeper.v1.Request
-	(*Reply)(nil),      // 1: muxd.keeper.v1.Reply
-	(*Exit)(nil),       // 2: muxd.keeper.v1.Exit
-	(*Message)(nil),    // 3: muxd.keeper.v1.Message
-	(*Spawn)(nil),      // 4: muxd.keeper.v1.Spawn
-	(*Credential)(nil), // 5: muxd.keeper.v1.Credential
-	(*Rlimit)(nil),     // 6: muxd.keeper.v1.Rlimit
-	(*Process)(nil),    // 7: muxd.keeper.v1.Process
-	(*Signal)(nil),     // 8: muxd.keeper.v1.Signal
-	(*Hold)(nil),       // 9: muxd.keeper.v1.Hold
-	(*Fetch)(nil),      // 10: muxd.keeper.v1.Fetch
-	(*Drop)(nil),       // 11: muxd.keeper.v1.Drop
-	(*List)(nil),       // 12: muxd.keeper.v1.List
-	(*Held)(nil),       // 13: muxd.keeper.v1.Held
-	(*Forget)(nil),     // 14: muxd.keeper.v1.Forget
-	(*Watch)(nil),      // 15: muxd.keeper.v1.Watch
-	(*Stop)(nil),       // 16: muxd.keeper.v1.Stop
+	(*Request)(nil),          // 0: muxd.keeper.v1.Request
+	(*Reply)(nil),            // 1: muxd.keeper.v1.Reply
+	(*Exit)(nil),             // 2: muxd.keeper.v1.Exit
+	(*Message)(nil),          // 3: muxd.keeper.v1.Message
+	(*Spawn)(nil),            // 4: muxd.keeper.v1.Spawn
+	(*Credential)(nil),       // 5: muxd.keeper.v1.Credential
+	(*Rlimit)(nil),           // 6: muxd.keeper.v1.Rlimit
+	(*Process)(nil),          // 7: muxd.keeper.v1.Process
+	(*Signal)(nil),           // 8: muxd.keeper.v1.Signal
+	(*Takeover)(nil),         // 9: muxd.keeper.v1.Takeover
+	(*Hold)(nil),             // 10: muxd.keeper.v1.Hold
+	(*Fetch)(nil),            // 11: muxd.keeper.v1.Fetch
+	(*Drop)(nil),             // 12: muxd.keeper.v1.Drop
+	(*List)(nil),             // 13: muxd.keeper.v1.List
+	(*Held)(nil),             // 14: muxd.keeper.v1.Held
+	(*Forget)(nil),           // 15: muxd.keeper.v1.Forget
+	(*Watch)(nil),            // 16: muxd.keeper.v1.Watch
+	(*Stop)(nil),             // 17: muxd.keeper.v1.Stop
+	(*Takeover_Watched)(nil), // 18: muxd.keeper.v1.Takeover.Watched
+	(*Takeover_HeldFd)(nil),  // 19: muxd.keeper.v1.Takeover.HeldFd
 }
 var file_core_keeper_keeperpb_keeper_proto_depIdxs = []int32{
 	4,  // 0: muxd.keeper.v1.Request.spawn:type_name -> muxd.keeper.v1.Spawn
 	8,  // 1: muxd.keeper.v1.Request.signal:type_name -> muxd.keeper.v1.Signal
-	9,  // 2: muxd.keeper.v1.Request.hold:type_name -> muxd.keeper.v1.Hold
-	10, // 3: muxd.keeper.v1.Request.fetch:type_name -> muxd.keeper.v1.Fetch
-	11, // 4: muxd.keeper.v1.Request.drop:type_name -> muxd.keeper.v1.Drop
-	12, // 5: muxd.keeper.v1.Request.list:type_name -> muxd.keeper.v1.List
-	14, // 6: muxd.keeper.v1.Request.forget:type_name -> muxd.keeper.v1.Forget
-	15, // 7: muxd.keeper.v1.Request.watch:type_name -> muxd.keeper.v1.Watch
-	16, // 8: muxd.keeper.v1.Request.stop:type_name -> muxd.keeper.v1.Stop
+	10, // 2: muxd.keeper.v1.Request.hold:type_name -> muxd.keeper.v1.Hold
+	11, // 3: muxd.keeper.v1.Request.fetch:type_name -> muxd.keeper.v1.Fetch
+	12, // 4: muxd.keeper.v1.Request.drop:type_name -> muxd.keeper.v1.Drop
+	13, // 5: muxd.keeper.v1.Request.list:type_name -> muxd.keeper.v1.List
+	15, // 6: muxd.keeper.v1.Request.forget:type_name -> muxd.keeper.v1.Forget
+	16, // 7: muxd.keeper.v1.Request.watch:type_name -> muxd.keeper.v1.Watch
+	17, // 8: muxd.keeper.v1.Request.stop:type_name -> muxd.keeper.v1.Stop
 	7,  // 9: muxd.keeper.v1.Reply.process:type_name -> muxd.keeper.v1.Process
-	13, // 10: muxd.keeper.v1.Reply.held:type_name -> muxd.keeper.v1.Held
+	14, // 10: muxd.keeper.v1.Reply.held:type_name -> muxd.keeper.v1.Held
 	7,  // 11: muxd.keeper.v1.Reply.processes:type_name -> muxd.keeper.v1.Process
 	7,  // 12: muxd.keeper.v1.Exit.process:type_name -> muxd.keeper.v1.Process
 	0,  // 13: muxd.keeper.v1.Message.request:type_name -> muxd.keeper.v1.Request
@@ -1429,11 +1617,14 @@ var file_core_keeper_keeperpb_keeper_proto_depIdxs = []int32{
 	2,  // 15: muxd.keeper.v1.Message.exit:type_name -> muxd.keeper.v1.Exit
 	5,  // 16: muxd.keeper.v1.Spawn.credential:type_name -> muxd.keeper.v1.Credential
 	6,  // 17: muxd.keeper.v1.Spawn.rlimits:type_name -> muxd.keeper.v1.Rlimit
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	18, // 18: muxd.keeper.v1.Takeover.watched:type_name -> muxd.keeper.v1.Takeover.Watched
+	19, // 19: muxd.keeper.v1.Takeover.held:type_name -> muxd.keeper.v1.Takeover.HeldFd
+	7,  // 20: muxd.keeper.v1.Takeover.Watched.process:type_name -> muxd.keeper.v1.Process
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_core_keeper_keeperpb_keeper_proto_init() }
@@ -1464,7 +1655,7 @@ func file_core_keeper_keeperpb_keeper_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_core_keeper_keeperpb_keeper_proto_rawDesc), len(file_core_keeper_keeperpb_keeper_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
