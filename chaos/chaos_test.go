@@ -83,14 +83,15 @@ func TestChaos(t *testing.T) {
 	for kills < *killsWanted {
 		time.Sleep(time.Duration(random.IntN(60)) * time.Millisecond) // when the kill comes, not a wait for anything
 		who := []string{"agent", "file", "pty", "keeper"}[random.IntN(4)]
-		if who == "keeper" {
-			m.settle(t) // the promise is of any one process, and the keeper's death is over when all is held again
+		before := uint32(0)
+		if who == "keeper" { // the promise is of any one process: the others are well, and this death is over before the next
+			before = m.settle(t, 0)
 		}
 		if m.kill(t, who) {
 			kills++
 		}
 		if who == "keeper" {
-			m.settle(t)
+			m.settle(t, before)
 		}
 	}
 	for _, plugin := range []string{"file", "pty"} { // whatever died too often waits for a person
@@ -194,10 +195,19 @@ func (m *muxd) spawn(t *testing.T, r *result) {
 	}
 }
 
-// settle waits until every plugin runs, and every stream is served.
-func (m *muxd) settle(t *testing.T) {
+// settle waits until every plugin runs, every stream is served, and the keeper is another than the one before. It returns
+// the keeper's pid.
+func (m *muxd) settle(t *testing.T, before uint32) uint32 {
 	for deadline := time.Now().Add(20 * time.Second); ; {
 		wrong := ""
+		s, err := m.client.API.Status(context.Background(), &controlpb.StatusRequest{})
+		if err != nil {
+			t.Fatalf("status: %v", err)
+		}
+		keeper := uint32(s.KeeperPid)
+		if keeper == before || keeper == 1 { // the agent has not noticed that it has no parent any more
+			wrong = "the keeper is gone"
+		}
 		plugins, err := m.client.API.Plugins(context.Background(), &controlpb.PluginsRequest{})
 		if err != nil {
 			t.Fatalf("plugins: %v", err)
@@ -222,7 +232,7 @@ func (m *muxd) settle(t *testing.T) {
 			}
 		}
 		if wrong == "" {
-			return
+			return keeper
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("muxd does not settle: %s", wrong)

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -102,6 +103,7 @@ func (a *Agent) listPlugins(ctx context.Context, describe bool) []*controlpb.Plu
 		}
 	}
 	a.mu.Lock()
+	broken := maps.Clone(a.broken)
 	openings := map[string]uint32{}
 	for _, o := range a.openings {
 		openings[o.choice.spec.Name]++
@@ -117,6 +119,9 @@ func (a *Agent) listPlugins(ctx context.Context, describe bool) []*controlpb.Plu
 			p.State, p.Started = "running", s.Started.UnixNano()
 		} else if s.Error != "" {
 			p.State = "failed"
+		}
+		if broken[s.Name] {
+			p.Error += "; it died too often and is not started again: muxctl plugin restart " + s.Name
 		}
 		if d := s.Description; d != nil {
 			p.Version, p.Help = d.Version, d.Help

@@ -79,6 +79,9 @@ func (p *Plugin) Stop() {
 // Give hands copies of fds to the plugin under a new ticket, while call tells it of the ticket. It does not take ownership, and
 // returns after both have succeeded, or with the error of one.
 func (p *Plugin) Give(ctx context.Context, fds []int, call func(ctx context.Context, ticket []byte) error) error {
+	if p.fds == nil {
+		return errNoConn // of Dead
+	}
 	t := fdchan.NewTicket()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -95,6 +98,9 @@ func (p *Plugin) Give(ctx context.Context, fds []int, call func(ctx context.Cont
 // Take returns the fds that the plugin gives under a new ticket while call runs. The delivery must be acknowledged; call goes
 // on meanwhile, and wait returns its error.
 func (p *Plugin) Take(ctx context.Context, call func(ctx context.Context, ticket []byte) error) (d *fdchan.Delivery, wait func() error, err error) {
+	if p.fds == nil {
+		return nil, nil, errNoConn
+	}
 	t := fdchan.NewTicket()
 	ctx, cancel := context.WithCancelCause(ctx)
 	called := make(chan error, 1)
