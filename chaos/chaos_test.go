@@ -132,10 +132,12 @@ func TestChaos(t *testing.T) {
 
 // muxd is a muxd of the test's own.
 type muxd struct {
-	dir    string
-	cmd    *exec.Cmd
-	log    *os.File
-	client *control.Client
+	dir      string
+	cmd      *exec.Cmd
+	log      *os.File
+	client   *control.Client
+	dead     map[string]int32 // the process of each plugin that was killed last
+	openings map[string]int   // of each plugin
 }
 
 func start(t *testing.T) *muxd {
@@ -150,7 +152,7 @@ func start(t *testing.T) *muxd {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build muxd: %v\n%s", err, out)
 	}
-	m := &muxd{dir: filepath.Join(dir, "run")}
+	m := &muxd{dead: map[string]int32{}, openings: map[string]int{}, dir: filepath.Join(dir, "run")}
 	if m.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
 		t.Fatal(err)
 	}
@@ -193,6 +195,8 @@ func (m *muxd) spawn(t *testing.T, r *result) {
 	if _, err := m.client.Spawn(context.Background(), cs); err != nil {
 		t.Fatalf("spawn %s: %v", r.name, err)
 	}
+	plugin, _, _ := strings.Cut(strings.ReplaceAll(r.spec, ",", ":"), ":")
+	m.openings[plugin]++
 }
 
 // settle waits until every plugin runs, every stream is served, and the keeper is another than the one before. It returns
@@ -213,8 +217,8 @@ func (m *muxd) settle(t *testing.T, before uint32) uint32 {
 			t.Fatalf("plugins: %v", err)
 		}
 		for _, p := range plugins.Plugins {
-			if (p.Name == "file" || p.Name == "pty") && p.State != "running" {
-				wrong = p.Name + " is " + p.State
+			if (p.Name == "file" || p.Name == "pty") && (p.State != "running" || p.Pid == m.dead[p.Name] || int(p.Openings) != m.openings[p.Name]) {
+				wrong = fmt.Sprintf("%s, pid %d, is %s, and serves %d openings", p.Name, p.Pid, p.State, p.Openings)
 			}
 			if strings.Contains(p.Error, "muxctl plugin restart") {
 				m.client.API.RestartPlugin(context.Background(), &controlpb.RestartPluginRequest{Name: p.Name})
@@ -270,6 +274,7 @@ func (m *muxd) kill(t *testing.T, who string) bool {
 			}
 		}
 	}
+	m.dead[who] = int32(pid)
 	return pid > 1 && unix.Kill(pid, unix.SIGKILL) == nil
 }
 

@@ -106,7 +106,9 @@ func (a *Agent) listPlugins(ctx context.Context, describe bool) []*controlpb.Plu
 	broken := maps.Clone(a.broken)
 	openings := map[string]uint32{}
 	for _, o := range a.openings {
-		openings[o.choice.spec.Name]++
+		if name := o.choice.spec.Name; o.plugin.Load() == a.host.Running(name) { // not those that wait for a successor
+			openings[name]++
+		}
 	}
 	a.mu.Unlock()
 	var out []*controlpb.Plugin

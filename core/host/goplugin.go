@@ -178,6 +178,7 @@ func (r *keeperRunner) Start(ctx context.Context) error {
 
 	path, opened, err := r.executable()
 	if err != nil {
+		r.stdout.Close()
 		return err
 	}
 	if opened != nil {

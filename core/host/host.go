@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -111,7 +112,8 @@ func (h *Host) Get(ctx context.Context, name string) (*Plugin, error) {
 	p, ok := h.plugins[name]
 	if !ok {
 		h.starts++
-		p = newPlugin(h, name, fmt.Sprintf("%s%s/%d-%d", KeyPrefix, name, time.Now().Unix(), h.starts))
+		// Unlike every key of this agent, and of those before it: the keeper would answer with an old process.
+		p = newPlugin(h, name, fmt.Sprintf("%s%s/%d-%d-%d", KeyPrefix, name, time.Now().UnixNano(), os.Getpid(), h.starts))
 		h.plugins[name] = p
 		go p.run(p.start)
 	}
