@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"runtime"
 	"slices"
@@ -359,7 +358,7 @@ func (a *Agent) connect(ctx context.Context, o *opening, session, ticket []byte,
 	}
 	if err := a.sessions.forward(ctx, d, session, ticket); err != nil {
 		wait()
-		if errors.Is(err, net.ErrClosed) { // the plugin, or the client, has died over it
+		if fdchan.Broken(err) { // the plugin, or the client, has died over it
 			return status.Error(codes.Unavailable, err.Error())
 		}
 		return status.Error(codes.InvalidArgument, err.Error())

@@ -92,7 +92,11 @@ func (p *Plugin) Give(ctx context.Context, fds []int, call func(ctx context.Cont
 		<-given
 		return err
 	}
-	return <-given
+	err := <-given
+	if fdchan.Broken(err) {
+		return errNoConn
+	}
+	return err
 }
 
 // Take returns the fds that the plugin gives under a new ticket while call runs. The delivery must be acknowledged; call goes

@@ -171,6 +171,11 @@ func Unmarshal(b []byte) (Packet, int, error) {
 	return p, int(b[6]), nil
 }
 
+// Broken says whether err of an Endpoint or a Conn means that the other side has gone, or the connection was closed here.
+func Broken(err error) bool {
+	return errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET)
+}
+
 // Send sends p with copies of fds. It does not take ownership of fds. It blocks while the peer's queue is full.
 func (c *Conn) Send(p Packet, fds ...int) error {
 	b, err := p.Marshal(make([]byte, 0, HeaderSize+len(p.Payload)), len(fds))
