@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -67,6 +68,8 @@ func run(args []string) int {
 		return exit.code
 	case control.Unreachable(err):
 		return exitUnreachable
+	case strings.HasPrefix(err.Error(), "unknown command"): // cobra's, which has no type
+		return exitUsage
 	}
 	return exitFailed
 }
