@@ -187,9 +187,13 @@ func start(t *testing.T) *muxd {
 }
 
 func (m *muxd) spawn(t *testing.T, r *result) {
+	deadline, ok := t.Deadline() // a child whose test was killed does not go on for ever
+	if !ok {
+		deadline = time.Now().Add(time.Hour)
+	}
 	cs := &controlpb.ChildSpec{
 		Name: r.name, Argv: [][]byte{[]byte(os.Args[0])}, Cwd: []byte("/"),
-		Env:   [][]byte{fmt.Appendf(nil, "%s=%s %d %d %s %s", writerEnv, r.kind, r.seed, r.status, r.stop, r.count)},
+		Env:   [][]byte{fmt.Appendf(nil, "%s=%s %d %d %d %s %s", writerEnv, r.kind, r.seed, r.status, deadline.Unix(), r.stop, r.count)},
 		Sinks: []*controlpb.SinkChoice{{Spec: r.spec}},
 	}
 	if _, err := m.client.Spawn(context.Background(), cs); err != nil {

@@ -17,7 +17,8 @@ func writer(spec string) int {
 	var kind, stop, count string
 	var seed uint64
 	var status int
-	if _, err := fmt.Sscan(spec, &kind, &seed, &status, &stop, &count); err != nil {
+	var deadline int64
+	if _, err := fmt.Sscan(spec, &kind, &seed, &status, &deadline, &stop, &count); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 255
 	}
@@ -28,6 +29,9 @@ func writer(spec string) int {
 		if n%64 == 0 {
 			if _, err := os.Stat(stop); err == nil {
 				break
+			}
+			if time.Now().Unix() > deadline {
+				return 252
 			}
 		}
 		pending = append(pending, record(kind, seed, n)...)
@@ -61,18 +65,18 @@ func due(kind string, n, pending int, pause *rand.Rand) bool {
 		if pending < 64<<10 {
 			return false
 		}
-		time.Sleep(time.Duration(pause.IntN(20)) * time.Millisecond)
+		time.Sleep(time.Duration(10+pause.IntN(40)) * time.Millisecond)
 		return true
 	case "burst":
 		if n%1000 == 0 {
-			time.Sleep(time.Duration(pause.IntN(50)) * time.Millisecond)
+			time.Sleep(time.Duration(20+pause.IntN(50)) * time.Millisecond)
 		}
 		return pause.IntN(5) > 0
 	}
 	if pending < 10<<10 { // binary
 		return false
 	}
-	time.Sleep(time.Duration(pause.IntN(5)) * time.Millisecond)
+	time.Sleep(time.Duration(2+pause.IntN(8)) * time.Millisecond)
 	return true
 }
 

@@ -9,7 +9,7 @@
 //
 //	muxd-up [-nofile N] [-devpts N] [CONFIG]
 //		starts muxd in the background, and returns once its control socket accepts. With -nofile it may have N open
-//		files, with -devpts it sees a private /dev/pts with N terminals. What it logs is in muxd.log.
+//		files, with -devpts it sees a private /dev/pts with N terminals. What this one logs is in muxd.log.
 //	muxd-down
 //		sends it SIGTERM, waits for it to end with status 0, and checks that its runtime directory is gone, that
 //		no temporary file and no process of it is left, and that its log tells of no panic and no data race.
@@ -17,6 +17,8 @@
 //		the same for a muxd that has been told to end already.
 //	muxd-signal SIGNAL
 //		sends a signal to its keeper.
+//	kill-client SIGNAL REGEXP
+//		sends a signal to the one muxctl of the script whose arguments match REGEXP.
 //	status N COMMAND...
 //		runs a command that must exit with status N. As after exec, stdout and stderr are what it wrote.
 //	waitfor TIMEOUT COMMAND...
@@ -42,6 +44,7 @@
 //		checks that the terminal's modes are what they were before the command, after exit too.
 //	tty NAME hangup
 //		closes the terminal, as a lost connection does.
-//	tty NAME exit N
-//		waits for the command to end with status N.
+//	tty NAME exit [N]
+//		waits for the command to end, with status N. After a hangup the status is open: the SIGHUP may come before or
+//		after the end of input.
 package e2e

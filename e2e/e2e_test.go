@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"github.com/muxd/muxd/internal/need"
 )
@@ -83,6 +84,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"muxd-down":   muxdDown,
 	"muxd-gone":   muxdGone,
 	"muxd-signal": muxdSignal,
+	"kill-client": killClient,
 	"status":      status,
 	"waitfor":     waitFor,
 	"keys":        keys,
@@ -140,6 +142,13 @@ func run(t *testing.T, file string) {
 		}
 		os.RemoveAll(dir)
 	}()
+	// What hangs in spite of the deadline, such as a pipe that is still open somewhere, ends with its processes.
+	watchdog := time.AfterFunc(scriptMost+soon, func() {
+		for _, p := range marked(s.mark) {
+			unix.Kill(p.pid, unix.SIGKILL)
+		}
+	})
+	defer watchdog.Stop()
 	testscript.RunT(inline{t}, testscript.Params{
 		Files:               []string{file},
 		Cmds:                commands,
@@ -161,6 +170,7 @@ func run(t *testing.T, file string) {
 			env.Setenv("LC_ALL", "C.UTF-8")
 			env.Setenv("TERM", "xterm")
 			env.Setenv("PS1", "sh> ")
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // the race detector has every process sleep a second at its end
 			env.Vars = append(env.Vars, s.mark)
 			env.Defer(s.close)
 			return nil

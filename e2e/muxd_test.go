@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -80,7 +81,7 @@ func startMuxd(ts *testscript.TestScript, argv []string) (*muxd, error) {
 	m := &muxd{
 		dir: filepath.Join(of(ts).runtime, "muxd"), log: ts.MkAbs("muxd.log"), exited: make(chan struct{}),
 	}
-	log, err := os.OpenFile(m.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	log, err := os.OpenFile(m.log, os.O_CREATE|os.O_WRONLY|os.O_TRUNC|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -175,6 +176,26 @@ func muxdSignal(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("unknown signal %s", args[0])
 	}
 	ts.Check(s.muxd.cmd.Process.Signal(sig))
+}
+
+func killClient(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: kill-client SIGNAL REGEXP")
+	}
+	sig, re := unix.SignalNum("SIG"+args[0]), regexp.MustCompile(args[1])
+	if sig == 0 {
+		ts.Fatalf("unknown signal %s", args[0])
+	}
+	var found []process
+	for _, p := range marked(of(ts).mark) {
+		if line := commandLine(p.pid); filepath.Base(line[0]) == "muxctl" && re.MatchString(strings.Join(line[1:], " ")) {
+			found = append(found, p)
+		}
+	}
+	if len(found) != 1 {
+		ts.Fatalf("want one muxctl whose arguments match %s, found %v", re, found)
+	}
+	ts.Check(unix.Kill(found[0].pid, sig))
 }
 
 func (m *muxd) logText() string {

@@ -248,11 +248,12 @@ func (a *attachment) signal(s os.Signal) (end outcome, over bool) {
 	case unix.SIGCONT:
 		a.resume()
 	default:
+		hungUp := s == unix.SIGHUP && a.term != nil && a.term.hungUp() // read sees it too, sooner or later
+		if hungUp || a.readOnly && s == unix.SIGINT {                  // ^C, the way out
+			return outcome{result: attachResult{Detached: true}}, true
+		}
 		if a.ask != nil && a.ask(s) {
 			return end, false
-		}
-		if a.readOnly && s == unix.SIGINT { // ^C, the way out
-			return outcome{result: attachResult{Detached: true}}, true
 		}
 		return outcome{result: attachResult{Detached: true}, err: &signalError{s.(syscall.Signal)}}, true
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
@@ -280,12 +281,14 @@ func (a *app) run(ctx context.Context, f *spawnFlags, argv []string) error {
 	if terminal {
 		return a.runForked(ctx, m, cs)
 	}
+	signals := catch()
+	defer signal.Stop(signals)
 	if len(files) > 0 {
 		resp, err := m.Spawn(ctx, cs, files...)
 		if err != nil {
 			return err
 		}
-		return a.stayWaiting(ctx, m, resp.Id)
+		return a.stayWaiting(ctx, m, resp.Id, signals)
 	}
 	rows, cols := ownSize()
 	resp, v, err := m.SpawnAttached(ctx, cs, control.AttachOptions{Replay: "all", Rows: rows, Cols: cols})
@@ -293,7 +296,7 @@ func (a *app) run(ctx context.Context, f *spawnFlags, argv []string) error {
 	case err != nil:
 		return err
 	case v == nil:
-		return a.stayWaiting(ctx, m, resp.Id)
+		return a.stayWaiting(ctx, m, resp.Id, signals)
 	}
-	return a.stayAttached(ctx, m, resp, v, keys)
+	return a.stayAttached(ctx, m, resp, v, keys, signals)
 }

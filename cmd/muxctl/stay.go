@@ -18,7 +18,7 @@ import (
 
 const defaultDetachKeys = "ctrl-p,ctrl-q"
 
-// passedOn are the signals that a muxctl which stays with a child passes on to it.
+// forwarded are the signals that a muxctl which stays with a child passes on to it.
 var forwarded = []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2}
 
 // forward passes a signal on to a child. What is wrong with that is shown at its end.
@@ -28,11 +28,16 @@ func forward(m *control.Client, id string, s os.Signal) {
 	m.API.Signal(ctx, &controlpb.SignalRequest{Child: id, Signal: uint32(s.(syscall.Signal))})
 }
 
-// stayWaiting waits for a child without a viewer.
-func (a *app) stayWaiting(ctx context.Context, m *control.Client, id string) error {
+// catch makes the channel of signals to pass on. It is made before the child, so that none ends muxctl and leaves the
+// child alone.
+func catch() chan os.Signal {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, forwarded...)
-	defer signal.Stop(signals)
+	return signals
+}
+
+// stayWaiting waits for a child without a viewer, and passes signals on to it.
+func (a *app) stayWaiting(ctx context.Context, m *control.Client, id string, signals chan os.Signal) error {
 	done := make(chan struct{})
 	defer close(done)
 	go func() {
@@ -49,7 +54,10 @@ func (a *app) stayWaiting(ctx context.Context, m *control.Client, id string) err
 }
 
 // stayAttached shows the child's console until the child ends or the user detaches.
-func (a *app) stayAttached(ctx context.Context, m *control.Client, resp *controlpb.SpawnResponse, v *control.Viewer, keys []byte) error {
+func (a *app) stayAttached(ctx context.Context, m *control.Client, resp *controlpb.SpawnResponse, v *control.Viewer, keys []byte, signals chan os.Signal) error {
+	for len(signals) > 0 { // those from now on are attachTerminal's
+		forward(m, resp.Id, <-signals)
+	}
 	r, err := attachTerminal(ctx, v, attachOptions{
 		Name: resp.Name, DetachKeys: keys,
 		Signal: func(s os.Signal) bool { forward(m, resp.Id, s); return true },

@@ -103,6 +103,13 @@ func (t *terminal) size() (rows, cols int) {
 	return int(w.Row), int(w.Col)
 }
 
+// hungUp says whether the terminal is gone: a connection that broke, a window that was closed.
+func (t *terminal) hungUp() bool {
+	p := []unix.PollFd{{Fd: int32(t.fd)}}
+	_, err := unix.Poll(p, 0)
+	return err == nil && p[0].Revents&unix.POLLHUP != 0
+}
+
 // errStopped says that a stopper called a wait off.
 var errStopped = errors.New("stopped")
 

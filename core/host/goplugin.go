@@ -259,11 +259,22 @@ func (r *keeperRunner) Kill(ctx context.Context) error {
 }
 
 func (r *keeperRunner) Stdout() io.ReadCloser {
-	return struct {
-		io.Reader
-		io.Closer
-	}{io.TeeReader(r.stdout, &r.said), r.stdout}
+	return stdoutReader{r}
 }
+
+// stdoutReader closes the plugin's stdout at its end, which go-plugin does not.
+type stdoutReader struct{ r *keeperRunner }
+
+func (s stdoutReader) Read(b []byte) (int, error) {
+	n, err := s.r.stdout.Read(b)
+	s.r.said.Write(b[:n])
+	if err != nil {
+		s.r.stdout.Close()
+	}
+	return n, err
+}
+
+func (s stdoutReader) Close() error { return s.r.stdout.Close() }
 
 func (r *keeperRunner) Stderr() io.ReadCloser                            { return io.NopCloser(strings.NewReader("")) }
 func (r *keeperRunner) Name() string                                     { return r.p.command.Path }
