@@ -216,11 +216,12 @@ type AttachOptions struct {
 	ReadOnly   bool
 	Replay     string // screen, all, none, lines=N; empty: screen
 	Rows, Cols int    // of the viewer's terminal; zero: it has none
+	Hold       bool   // the child waits where this viewer reads too slowly; otherwise the viewer misses output and is redrawn
 }
 
 func (o AttachOptions) request(ticket []byte) *controlpb.AttachRequest {
 	return &controlpb.AttachRequest{
-		Ticket: ticket, ReadOnly: o.ReadOnly, Replay: o.Replay,
+		Ticket: ticket, ReadOnly: o.ReadOnly, Replay: o.Replay, Hold: o.Hold,
 		Size: &controlpb.Size{Rows: uint32(o.Rows), Cols: uint32(o.Cols)},
 	}
 }

@@ -22,7 +22,7 @@ type redial func(ctx context.Context, o AttachOptions) (*Viewer, error)
 func (v *Viewer) survive(c *Client, child string, first AttachOptions) {
 	v.rows, v.cols = first.Rows, first.Cols
 	v.redial = func(ctx context.Context, o AttachOptions) (*Viewer, error) {
-		o.ReadOnly = first.ReadOnly
+		o.ReadOnly, o.Hold = first.ReadOnly, first.Hold
 		return c.attach(ctx, child, o)
 	}
 }

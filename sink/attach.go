@@ -25,7 +25,7 @@ func (s *server) Attach(ctx context.Context, req *sinkpb.AttachRequest) (*sinkpb
 		return nil, status.Errorf(codes.NotFound, "opening %q has ended", req.Opening)
 	}
 	v := newViewer(conn)
-	v.ReadOnly, v.Replay = req.ReadOnly, req.Replay
+	v.ReadOnly, v.Replay, v.Hold = req.ReadOnly, req.Replay, req.Hold
 	v.Rows, v.Cols = int(req.Size.GetRows()), int(req.Size.GetCols())
 	go func() {
 		defer o.countViewers(-1)

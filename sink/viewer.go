@@ -48,6 +48,7 @@ type Viewer struct {
 	ReadOnly   bool   // what it types and its size do not count
 	Replay     string // what it wants to see of the past: screen, all, none, lines=N, from=OFFSET
 	Rows, Cols int    // of its terminal at the beginning; zero where it has none
+	Hold       bool   // it shall miss nothing: the console waits where it reads too slowly
 
 	conn *net.UnixConn
 	raw  syscall.RawConn

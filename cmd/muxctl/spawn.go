@@ -291,7 +291,10 @@ func (a *app) run(ctx context.Context, f *spawnFlags, argv []string) error {
 		return a.stayWaiting(ctx, m, resp.Id, signals)
 	}
 	rows, cols := ownSize()
-	resp, v, err := m.SpawnAttached(ctx, cs, control.AttachOptions{Replay: "all", Rows: rows, Cols: cols})
+	resp, v, err := m.SpawnAttached(ctx, cs, control.AttachOptions{
+		Replay: "all", Rows: rows, Cols: cols,
+		Hold: !isTerminal(1), // what goes into a file or a pipe is to be whole
+	})
 	switch {
 	case err != nil:
 		return err

@@ -1571,13 +1571,15 @@ func (*RemoveResponse) Descriptor() ([]byte, []int) {
 }
 
 type AttachRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Child         string                 `protobuf:"bytes,1,opt,name=child,proto3" json:"child,omitempty"`
-	FdSession     []byte                 `protobuf:"bytes,2,opt,name=fd_session,json=fdSession,proto3" json:"fd_session,omitempty"`
-	Ticket        []byte                 `protobuf:"bytes,3,opt,name=ticket,proto3" json:"ticket,omitempty"`
-	ReadOnly      bool                   `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
-	Replay        string                 `protobuf:"bytes,5,opt,name=replay,proto3" json:"replay,omitempty"`
-	Size          *Size                  `protobuf:"bytes,6,opt,name=size,proto3" json:"size,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Child     string                 `protobuf:"bytes,1,opt,name=child,proto3" json:"child,omitempty"`
+	FdSession []byte                 `protobuf:"bytes,2,opt,name=fd_session,json=fdSession,proto3" json:"fd_session,omitempty"`
+	Ticket    []byte                 `protobuf:"bytes,3,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	ReadOnly  bool                   `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	Replay    string                 `protobuf:"bytes,5,opt,name=replay,proto3" json:"replay,omitempty"`
+	Size      *Size                  `protobuf:"bytes,6,opt,name=size,proto3" json:"size,omitempty"`
+	// The child waits where this viewer reads too slowly, as it would for a pipe: the viewer misses nothing.
+	Hold          bool `protobuf:"varint,7,opt,name=hold,proto3" json:"hold,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1652,6 +1654,13 @@ func (x *AttachRequest) GetSize() *Size {
 		return x.Size
 	}
 	return nil
+}
+
+func (x *AttachRequest) GetHold() bool {
+	if x != nil {
+		return x.Hold
+	}
+	return false
 }
 
 type AttachResponse struct {
@@ -2858,7 +2867,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x0eResizeResponse\"%\n" +
 	"\rRemoveRequest\x12\x14\n" +
 	"\x05child\x18\x01 \x01(\tR\x05child\"\x10\n" +
-	"\x0eRemoveResponse\"\xbc\x01\n" +
+	"\x0eRemoveResponse\"\xd0\x01\n" +
 	"\rAttachRequest\x12\x14\n" +
 	"\x05child\x18\x01 \x01(\tR\x05child\x12\x1d\n" +
 	"\n" +
@@ -2866,7 +2875,8 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x06ticket\x18\x03 \x01(\fR\x06ticket\x12\x1b\n" +
 	"\tread_only\x18\x04 \x01(\bR\breadOnly\x12\x16\n" +
 	"\x06replay\x18\x05 \x01(\tR\x06replay\x12)\n" +
-	"\x04size\x18\x06 \x01(\v2\x15.muxd.control.v1.SizeR\x04size\"4\n" +
+	"\x04size\x18\x06 \x01(\v2\x15.muxd.control.v1.SizeR\x04size\x12\x12\n" +
+	"\x04hold\x18\a \x01(\bR\x04hold\"4\n" +
 	"\x0eAttachResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"\xb4\x01\n" +

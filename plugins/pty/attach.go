@@ -101,6 +101,7 @@ func (c *consoleSink) leave(a *attached) {
 	defer c.mu.Unlock()
 	a.finish()
 	delete(c.viewers, a)
+	c.gaveRoom()
 	c.past.viewers().Add(^uint64(0))
 	if c.latest == a {
 		c.latest = nil
@@ -143,6 +144,9 @@ func (c *consoleSink) push(a *attached) {
 		return
 	}
 	err := c.send(a)
+	if a.slow && !errors.Is(err, sink.ErrSlow) {
+		defer c.gaveRoom()
+	}
 	a.slow = errors.Is(err, sink.ErrSlow)
 	switch {
 	case a.slow:

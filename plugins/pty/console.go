@@ -29,6 +29,7 @@ type consoleSink struct {
 	viewers map[*attached]struct{}
 	absent  int           // viewers of a predecessor that have not come back
 	back    chan struct{} // closed when absent is 0
+	room    chan struct{} // closed, and made anew, when a viewer has caught up or left
 	latest  *attached     // who typed or resized last: its size counts
 	ended   bool
 	exit    uint32
@@ -49,6 +50,7 @@ func newConsole(in *master, past ring, status func() (uint32, bool)) (*consoleSi
 		status:  status,
 		past:    past,
 		viewers: map[*attached]struct{}{},
+		room:    make(chan struct{}),
 	}
 	c.keys.init(in)
 	c.absent = int(c.past.viewers().Load()) // they stay counted, for a successor of this one
@@ -68,8 +70,38 @@ func (c *consoleSink) Write(ctx context.Context, k *sink.Chunk) error {
 		n := min(len(k.Data)-done, sink.ViewerDataMost)
 		c.show(k.Offset+uint64(done), k.Data[done:done+n])
 		done += n
+		if err := c.wait(ctx); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// wait returns when no viewer that is to miss nothing is behind.
+func (c *consoleSink) wait(ctx context.Context) error {
+	for {
+		c.mu.Lock()
+		behind := false
+		for a := range c.viewers {
+			behind = behind || a.v.Hold && a.slow && !a.over
+		}
+		room := c.room
+		c.mu.Unlock()
+		if !behind {
+			return nil
+		}
+		select {
+		case <-room:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// gaveRoom lets a Write look again that waits for viewers. c.mu is held.
+func (c *consoleSink) gaveRoom() {
+	close(c.room)
+	c.room = make(chan struct{})
 }
 
 func (c *consoleSink) show(offset uint64, piece []byte) {

@@ -459,3 +459,18 @@ func TestAttachEnds(t *testing.T) {
 		t.Errorf("notices %q", bad.notes)
 	}
 }
+
+// A viewer that is to miss nothing holds the output up while it does not read, and then has all of it.
+func TestHold(t *testing.T) {
+	h := newHarness(t, 4<<10)
+	k := h.attachAs(func(v *sink.Viewer) { v.Hold = true })
+	_, finished := h.run("sh", "-c", "stty -opost; yes 0123456789 | head -c 2000000")
+	k.all()
+	<-finished
+	if got := k.drawn.String(); len(got) != 2000000 || strings.Trim(got, "0123456789\n") != "" {
+		t.Errorf("%d bytes, want 2000000", len(got))
+	}
+	if len(k.notes) > 0 {
+		t.Errorf("notes %q", k.notes)
+	}
+}

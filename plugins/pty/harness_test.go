@@ -146,6 +146,12 @@ type client struct {
 
 func (h *harness) attach(replay string, rows, cols int, readOnly bool) *client {
 	h.t.Helper()
+	return h.attachAs(func(v *sink.Viewer) { v.Replay, v.Rows, v.Cols, v.ReadOnly = replay, rows, cols, readOnly })
+}
+
+// attachAs attaches a viewer that set has set up.
+func (h *harness) attachAs(set func(v *sink.Viewer)) *client {
+	h.t.Helper()
 	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		h.t.Fatal(err)
@@ -154,7 +160,7 @@ func (h *harness) attach(replay string, rows, cols int, readOnly bool) *client {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	v.Replay, v.Rows, v.Cols, v.ReadOnly = replay, rows, cols, readOnly
+	set(v)
 	k := &client{t: h.t, s: p[1]}
 	before := h.viewers()
 	h.attached.Go(func() {

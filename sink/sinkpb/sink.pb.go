@@ -2147,8 +2147,10 @@ type AttachRequest struct {
 	Ticket   []byte                 `protobuf:"bytes,2,opt,name=ticket,proto3" json:"ticket,omitempty"`
 	ReadOnly bool                   `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
 	// screen, all, none, or lines=N.
-	Replay        string `protobuf:"bytes,4,opt,name=replay,proto3" json:"replay,omitempty"`
-	Size          *Size  `protobuf:"bytes,5,opt,name=size,proto3" json:"size,omitempty"`
+	Replay string `protobuf:"bytes,4,opt,name=replay,proto3" json:"replay,omitempty"`
+	Size   *Size  `protobuf:"bytes,5,opt,name=size,proto3" json:"size,omitempty"`
+	// The console waits for this viewer where it reads too slowly, as a pipe would, in place of redrawing it later.
+	Hold          bool `protobuf:"varint,6,opt,name=hold,proto3" json:"hold,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2216,6 +2218,13 @@ func (x *AttachRequest) GetSize() *Size {
 		return x.Size
 	}
 	return nil
+}
+
+func (x *AttachRequest) GetHold() bool {
+	if x != nil {
+		return x.Hold
+	}
+	return false
 }
 
 type AttachResponse struct {
@@ -2755,13 +2764,14 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x05error\x18\x06 \x01(\tR\x05error\x12\x18\n" +
 	"\aviewers\x18\a \x01(\rR\aviewers\x12&\n" +
 	"\x04size\x18\b \x01(\v2\x12.muxd.sink.v1.SizeR\x04size\x12\x1a\n" +
-	"\blocation\x18\t \x01(\tR\blocation\"\x9e\x01\n" +
+	"\blocation\x18\t \x01(\tR\blocation\"\xb2\x01\n" +
 	"\rAttachRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\x12\x16\n" +
 	"\x06ticket\x18\x02 \x01(\fR\x06ticket\x12\x1b\n" +
 	"\tread_only\x18\x03 \x01(\bR\breadOnly\x12\x16\n" +
 	"\x06replay\x18\x04 \x01(\tR\x06replay\x12&\n" +
-	"\x04size\x18\x05 \x01(\v2\x12.muxd.sink.v1.SizeR\x04size\"\x10\n" +
+	"\x04size\x18\x05 \x01(\v2\x12.muxd.sink.v1.SizeR\x04size\x12\x12\n" +
+	"\x04hold\x18\x06 \x01(\bR\x04hold\"\x10\n" +
 	"\x0eAttachResponse\"Q\n" +
 	"\rResizeRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\x12&\n" +
