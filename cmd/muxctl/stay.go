@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -162,11 +164,13 @@ func (a *app) runForked(ctx context.Context, m *control.Client, cs *controlpb.Ch
 
 // lookPath finds the program of a child that muxctl forks, relative to the child's working directory.
 func lookPath(name, cwd string) (string, error) {
+	if strings.Contains(name, "/") && !filepath.IsAbs(name) {
+		return filepath.Join(cwd, name), nil // what is wrong with it the fork says
+	}
 	path, err := exec.LookPath(name)
 	if err != nil {
 		return "", fmt.Errorf("run %s: %w", name, err)
 	}
-	_ = cwd
 	return path, nil
 }
 

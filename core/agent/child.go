@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/muxd/muxd/control/controlpb"
+	"github.com/muxd/muxd/core/agent/agentpb"
 	"github.com/muxd/muxd/core/host"
 	"github.com/muxd/muxd/core/keeper/keeperpb"
 	"github.com/muxd/muxd/internal/fd"
@@ -63,15 +64,15 @@ type child struct {
 	drain      *time.Timer // the drain deadline
 	restart    *time.Timer
 	stopping   bool
-	ending     bool   // its openings are being forgotten
-	waited     bool   // somebody has called Wait
-	cut        bool   // the drain deadline has passed
-	forks      bool   // the client forks it
-	moving     bool   // one of its streams is on the way to another sink
-	moves      uint32 // how many were
-	attached   bool   // its spawn came with a viewer
-	configured bool   // it is a [[child]] of the configuration
-	request    string // the client's request id of its spawn
+	ending     bool          // its openings are being forgotten
+	waited     bool          // somebody has called Wait
+	cut        bool          // the drain deadline has passed
+	forks      bool          // the client forks it
+	moving     bool          // one of its streams is on the way to another sink
+	move       *agentpb.Move // that one
+	attached   bool          // its spawn came with a viewer
+	configured bool          // it is a [[child]] of the configuration
+	request    string        // the client's request id of its spawn
 
 	backoff, backoffFirst, backoffMax time.Duration
 

@@ -126,7 +126,7 @@ func (a *Agent) save(c *child) {
 func (c *child) message() *agentpb.Child {
 	m := &agentpb.Child{
 		Spec: c.spec, Record: c.rec, Key: c.key, Stopping: c.stopping, Waited: c.waited, Cut: c.cut, Forks: c.forks,
-		Attached: c.attached, RequestId: c.request,
+		Attached: c.attached, RequestId: c.request, Move: c.move,
 		Backoff: int64(c.backoff), BackoffFirst: int64(c.backoffFirst), BackoffMax: int64(c.backoffMax),
 	}
 	for _, ch := range c.sinks {
@@ -154,7 +154,7 @@ func (c *child) message() *agentpb.Child {
 func childFrom(m *agentpb.Child) (*child, error) {
 	c := &child{
 		spec: m.Spec, rec: m.Record, key: m.Key, stopping: m.Stopping, waited: m.Waited, cut: m.Cut, forks: m.Forks,
-		attached: m.Attached, request: m.RequestId, finished: make(chan struct{}), ready: make(chan struct{}),
+		attached: m.Attached, request: m.RequestId, move: m.Move, moving: m.Move != nil, finished: make(chan struct{}), ready: make(chan struct{}),
 		backoff: time.Duration(m.Backoff), backoffFirst: time.Duration(m.BackoffFirst), backoffMax: time.Duration(m.BackoffMax),
 	}
 	close(c.ready)
@@ -180,6 +180,7 @@ func childFrom(m *agentpb.Child) (*child, error) {
 			}
 			o.streams = append(o.streams, &stream{
 				kind: sinkpb.Stream(s.Kind), rec: c.rec.Sinks[s.Sink], done: s.Done,
+				moving: m.Move != nil && c.rec.Sinks[s.Sink].Stream == m.Move.Stream && !s.Done,
 				holder: holderID{dev: s.Dev, ino: s.Ino, rdev: s.Rdev},
 			})
 		}

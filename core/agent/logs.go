@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -40,10 +41,13 @@ func (s *api) Logs(ctx context.Context, req *controlpb.LogsRequest) (*controlpb.
 // plugin is started, if it does not run.
 func (a *Agent) logOf(ctx context.Context, c *child, stream string) (*opening, []sinkpb.Stream, error) {
 	a.mu.Lock()
-	run, id, name := c.rec.Run, c.rec.Id, c.rec.Name
-	sinks := c.sinks
+	name, sinks := c.rec.Name, slices.Clone(c.sinks)
+	live := map[*choice]string{}
+	for _, o := range c.openings {
+		live[o.choice] = o.id
+	}
 	a.mu.Unlock()
-	for i, ch := range sinks {
+	for _, ch := range sinks {
 		if ch.wiring == wiringNull || ch.wiring == wiringInherit {
 			continue
 		}
@@ -61,7 +65,7 @@ func (a *Agent) logOf(ctx context.Context, c *child, stream string) (*opening, [
 			return nil, nil, invalid(err)
 		}
 		if p.Description().KeepsLogs {
-			o := &opening{id: openingID(id, run, i), child: c, choice: ch}
+			o := &opening{id: live[ch], child: c, choice: ch}
 			o.plugin.Store(p)
 			return o, streams, nil
 		}

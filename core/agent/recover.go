@@ -84,6 +84,9 @@ func (a *Agent) recover(ctx context.Context, processes []*keeperpb.Process) erro
 	a.host.Sweep()
 	for _, c := range children {
 		a.resume(c, byKey[c.key])
+		if move := c.move; move != nil {
+			a.follow(func() { a.moveAgain(c, move) })
+		}
 	}
 	a.mu.Lock()
 	names := map[string]bool{}

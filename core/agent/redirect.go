@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/muxd/muxd/control/controlpb"
+	"github.com/muxd/muxd/core/agent/agentpb"
 	"github.com/muxd/muxd/internal/fd"
 	"github.com/muxd/muxd/sink/sinkpb"
 )
@@ -23,6 +24,10 @@ func (a *Agent) redirect(ctx context.Context, c *child, name, text string, cwd [
 	a.mu.Lock()
 	busy := c.moving
 	c.moving = true
+	if !busy { // an agent that takes over goes on with it
+		c.move = &agentpb.Move{Stream: name, Spec: text, Cwd: cwd}
+		a.save(c)
+	}
 	a.mu.Unlock()
 	if busy {
 		return status.Errorf(codes.FailedPrecondition, "another stream of child %s is being moved", c.rec.Name)
@@ -30,7 +35,15 @@ func (a *Agent) redirect(ctx context.Context, c *child, name, text string, cwd [
 	defer func() {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		c.moving = false
+		c.moving, c.move = false, nil
+		for _, o := range c.openings {
+			for _, s := range o.streams {
+				s.moving = false
+			}
+		}
+		if a.children[c.id()] == c {
+			a.save(c)
+		}
 		a.maybeFinish(c)
 	}()
 	o, s, err := a.movable(c, name)
@@ -81,6 +94,17 @@ func (a *Agent) redirect(ctx context.Context, c *child, name, text string, cwd [
 	return nil
 }
 
+// moveAgain goes on with a move that an agent which died had begun. Where it cannot be done the stream stays with its old sink,
+// which may have left it already and is opened again then.
+func (a *Agent) moveAgain(c *child, move *agentpb.Move) {
+	a.mu.Lock()
+	c.moving = false
+	a.mu.Unlock()
+	if err := a.redirect(a.ctx, c, move.Stream, move.Spec, move.Cwd); err != nil {
+		a.log.Error("a stream that was being moved is not", "child", c.id(), "stream", move.Stream, "to", move.Spec, "error", plainError(err))
+	}
+}
+
 // setMoving says whether what a plugin tells of s's end is only that it leaves.
 func (a *Agent) setMoving(s *stream, moving bool) {
 	a.mu.Lock()
@@ -92,7 +116,7 @@ func (a *Agent) setMoving(s *stream, moving bool) {
 func (a *Agent) movable(c *child, name string) (*opening, *stream, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if c.rec.State != stRunning {
+	if c.rec.State != stRunning && c.rec.State != stExited {
 		return nil, nil, status.Errorf(codes.FailedPrecondition, "child %s is %s, not running", c.rec.Name, c.rec.State)
 	}
 	for _, o := range c.openings {
@@ -119,8 +143,7 @@ func (a *Agent) moveTo(ctx context.Context, c *child, from *opening, s *stream, 
 		return err
 	}
 	a.mu.Lock()
-	c.moves++
-	o := &opening{id: openingID(c.id(), from.run, len(c.sinks)+int(c.moves)), run: from.run, child: c, choice: to}
+	o := &opening{id: fmt.Sprintf("%s/%d/%s", c.id(), from.run, newID()), run: from.run, child: c, choice: to}
 	o.plugin.Store(p)
 	a.openings[o.id] = o
 	a.mu.Unlock()
@@ -154,10 +177,19 @@ func (a *Agent) moveTo(ctx context.Context, c *child, from *opening, s *stream, 
 	c.openings = append(c.openings, o)
 	c.rec.Sinks = append(c.rec.Sinks, rec)
 	a.emit(c, "redirected", rec.Stream, fmt.Sprintf("from %s, after %d bytes, to %s", from.choice.text, s.rec.Bytes, to.text))
+	left := !slices.ContainsFunc(from.streams, func(s *stream) bool { return s.rec.State != "moved" })
+	if left { // nothing of it is there any more
+		c.sinks = slices.DeleteFunc(c.sinks, func(ch *choice) bool { return ch == from.choice })
+		c.openings = slices.DeleteFunc(c.openings, func(o *opening) bool { return o == from })
+		delete(a.openings, from.id)
+	}
 	a.save(c)
 	exited := c.rec.State != stRunning
 	a.mu.Unlock()
 	a.keeper.Drop(ctx, farPrefix(c.id())+from.id+"/"+streamName(s.kind), false)
+	if left {
+		from.sinks().Forget(ctx, &sinkpb.ForgetRequest{Opening: from.id})
+	}
 	if exited {
 		a.settle(o)
 	}

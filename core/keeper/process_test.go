@@ -149,7 +149,7 @@ func TestWatchForeignProcess(t *testing.T) {
 		}
 		in.Close()
 		gone(t, n, unix.POLLIN) // it has exited, and is not reaped
-		p = a.exited(key) // at once, however long its own parent takes to reap it
+		p = a.exited(key)       // at once, however long its own parent takes to reap it
 		if !p.GetStatusKnown() || int(p.GetStatus()) != c.want || string(p.GetNote()) != "mine" {
 			t.Errorf("exit %v, want status %#x", p, c.want)
 		}

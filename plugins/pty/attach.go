@@ -261,15 +261,14 @@ func (c *consoleSink) heed(ctx context.Context, a *attached, e sink.ViewerEvent)
 	c.mu.Unlock()
 	switch e.Kind {
 	case sink.ViewerInput:
-		if err := c.keys.typed(ctx, e.Data, a.raw); err != nil {
-			return err
-		}
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		a.acked = e.Offset + uint64(len(e.Data))
-		if !a.slow {
-			c.push(a)
-		}
+		return c.keys.typed(ctx, e.Data, a.raw, func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			a.acked = e.Offset + uint64(len(e.Data))
+			if !a.slow {
+				c.push(a)
+			}
+		})
 	case sink.ViewerEndOfInput:
 		return c.keys.endOfInput(ctx, a.raw)
 	}

@@ -70,7 +70,11 @@ func (c *consoleSink) Write(ctx context.Context, k *sink.Chunk) error {
 		n := min(len(k.Data)-done, sink.ViewerDataMost)
 		c.show(k.Offset+uint64(done), k.Data[done:done+n])
 		done += n
-		if err := c.wait(ctx); err != nil {
+		err := c.wait(ctx)
+		c.mu.Lock()
+		c.now = nil
+		c.mu.Unlock()
+		if err != nil {
 			return err
 		}
 	}
@@ -116,7 +120,6 @@ func (c *consoleSink) show(offset uint64, piece []byte) {
 			c.push(a)
 		}
 	}
-	c.now = nil
 }
 
 func (c *consoleSink) end(ctx context.Context) error {
@@ -126,6 +129,7 @@ func (c *consoleSink) end(ctx context.Context) error {
 	case <-c.back:
 	case <-grace.Done():
 	}
+	c.keys.settled(grace)
 	c.mu.Lock()
 	c.exit, c.known = c.status()
 	c.ended = true

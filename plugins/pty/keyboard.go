@@ -24,16 +24,29 @@ func (k *keyboard) init(in *master) {
 	k.free <- struct{}{}
 }
 
-// typed writes p, and returns when the kernel has all of it. It blocks while others type, and while the child
+// typed writes p, and calls done when the kernel has all of it, before others type. It blocks while others type, and while the child
 // does not read; see writeAll. Where no process has the terminal open p is dropped, as a terminal drops it.
-func (k *keyboard) typed(ctx context.Context, p []byte, from syscall.RawConn) error {
+func (k *keyboard) typed(ctx context.Context, p []byte, from syscall.RawConn, done func()) error {
 	select {
 	case <-k.free:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 	defer func() { k.free <- struct{}{} }()
-	return k.write(ctx, p, from)
+	err := k.write(ctx, p, from)
+	if err == nil {
+		done()
+	}
+	return err
+}
+
+// settled waits until nobody types: what was typed before has been acknowledged then.
+func (k *keyboard) settled(ctx context.Context) {
+	select {
+	case <-k.free:
+		k.free <- struct{}{}
+	case <-ctx.Done():
+	}
 }
 
 func (k *keyboard) write(ctx context.Context, p []byte, from syscall.RawConn) error {

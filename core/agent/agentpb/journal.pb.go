@@ -42,6 +42,7 @@ type Child struct {
 	Backoff       int64      `protobuf:"varint,12,opt,name=backoff,proto3" json:"backoff,omitempty"` // nanoseconds, like the next two
 	BackoffFirst  int64      `protobuf:"varint,13,opt,name=backoff_first,json=backoffFirst,proto3" json:"backoff_first,omitempty"`
 	BackoffMax    int64      `protobuf:"varint,14,opt,name=backoff_max,json=backoffMax,proto3" json:"backoff_max,omitempty"`
+	Move          *Move      `protobuf:"bytes,15,opt,name=move,proto3" json:"move,omitempty"` // absent: no stream is being moved
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -174,6 +175,74 @@ func (x *Child) GetBackoffMax() int64 {
 	return 0
 }
 
+func (x *Child) GetMove() *Move {
+	if x != nil {
+		return x.Move
+	}
+	return nil
+}
+
+// Move is a stream on its way to another sink.
+type Move struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stream        string                 `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"`
+	Spec          string                 `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	Cwd           []byte                 `protobuf:"bytes,3,opt,name=cwd,proto3" json:"cwd,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Move) Reset() {
+	*x = Move{}
+	mi := &file_core_agent_agentpb_journal_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Move) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Move) ProtoMessage() {}
+
+func (x *Move) ProtoReflect() protoreflect.Message {
+	mi := &file_core_agent_agentpb_journal_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Move.ProtoReflect.Descriptor instead.
+func (*Move) Descriptor() ([]byte, []int) {
+	return file_core_agent_agentpb_journal_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Move) GetStream() string {
+	if x != nil {
+		return x.Stream
+	}
+	return ""
+}
+
+func (x *Move) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+func (x *Move) GetCwd() []byte {
+	if x != nil {
+		return x.Cwd
+	}
+	return nil
+}
+
 type Choice struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Text          string                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
@@ -188,7 +257,7 @@ type Choice struct {
 
 func (x *Choice) Reset() {
 	*x = Choice{}
-	mi := &file_core_agent_agentpb_journal_proto_msgTypes[1]
+	mi := &file_core_agent_agentpb_journal_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -200,7 +269,7 @@ func (x *Choice) String() string {
 func (*Choice) ProtoMessage() {}
 
 func (x *Choice) ProtoReflect() protoreflect.Message {
-	mi := &file_core_agent_agentpb_journal_proto_msgTypes[1]
+	mi := &file_core_agent_agentpb_journal_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -213,7 +282,7 @@ func (x *Choice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Choice.ProtoReflect.Descriptor instead.
 func (*Choice) Descriptor() ([]byte, []int) {
-	return file_core_agent_agentpb_journal_proto_rawDescGZIP(), []int{1}
+	return file_core_agent_agentpb_journal_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Choice) GetText() string {
@@ -270,7 +339,7 @@ type Opening struct {
 
 func (x *Opening) Reset() {
 	*x = Opening{}
-	mi := &file_core_agent_agentpb_journal_proto_msgTypes[2]
+	mi := &file_core_agent_agentpb_journal_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -282,7 +351,7 @@ func (x *Opening) String() string {
 func (*Opening) ProtoMessage() {}
 
 func (x *Opening) ProtoReflect() protoreflect.Message {
-	mi := &file_core_agent_agentpb_journal_proto_msgTypes[2]
+	mi := &file_core_agent_agentpb_journal_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -295,7 +364,7 @@ func (x *Opening) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opening.ProtoReflect.Descriptor instead.
 func (*Opening) Descriptor() ([]byte, []int) {
-	return file_core_agent_agentpb_journal_proto_rawDescGZIP(), []int{2}
+	return file_core_agent_agentpb_journal_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Opening) GetId() string {
@@ -340,7 +409,7 @@ type Stream struct {
 
 func (x *Stream) Reset() {
 	*x = Stream{}
-	mi := &file_core_agent_agentpb_journal_proto_msgTypes[3]
+	mi := &file_core_agent_agentpb_journal_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -352,7 +421,7 @@ func (x *Stream) String() string {
 func (*Stream) ProtoMessage() {}
 
 func (x *Stream) ProtoReflect() protoreflect.Message {
-	mi := &file_core_agent_agentpb_journal_proto_msgTypes[3]
+	mi := &file_core_agent_agentpb_journal_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -365,7 +434,7 @@ func (x *Stream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stream.ProtoReflect.Descriptor instead.
 func (*Stream) Descriptor() ([]byte, []int) {
-	return file_core_agent_agentpb_journal_proto_rawDescGZIP(), []int{3}
+	return file_core_agent_agentpb_journal_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Stream) GetKind() int32 {
@@ -414,7 +483,7 @@ var File_core_agent_agentpb_journal_proto protoreflect.FileDescriptor
 
 const file_core_agent_agentpb_journal_proto_rawDesc = "" +
 	"\n" +
-	" core/agent/agentpb/journal.proto\x12\rmuxd.agent.v1\x1a\x1fcontrol/controlpb/control.proto\"\xd5\x03\n" +
+	" core/agent/agentpb/journal.proto\x12\rmuxd.agent.v1\x1a\x1fcontrol/controlpb/control.proto\"\xfe\x03\n" +
 	"\x05Child\x12.\n" +
 	"\x04spec\x18\x01 \x01(\v2\x1a.muxd.control.v1.ChildSpecR\x04spec\x12.\n" +
 	"\x06record\x18\x02 \x01(\v2\x16.muxd.control.v1.ChildR\x06record\x12/\n" +
@@ -432,7 +501,12 @@ const file_core_agent_agentpb_journal_proto_rawDesc = "" +
 	"\abackoff\x18\f \x01(\x03R\abackoff\x12#\n" +
 	"\rbackoff_first\x18\r \x01(\x03R\fbackoffFirst\x12\x1f\n" +
 	"\vbackoff_max\x18\x0e \x01(\x03R\n" +
-	"backoffMax\"\xee\x01\n" +
+	"backoffMax\x12'\n" +
+	"\x04move\x18\x0f \x01(\v2\x13.muxd.agent.v1.MoveR\x04move\"D\n" +
+	"\x04Move\x12\x16\n" +
+	"\x06stream\x18\x01 \x01(\tR\x06stream\x12\x12\n" +
+	"\x04spec\x18\x02 \x01(\tR\x04spec\x12\x10\n" +
+	"\x03cwd\x18\x03 \x01(\fR\x03cwd\"\xee\x01\n" +
 	"\x06Choice\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -468,28 +542,30 @@ func file_core_agent_agentpb_journal_proto_rawDescGZIP() []byte {
 	return file_core_agent_agentpb_journal_proto_rawDescData
 }
 
-var file_core_agent_agentpb_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_core_agent_agentpb_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_core_agent_agentpb_journal_proto_goTypes = []any{
 	(*Child)(nil),               // 0: muxd.agent.v1.Child
-	(*Choice)(nil),              // 1: muxd.agent.v1.Choice
-	(*Opening)(nil),             // 2: muxd.agent.v1.Opening
-	(*Stream)(nil),              // 3: muxd.agent.v1.Stream
-	nil,                         // 4: muxd.agent.v1.Choice.OptionsEntry
-	(*controlpb.ChildSpec)(nil), // 5: muxd.control.v1.ChildSpec
-	(*controlpb.Child)(nil),     // 6: muxd.control.v1.Child
+	(*Move)(nil),                // 1: muxd.agent.v1.Move
+	(*Choice)(nil),              // 2: muxd.agent.v1.Choice
+	(*Opening)(nil),             // 3: muxd.agent.v1.Opening
+	(*Stream)(nil),              // 4: muxd.agent.v1.Stream
+	nil,                         // 5: muxd.agent.v1.Choice.OptionsEntry
+	(*controlpb.ChildSpec)(nil), // 6: muxd.control.v1.ChildSpec
+	(*controlpb.Child)(nil),     // 7: muxd.control.v1.Child
 }
 var file_core_agent_agentpb_journal_proto_depIdxs = []int32{
-	5, // 0: muxd.agent.v1.Child.spec:type_name -> muxd.control.v1.ChildSpec
-	6, // 1: muxd.agent.v1.Child.record:type_name -> muxd.control.v1.Child
-	1, // 2: muxd.agent.v1.Child.choices:type_name -> muxd.agent.v1.Choice
-	2, // 3: muxd.agent.v1.Child.openings:type_name -> muxd.agent.v1.Opening
-	4, // 4: muxd.agent.v1.Choice.options:type_name -> muxd.agent.v1.Choice.OptionsEntry
-	3, // 5: muxd.agent.v1.Opening.streams:type_name -> muxd.agent.v1.Stream
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	6, // 0: muxd.agent.v1.Child.spec:type_name -> muxd.control.v1.ChildSpec
+	7, // 1: muxd.agent.v1.Child.record:type_name -> muxd.control.v1.Child
+	2, // 2: muxd.agent.v1.Child.choices:type_name -> muxd.agent.v1.Choice
+	3, // 3: muxd.agent.v1.Child.openings:type_name -> muxd.agent.v1.Opening
+	1, // 4: muxd.agent.v1.Child.move:type_name -> muxd.agent.v1.Move
+	5, // 5: muxd.agent.v1.Choice.options:type_name -> muxd.agent.v1.Choice.OptionsEntry
+	4, // 6: muxd.agent.v1.Opening.streams:type_name -> muxd.agent.v1.Stream
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_core_agent_agentpb_journal_proto_init() }
@@ -503,7 +579,7 @@ func file_core_agent_agentpb_journal_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_core_agent_agentpb_journal_proto_rawDesc), len(file_core_agent_agentpb_journal_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
