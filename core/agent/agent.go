@@ -60,13 +60,14 @@ type Agent struct {
 	work     sync.WaitGroup // goroutines that follow children
 
 	mu       sync.Mutex
-	children map[string]*child      // by id
-	byKey    map[string]*child      // by keeper key of the current run
-	openings map[string]*opening    // by id
-	requests map[string]*child      // by the client's request id
-	deaths   map[string][]time.Time // of plugins, the latest few
-	reviving map[string]bool        // plugins whose openings are being handed to a successor
-	broken   map[string]bool        // plugins that died too often to be started again unasked
+	children map[string]*child            // by id
+	byKey    map[string]*child            // by keeper key of the current run
+	openings map[string]*opening          // by id
+	requests map[string]*child            // by the client's request id
+	deaths   map[string][]time.Time       // of plugins, the latest few
+	copies   map[string]map[string]*fd.FD // of what belongs to a dead plugin, by its name and the keeper's
+	reviving map[string]bool              // plugins whose openings are being handed to a successor
+	broken   map[string]bool              // plugins that died too often to be started again unasked
 	ending   bool
 	ended    chan struct{} // closed when shutdown is complete
 	endOnce  sync.Once
@@ -77,7 +78,7 @@ func Run(o Options) int {
 	a := &Agent{
 		o: o, started: time.Now(), sessions: newSessions(),
 		children: map[string]*child{}, byKey: map[string]*child{}, openings: map[string]*opening{},
-		requests: map[string]*child{}, deaths: map[string][]time.Time{}, reviving: map[string]bool{},
+		requests: map[string]*child{}, deaths: map[string][]time.Time{}, reviving: map[string]bool{}, copies: map[string]map[string]*fd.FD{},
 		broken: map[string]bool{}, ended: make(chan struct{}),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())

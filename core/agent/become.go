@@ -39,6 +39,11 @@ func (a *Agent) becomeKeeper() error {
 			t.Held = append(t.Held, &keeperpb.Takeover_HeldFd{Name: p.ChannelName(), Fd: uint32(ch.Release())})
 		}
 	}
+	for _, copies := range a.copies {
+		for name, f := range copies {
+			t.Held = append(t.Held, &keeperpb.Takeover_HeldFd{Name: name, Fd: uint32(f.Release())})
+		}
+	}
 	return keeper.Become(a.o.Become, t)
 }
 

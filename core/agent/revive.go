@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -93,6 +95,8 @@ func (a *Agent) revive(name string) {
 	}
 	a.reviving[name] = true
 	a.mu.Unlock()
+	a.holdCopies(name)
+	defer a.dropCopies(name)
 	for wait := reviveFirst; ; wait = min(2*wait, reviveMost) {
 		a.mu.Lock()
 		broken := a.broken[name]
@@ -136,6 +140,45 @@ func (a *Agent) revive(name string) {
 			return
 		}
 	}
+}
+
+// holdCopies has this process hold, besides the keeper, what belongs to a plugin that is dead: its far ends and what it parked. So
+// the keeper may die too before there is a successor.
+func (a *Agent) holdCopies(name string) {
+	held, _, err := a.keeper.List(a.ctx)
+	if err != nil {
+		return // the keeper is dead already, and this process becomes the next one
+	}
+	wanted := map[string]bool{}
+	a.mu.Lock()
+	for _, o := range a.openings {
+		if o.choice.spec.Name == name {
+			wanted[farPrefix(o.child.id())+o.id] = true
+		}
+	}
+	a.mu.Unlock()
+	copies := map[string]*fd.FD{}
+	for _, h := range held {
+		if !wanted[path.Dir(h.Name)] && !strings.HasPrefix(h.Name, host.ParkPrefix(name)) {
+			continue
+		}
+		if f, err := a.keeper.Fetch(a.ctx, h.Name); err == nil {
+			copies[h.Name] = f
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.copies[name] = copies
+}
+
+// dropCopies ends holdCopies.
+func (a *Agent) dropCopies(name string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, f := range a.copies[name] {
+		f.Close()
+	}
+	delete(a.copies, name)
 }
 
 // reopen hands o to p, which has got what its predecessor parked.

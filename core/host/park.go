@@ -17,7 +17,10 @@ import (
 // any far end is.
 const farEnd = "far/"
 
-func (p *Plugin) parkPrefix() string { return "park/" + p.name + "/" }
+// ParkPrefix begins the keeper's names of what a plugin has parked.
+func ParkPrefix(name string) string { return "park/" + name + "/" }
+
+func (p *Plugin) parkPrefix() string { return ParkPrefix(p.name) }
 
 // park has the keeper hold what the plugin parks. It does not take ownership of fds.
 func (p *Plugin) park(name string, fds []*fd.FD) error {
