@@ -115,7 +115,7 @@ func (h *Host) Get(ctx context.Context, name string) (*Plugin, error) {
 		// Unlike every key of this agent, and of those before it: the keeper would answer with an old process.
 		p = newPlugin(h, name, fmt.Sprintf("%s%s/%d-%d-%d", KeyPrefix, name, time.Now().UnixNano(), os.Getpid(), h.starts))
 		h.plugins[name] = p
-		go p.run(p.start)
+		go p.run(p.start, "plugin started")
 	}
 	h.mu.Unlock()
 	select {

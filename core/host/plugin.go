@@ -145,8 +145,8 @@ func (h *Host) fail(p *Plugin, err error) {
 	close(p.gone)
 }
 
-// run is the life of the process, from start, which makes it or finds it.
-func (p *Plugin) run(start func() error) {
+// run is the life of the process, from start, which makes it or finds it: how says which.
+func (p *Plugin) run(start func() error, how string) {
 	h := p.host
 	err := start()
 	if err != nil && p.command.Path == "" { // there is none of that name
@@ -166,7 +166,7 @@ func (p *Plugin) run(start func() error) {
 		h.fail(p, err)
 		return
 	}
-	h.o.Log.Info("plugin started", "plugin", p.name, "pid", p.process.Pid, "version", p.desc.Version)
+	h.o.Log.Info(how, "plugin", p.name, "pid", p.process.Pid, "version", p.desc.Version)
 	close(p.started)
 	watchEnd := make(chan struct{})
 	go func() {

@@ -87,7 +87,7 @@ func (h *Host) Reattach(ctx context.Context, process *keeperpb.Process) (*Plugin
 	h.plugins[name] = p
 	h.waiting[p.key] = p
 	h.mu.Unlock()
-	go p.run(p.reattach)
+	go p.run(p.reattach, "plugin reattached")
 	select {
 	case <-p.started:
 		return p, p.err
