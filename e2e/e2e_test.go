@@ -42,7 +42,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// build builds the binaries into a new directory that everybody may read. They have the race detector if this test has it.
+// build builds the binaries into a new directory that everybody may read. They have the race detector if this test
+// has it.
 func build() (string, error) {
 	dir, err := os.MkdirTemp("/tmp", "mxbin")
 	if err != nil {

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -317,6 +318,12 @@ func (f *flow) Eof(n uint64) {
 
 func (f *flow) Done(n uint64, err error) {
 	f.update(func() {
+		if errors.Is(err, context.Canceled) && f.op.ctx.Err() != nil && f.src != nil {
+			err = fmt.Errorf("the stream was given up, and %d bytes of it were not put out", len(f.chunk.Data)+f.src.Unread())
+			if f.trouble != "" {
+				err = fmt.Errorf("%w: %s", err, f.trouble)
+			}
+		}
 		f.bytes, f.trouble = n, ""
 		if err != nil {
 			f.failed = err.Error()

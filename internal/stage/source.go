@@ -55,6 +55,15 @@ func (s *Source) event() unix.EpollEvent {
 // Dup returns a copy of the far end that the source reads, owned by the caller.
 func (s *Source) Dup() (*fd.FD, error) { return s.src.Dup() }
 
+// Unread is how much stands in the source's pipe and was not taken; 0 where that cannot be told.
+func (s *Source) Unread() int {
+	n, err := pending(s.src.Int())
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
 // Committed is how many bytes of the stream the handler has put out.
 func (s *Source) Committed() uint64 { return s.slot.Committed() }
 
