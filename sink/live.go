@@ -75,9 +75,11 @@ func (o *opening) openConsoleAgain(ctx context.Context, ticket fdchan.Ticket) (*
 		return fail(fmt.Errorf("open the console's terminal: %w", errno))
 	}
 	o.pub.tty = fd.New(int(tty))
-	if o.console, err = o.srv.plugin.OpenConsole(ctx, o.pub); err != nil {
+	console, err := o.srv.plugin.OpenConsole(ctx, o.pub)
+	if err != nil {
 		return fail(err)
 	}
+	o.console = console
 	o.sink = o.console
 	if err := o.read(o.pub.master, Console); err != nil {
 		return fail(err)
@@ -108,9 +110,11 @@ func (o *opening) openPipes(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.
 	if _, err := o.srv.engine(); err != nil {
 		return fail(err)
 	}
-	if o.sink, err = o.srv.plugin.Open(ctx, o.pub); err != nil {
-		return fail(err)
+	sink, err := o.srv.plugin.Open(ctx, o.pub)
+	if err != nil {
+		return fail(err) // whatever came with it: a nil pointer in an interface is not nil
 	}
+	o.sink = sink
 	for i, st := range o.pub.Streams {
 		if st == Stdin {
 			continue
@@ -162,9 +166,11 @@ func (o *opening) openConsole(ctx context.Context, ticket fdchan.Ticket) (*sinkp
 		return nil, openError(err)
 	}
 	var err error
-	if o.console, err = o.srv.plugin.OpenConsole(ctx, o.pub); err != nil {
+	console, err := o.srv.plugin.OpenConsole(ctx, o.pub)
+	if err != nil {
 		return fail(err)
 	}
+	o.console = console
 	o.sink = o.console
 	if o.pub.master == nil || o.pub.tty == nil {
 		return fail(fmt.Errorf("sink %s made no terminal", o.srv.plugin.Name))
