@@ -165,7 +165,6 @@ func (o *opening) openConsole(ctx context.Context, ticket fdchan.Ticket) (*sinkp
 		o.close(true) // nobody comes again for what was never open
 		return nil, openError(err)
 	}
-	var err error
 	console, err := o.srv.plugin.OpenConsole(ctx, o.pub)
 	if err != nil {
 		return fail(err)
