@@ -247,6 +247,26 @@ func (v *Viewer) Resize(ctx context.Context, rows, cols int) error {
 
 func clamp(n int) uint16 { return uint16(max(0, min(n, 0xffff))) }
 
+// Settled blocks until the console has all that was sent, which Recv learns, or the connection has ended, or ctx is done.
+func (v *Viewer) Settled(ctx context.Context) error {
+	for {
+		v.mu.Lock()
+		ended, left, changed := v.ended, len(v.unacked), v.changed
+		v.mu.Unlock()
+		switch {
+		case left == 0:
+			return nil
+		case ended:
+			return fmt.Errorf("wait for the console: %w", net.ErrClosed)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
 // Unacknowledged returns a copy of the input that the console has not acknowledged, and the offset of its first
 // byte: what a viewer that reconnects must type again, where the console did not get it.
 func (v *Viewer) Unacknowledged() (offset uint64, p []byte) {

@@ -18,7 +18,7 @@ import (
 const (
 	// detachWait is how long the beginning of the detach keys is held back for the rest of them.
 	detachWait = 500 * time.Millisecond
-	// detachGrace is how long a detach waits for what was typed before it to be on its way to the console.
+	// detachGrace is how long a detach waits for what was typed before it to be in the console.
 	detachGrace = 500 * time.Millisecond
 )
 

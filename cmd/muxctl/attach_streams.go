@@ -135,6 +135,7 @@ func (a *attachment) send(ctx context.Context) {
 		case t := <-a.typed:
 			switch {
 			case t.detach:
+				a.v.Settled(ctx) // what is typed elsewhere from now on comes after it; detachGrace bounds it
 				a.finish(outcome{result: attachResult{Detached: true}})
 			case a.readOnly:
 			case t.end:
