@@ -65,6 +65,7 @@ func serve(p *Plugin) error {
 
 	srv := newServer(p, fdchan.NewEndpoint(conn, nil))
 	defer srv.close()
+	go srv.outlive()
 
 	// Serve of go-plugin points os.Stdout and os.Stderr at pipes that its client reads. With no client they would
 	// block whoever prints; muxd's log does not.

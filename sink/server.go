@@ -62,6 +62,22 @@ func (s *server) close() {
 	s.ep.Close()
 }
 
+// outlive ends the process when nobody is left who could hand it anything: its fd channel has ended, of which keeper and agent hold
+// an end each, and so have the streams that it was given.
+func (s *server) outlive() {
+	<-s.ep.Done()
+	s.mu.Lock()
+	var flows []*flow
+	for _, o := range s.openings {
+		flows = append(flows, o.flows...)
+	}
+	s.mu.Unlock()
+	for _, f := range flows {
+		<-f.done
+	}
+	os.Exit(0)
+}
+
 func (s *server) Describe(context.Context, *sinkpb.DescribeRequest) (*sinkpb.Description, error) {
 	return s.plugin.describe(), nil
 }
