@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -126,8 +127,8 @@ func (a *app) pluginListCmd() *cobra.Command {
 				return err
 			}
 			for _, p := range resp.Plugins {
-				if p.Error != "" {
-					fmt.Printf("\n%s: %s\n", p.Name, p.Error)
+				if text := cmp.Or(p.Error, p.LastEnd); text != "" {
+					fmt.Printf("\n%s: %s\n", p.Name, text)
 				}
 			}
 			return nil
@@ -154,12 +155,13 @@ func printPlugins(plugins []*controlpb.Plugin) error {
 		Openings uint32   `json:"openings"`
 		Restarts uint32   `json:"restarts"`
 		Error    string   `json:"error,omitempty"`
+		LastEnd  string   `json:"last_end,omitempty"`
 		Help     string   `json:"help,omitempty"`
 		Options  []option `json:"options,omitempty"`
 	}
 	out := []view{}
 	for _, p := range plugins {
-		v := view{p.Name, p.State, p.Pid, p.Version, p.Command, p.Openings, p.Restarts, p.Error, p.Help, nil}
+		v := view{p.Name, p.State, p.Pid, p.Version, p.Command, p.Openings, p.Restarts, p.Error, p.LastEnd, p.Help, nil}
 		for _, o := range p.Options {
 			v.Options = append(v.Options, option{o.Name, o.Type, o.Default, o.Help, o.Values})
 		}

@@ -2145,18 +2145,20 @@ func (x *PluginsResponse) GetPlugins() []*Plugin {
 }
 
 type Plugin struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"` // idle, running, failed
-	Pid           int32                  `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`
-	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
-	Command       []string               `protobuf:"bytes,5,rep,name=command,proto3" json:"command,omitempty"`
-	Openings      uint32                 `protobuf:"varint,6,opt,name=openings,proto3" json:"openings,omitempty"`
-	Restarts      uint32                 `protobuf:"varint,7,opt,name=restarts,proto3" json:"restarts,omitempty"`
-	Error         string                 `protobuf:"bytes,8,opt,name=error,proto3" json:"error,omitempty"`
-	Started       int64                  `protobuf:"varint,9,opt,name=started,proto3" json:"started,omitempty"`
-	Help          string                 `protobuf:"bytes,10,opt,name=help,proto3" json:"help,omitempty"`
-	Options       []*PluginOption        `protobuf:"bytes,11,rep,name=options,proto3" json:"options,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	State    string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"` // idle, running, failed
+	Pid      int32                  `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`
+	Version  string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	Command  []string               `protobuf:"bytes,5,rep,name=command,proto3" json:"command,omitempty"`
+	Openings uint32                 `protobuf:"varint,6,opt,name=openings,proto3" json:"openings,omitempty"`
+	Restarts uint32                 `protobuf:"varint,7,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	Error    string                 `protobuf:"bytes,8,opt,name=error,proto3" json:"error,omitempty"`
+	Started  int64                  `protobuf:"varint,9,opt,name=started,proto3" json:"started,omitempty"`
+	Help     string                 `protobuf:"bytes,10,opt,name=help,proto3" json:"help,omitempty"`
+	Options  []*PluginOption        `protobuf:"bytes,11,rep,name=options,proto3" json:"options,omitempty"`
+	// How the process before this one ended; empty where there was none.
+	LastEnd       string `protobuf:"bytes,20,opt,name=last_end,json=lastEnd,proto3" json:"last_end,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2266,6 +2268,13 @@ func (x *Plugin) GetOptions() []*PluginOption {
 		return x.Options
 	}
 	return nil
+}
+
+func (x *Plugin) GetLastEnd() string {
+	if x != nil {
+		return x.LastEnd
+	}
+	return ""
 }
 
 type PluginOption struct {
@@ -2909,7 +2918,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x0ePluginsRequest\x12\x1a\n" +
 	"\bdescribe\x18\x01 \x01(\bR\bdescribe\"D\n" +
 	"\x0fPluginsResponse\x121\n" +
-	"\aplugins\x18\x01 \x03(\v2\x17.muxd.control.v1.PluginR\aplugins\"\xad\x02\n" +
+	"\aplugins\x18\x01 \x03(\v2\x17.muxd.control.v1.PluginR\aplugins\"\xc8\x02\n" +
 	"\x06Plugin\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x10\n" +
@@ -2922,7 +2931,8 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\astarted\x18\t \x01(\x03R\astarted\x12\x12\n" +
 	"\x04help\x18\n" +
 	" \x01(\tR\x04help\x127\n" +
-	"\aoptions\x18\v \x03(\v2\x1d.muxd.control.v1.PluginOptionR\aoptions\"|\n" +
+	"\aoptions\x18\v \x03(\v2\x1d.muxd.control.v1.PluginOptionR\aoptions\x12\x19\n" +
+	"\blast_end\x18\x14 \x01(\tR\alastEnd\"|\n" +
 	"\fPluginOption\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x18\n" +

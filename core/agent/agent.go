@@ -119,7 +119,7 @@ func (a *Agent) run() error {
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) // a log without a reader is no reason to die
 
 	var err error
-	if a.keeper, err = keeper.Connect(a.o.Keeper, a.processExited); err != nil {
+	if a.keeper, err = keeper.Connect(a.o.Keeper, a.processExited, a.streamStirred); err != nil {
 		return err
 	}
 	parent, err := parentName()
@@ -142,7 +142,8 @@ func (a *Agent) run() error {
 		Keeper: a.keeper, Dir: plugins, Version: a.o.Version,
 		Lookup: a.pluginCommand, Names: a.pluginNames,
 		StartTimeout: func() time.Duration { return a.cfg.Load().Agent.PluginStartTimeout },
-		Event:        a.sinkEvent, Live: a.liveOpenings, Died: a.pluginDied, Log: a.log,
+		Hang:         func() time.Duration { return a.cfg.Load().Agent.PluginHang }, Calm: a.calm,
+		Event: a.sinkEvent, Live: a.liveOpenings, Died: a.pluginDied, Log: a.log,
 	})
 	if a.control, err = a.o.Control.Dup(); err != nil {
 		return err

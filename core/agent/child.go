@@ -100,6 +100,7 @@ type stream struct {
 	kind   sinkpb.Stream
 	rec    *controlpb.Sink
 	holder holderID // of the near end
+	armed  bool     // the keeper tells when its far end has something to read
 	moving bool     // it is leaving its sink for another
 	done   bool     // flushed or failed, or nothing will be told of it
 }

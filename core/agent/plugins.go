@@ -115,7 +115,7 @@ func (a *Agent) listPlugins(ctx context.Context, describe bool) []*controlpb.Plu
 	for _, s := range a.host.List() {
 		p := &controlpb.Plugin{
 			Name: s.Name, State: "idle", Pid: int32(s.PID), Command: s.Command, Openings: openings[s.Name],
-			Restarts: uint32(s.Restarts), Error: s.Error,
+			Restarts: uint32(s.Restarts), Error: s.Error, LastEnd: s.LastEnd,
 		}
 		if s.Running {
 			p.State, p.Started = "running", s.Started.UnixNano()

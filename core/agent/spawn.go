@@ -38,7 +38,10 @@ func newID() string {
 }
 
 // farPrefix begins the keeper's names of the far ends of a child.
-func farPrefix(id string) string { return "far/" + id + "/" }
+func farPrefix(id string) string { return farRoot + id + "/" }
+
+// farRoot begins the keeper's name of every far end.
+const farRoot = "far/"
 
 // caller is what a spawn takes from the client that asks for it.
 type caller struct {

@@ -57,7 +57,8 @@ grace = "0s"
 default_sink = "Pty"
 size = "0x80"
 keep_finished = -1
-plugin_start_timeout = "0s"`, []string{
+plugin_start_timeout = "0s"
+plugin_hang = "-1s"`, []string{
 			`2: [agent] runtime_dir: "run" is not an absolute path`,
 			`3: [agent] log_level: "warning" is not one of debug, info, warn, error`,
 			`4: [agent] log_format: "jsno" is not one of text, json; did you mean "json"?`,
@@ -67,6 +68,7 @@ plugin_start_timeout = "0s"`, []string{
 			`8: [agent] size: "0x80" is not rows and columns, as "24x80", each from 1 to 65535`,
 			"9: [agent] keep_finished: -1 is negative; 0 forgets a child when it has finished",
 			"10: [agent] plugin_start_timeout: 0s is not more than zero",
+			"11: [agent] plugin_hang: -1s is negative; 0s lets a plugin hang for ever",
 		}},
 		{"an empty runtime_dir", "[agent]\nruntime_dir = \"\"", []string{`2: [agent] runtime_dir: "" is not an absolute path`}},
 		{"inherit by default", "[agent]\ndefault_sink = \"inherit\"",

@@ -51,6 +51,9 @@ func (d *decoder) checkAgent(c *Config) {
 	}
 	d.checkPositive(at.key("grace"), a.Grace)
 	d.checkPositive(at.key("plugin_start_timeout"), a.PluginStartTimeout)
+	if a.PluginHang < 0 {
+		d.fail(at.key("plugin_hang"), "%v is negative; 0s lets a plugin hang for ever", a.PluginHang)
+	}
 	if a.KeepFinished < 0 {
 		d.fail(at.key("keep_finished"), "%d is negative; 0 forgets a child when it has finished", a.KeepFinished)
 	}

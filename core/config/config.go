@@ -41,6 +41,7 @@ type Agent struct {
 	Size               Size          `toml:"size"`                 // of a console that has no viewer
 	KeepFinished       int           `toml:"keep_finished"`        // finished children that are remembered
 	PluginStartTimeout time.Duration `toml:"plugin_start_timeout"` // from a plugin's exec to the end of its handshake
+	PluginHang         time.Duration `toml:"plugin_hang"`          // of a plugin's silence until it is killed; 0: never
 }
 
 // Plugin is a table [plugins.NAME].
@@ -93,6 +94,7 @@ func Default() *Config {
 		Size:               Size{Rows: 24, Cols: 80},
 		KeepFinished:       1000,
 		PluginStartTimeout: 10 * time.Second,
+		PluginHang:         10 * time.Second,
 	}}
 }
 

@@ -110,6 +110,7 @@ default_sink = "weblog"
 size = "50x132"
 keep_finished = 7
 plugin_start_timeout = "1m"
+plugin_hang = "0s"
 
 [plugins.file]
 args = ["-v"]

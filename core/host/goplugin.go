@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -62,6 +63,7 @@ func (p *Plugin) start() (err error) {
 		SkipHostEnv:      true,
 		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: h.o.Dir},
 		Logger:           hclog.NewNullLogger(),
+		GRPCDialOptions:  []grpc.DialOption{grpc.WithUnaryInterceptor(p.stirring)},
 		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, _ string) (runner.Runner, error) {
 			run.env = cmd.Env
 			return run, nil
@@ -282,6 +284,12 @@ func (r *keeperRunner) ID() string                                       { retur
 func (r *keeperRunner) Diagnose(context.Context) string                  { return "" }
 func (r *keeperRunner) PluginToHost(n, a string) (string, string, error) { return n, a, nil }
 func (r *keeperRunner) HostToPlugin(n, a string) (string, string, error) { return n, a, nil }
+
+// crashed says whether a process ended by itself: not because somebody killed it.
+func crashed(p *keeperpb.Process) bool {
+	ws := syscall.WaitStatus(p.Status)
+	return p.StatusKnown && (!ws.Signaled() || !slices.Contains([]syscall.Signal{unix.SIGKILL, unix.SIGTERM, unix.SIGINT}, ws.Signal()))
+}
 
 // describeExit says how a process ended.
 func describeExit(p *keeperpb.Process) string {

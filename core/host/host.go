@@ -38,6 +38,11 @@ type Options struct {
 	StartTimeout func() time.Duration
 	// Event is told of what Watch of each plugin tells, in order. It must not block.
 	Event func(plugin string, ev *sinkpb.Event)
+	// Hang is how long a plugin may be silent, while there is something to do for it, before it is killed; 0: for ever.
+	Hang func() time.Duration
+	// Calm is told that a plugin has just answered. It says whether the plugin need not be asked again before it is stirred, and
+	// sees to that being done.
+	Calm func(plugin string) bool
 	// Live lists the openings of a plugin that will be opened again in its successor.
 	Live func(plugin string) []string
 	// Died is told that a plugin's process has ended without being asked to.
@@ -65,8 +70,11 @@ type Status struct {
 	Command     []string
 	Restarts    int
 	Error       string // why it ended last, or could not be started
+	LastEnd     string // how the process before that one ended; empty: there was none
 	Running     bool
 	Description *sinkpb.Description // of its last start
+	crashed     bool                // its last end was not of somebody's making
+	ended       string              // how its last process ended, until there is another
 }
 
 // New makes a host without plugins. Close ends it.

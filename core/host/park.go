@@ -66,7 +66,7 @@ func (p *Plugin) recover(ctx context.Context) error {
 	}
 	var batch []*fd.FD
 	defer func() { fd.CloseAll(batch) }()
-	req := &sinkpb.RecoverRequest{Live: p.host.o.Live(p.name)}
+	req := &sinkpb.RecoverRequest{Live: p.host.o.Live(p.name), Crashed: p.host.crashed(p.name)}
 	send := func() error {
 		if len(batch) == 0 {
 			return nil
@@ -109,6 +109,14 @@ func (p *Plugin) recover(ctx context.Context) error {
 		req.Parked = append(req.Parked, &sinkpb.RecoverRequest_Parked{Name: name, Fds: uint32(len(fds))})
 	}
 	return send()
+}
+
+// crashed says whether the plugin's last process ended by itself, or hung.
+func (h *Host) crashed(name string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := h.history[name]
+	return s != nil && s.crashed
 }
 
 // cutNumber cuts the number of a descriptor off a keeper's name.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,11 +32,13 @@ type Plugin struct {
 	desc     *sinkpb.Description
 	fds      *fdchan.Endpoint
 	stopping atomic.Bool
-	err      error             // why the start failed; set before started is closed
-	started  chan struct{}     // closed when the start has ended
-	end      *keeperpb.Process // set before exited is closed
-	exited   chan struct{}     // closed when the process is reaped; never, where it could not be spawned
-	gone     chan struct{}     // closed when the process is reaped, or could not be started
+	hung     atomic.Pointer[string] // why it was killed, of one that hung
+	stir     chan struct{}          // capacity 1: see pulse
+	err      error                  // why the start failed; set before started is closed
+	started  chan struct{}          // closed when the start has ended
+	end      *keeperpb.Process      // set before exited is closed
+	exited   chan struct{}          // closed when the process is reaped; never, where it could not be spawned
+	gone     chan struct{}          // closed when the process is reaped, or could not be started
 }
 
 // Name is the name by which sink specs call the plugin.
@@ -145,8 +148,8 @@ func (h *Host) fail(p *Plugin, err error) {
 	close(p.gone)
 }
 
-// run is the life of the process, from start, which makes it or finds it: how says which.
-func (p *Plugin) run(start func() error, how string) {
+// run is the life of the process, from start, which makes it or finds it: begun says which.
+func (p *Plugin) run(start func() error, begun string) {
 	h := p.host
 	err := start()
 	if err != nil && p.command.Path == "" { // there is none of that name
@@ -156,6 +159,7 @@ func (p *Plugin) run(start func() error, how string) {
 	h.note(p.name, func(s *Status) {
 		s.Command = append([]string{p.command.Path}, p.command.Args...)
 		s.Error = ""
+		s.LastEnd, s.ended = s.ended, ""
 		if err != nil {
 			s.Error = err.Error()
 			return
@@ -166,33 +170,36 @@ func (p *Plugin) run(start func() error, how string) {
 		h.fail(p, err)
 		return
 	}
-	h.o.Log.Info(how, "plugin", p.name, "pid", p.process.Pid, "version", p.desc.Version)
+	h.o.Log.Info(begun, "plugin", p.name, "pid", p.process.Pid, "version", p.desc.Version)
 	close(p.started)
-	watchEnd := make(chan struct{})
-	go func() {
-		defer close(watchEnd)
-		p.watch()
-	}()
+	var followers sync.WaitGroup
+	followers.Go(p.watch)
+	followers.Go(p.pulse)
 	<-p.exited
 	p.client.Kill() // its process is gone: this closes the connection and removes its socket's directory
 	p.fds.Close()
-	<-watchEnd
+	followers.Wait()
 	p.removeSocket()
 	asked := p.stopping.Load()
-	cause := fmt.Errorf("plugin %s (pid %d) ended: %s", p.name, p.end.Pid, describeExit(p.end))
+	how, crashed := describeExit(p.end), crashed(p.end)
+	if why := p.hung.Load(); why != nil {
+		how, crashed = "it hung: "+*why, true
+	}
+	cause := fmt.Errorf("plugin %s (pid %d) ended: %s", p.name, p.end.Pid, how)
 	h.remove(p)
 	h.note(p.name, func(s *Status) {
 		s.Running, s.PID = false, 0
 		if !asked {
 			s.Error = cause.Error()
 			s.Restarts++
+			s.crashed, s.ended = crashed, cause.Error()
 		}
 	})
 	h.o.Keeper.Drop(context.Background(), channelName(p.key), false)
 	h.o.Keeper.Forget(context.Background(), p.key)
 	close(p.gone)
 	if !asked {
-		h.o.Log.Error("plugin ended by itself", "plugin", p.name, "pid", p.end.Pid, "how", describeExit(p.end))
+		h.o.Log.Error("plugin ended unasked", "plugin", p.name, "pid", p.end.Pid, "how", how)
 		h.o.Died(p.name, cause)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	plugin "github.com/hashicorp/go-plugin"
 	"github.com/hashicorp/go-plugin/runner"
+	"google.golang.org/grpc"
 
 	"github.com/muxd/muxd/core/keeper/keeperpb"
 	"github.com/muxd/muxd/internal/fdchan"
@@ -77,6 +78,7 @@ func (h *Host) Reattach(ctx context.Context, process *keeperpb.Process) (*Plugin
 		Plugins:          plugin.PluginSet{"sink": clientPlugin{}},
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		Logger:           hclog.NewNullLogger(),
+		GRPCDialOptions:  []grpc.DialOption{grpc.WithUnaryInterceptor(p.stirring)},
 		Reattach: &plugin.ReattachConfig{
 			Protocol: plugin.ProtocolGRPC, ProtocolVersion: at.Version, Pid: int(process.Pid),
 			Addr:         &net.UnixAddr{Net: at.Network, Name: at.Addr},
@@ -132,7 +134,7 @@ func (p *Plugin) connect() error {
 
 func newPlugin(h *Host, name, key string) *Plugin {
 	return &Plugin{
-		host: h, name: name, key: key,
+		host: h, name: name, key: key, stir: make(chan struct{}, 1),
 		started: make(chan struct{}), exited: make(chan struct{}), gone: make(chan struct{}),
 	}
 }

@@ -23,6 +23,7 @@ import (
 type Client struct {
 	conn   *fdchan.Conn
 	onExit func(*keeperpb.Process)
+	onStir func(name string)
 	done   chan struct{}
 
 	mu      sync.Mutex
@@ -38,14 +39,14 @@ type answer struct {
 }
 
 // Connect takes ownership of channel, whatever happens, and starts to receive. onExit is called for every
-// process that exits, in order, from the receiving goroutine: it must not block, and must not call the
-// Client. The reply to a Spawn always comes before the exit of its process.
-func Connect(channel *fd.FD, onExit func(*keeperpb.Process)) (*Client, error) {
+// process that exits, in order, and onStir for what Arm named, from the receiving goroutine: they must not block, and must not
+// call the Client. The reply to a Spawn always comes before the exit of its process.
+func Connect(channel *fd.FD, onExit func(*keeperpb.Process), onStir func(name string)) (*Client, error) {
 	conn, _, err := newChannel(channel)
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{conn: conn, onExit: onExit, done: make(chan struct{}), waiting: map[uint64]chan answer{}}
+	c := &Client{conn: conn, onExit: onExit, onStir: onStir, done: make(chan struct{}), waiting: map[uint64]chan answer{}}
 	go c.receive()
 	return c, nil
 }
@@ -106,6 +107,13 @@ func (c *Client) Fetch(ctx context.Context, name string) (*fd.FD, error) {
 // name that is not there is no error.
 func (c *Client) Drop(ctx context.Context, name string, prefix bool) error {
 	_, err := c.call(ctx, &keeperpb.Request{What: &keeperpb.Request_Drop{Drop: &keeperpb.Drop{Name: name, Prefix: prefix}}})
+	return err
+}
+
+// Arm has onStir called, once for each, when what the keeper holds under names has something to read, or has come to its end. Until
+// then it costs nothing. A name that is not there is no error.
+func (c *Client) Arm(ctx context.Context, names []string) error {
+	_, err := c.call(ctx, &keeperpb.Request{What: &keeperpb.Request_Arm{Arm: &keeperpb.Arm{Names: names}}})
 	return err
 }
 
@@ -235,6 +243,12 @@ func (c *Client) dispatch(m *keeperpb.Message, fds []*fd.FD) bool {
 	if e := m.GetExit(); e != nil {
 		if c.onExit != nil {
 			c.onExit(e.GetProcess())
+		}
+		return false
+	}
+	if st := m.GetStirred(); st != nil {
+		for _, name := range st.GetNames() {
+			c.onStir(name)
 		}
 		return false
 	}

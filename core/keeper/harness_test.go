@@ -155,6 +155,7 @@ type testAgent struct {
 	version string
 	socks   []*fd.FD
 	exits   chan *keeperpb.Process
+	stirs   chan string
 }
 
 // agent waits for the keeper's next agent.
@@ -165,7 +166,7 @@ func (k *keeperProc) agent() *testAgent {
 	if err != nil {
 		k.t.Fatalf("no agent came: %v", err)
 	}
-	a := &testAgent{t: k.t, k: k, conn: fdchan.NewConn(uc), exits: make(chan *keeperpb.Process, 10000)}
+	a := &testAgent{t: k.t, k: k, conn: fdchan.NewConn(uc), exits: make(chan *keeperpb.Process, 10000), stirs: make(chan string, 100)}
 	cred, err := a.conn.Peer()
 	if err != nil {
 		k.t.Fatal(err)
@@ -176,7 +177,7 @@ func (k *keeperProc) agent() *testAgent {
 		k.t.Fatalf("agent: %v, %d descriptors", err, len(fds))
 	}
 	a.version, a.socks = string(p.Payload), fds[1:]
-	if a.Client, err = Connect(fds[0], func(p *keeperpb.Process) { a.exits <- p }); err != nil {
+	if a.Client, err = Connect(fds[0], func(p *keeperpb.Process) { a.exits <- p }, func(name string) { a.stirs <- name }); err != nil {
 		k.t.Fatal(err)
 	}
 	k.t.Cleanup(a.close)

@@ -13,8 +13,9 @@ import (
 
 // held is a descriptor that the keeper owns under a name.
 type held struct {
-	fd   *fd.FD
-	note []byte
+	fd    *fd.FD
+	note  []byte
+	armed bool // it is in the set of watches
 }
 
 // reserve is how many descriptors the keeper never gives to anybody: for the next request's own, for a fork's
@@ -56,7 +57,7 @@ func (k *keeper) hold(h *keeperpb.Hold, fds []*fd.FD) *Error {
 // keep takes ownership of f, and closes what had the name before.
 func (k *keeper) keep(name string, note []byte, f *fd.FD) {
 	if old := k.held[name]; old != nil {
-		old.fd.Close()
+		k.letGo(old)
 	}
 	k.held[name] = &held{fd: f, note: note}
 }
@@ -83,7 +84,7 @@ func (k *keeper) fetch(name string) ([]*fd.FD, *Error) {
 func (k *keeper) drop(name string, prefix bool) {
 	for n, h := range k.held {
 		if n == name || prefix && strings.HasPrefix(n, name) {
-			h.fd.Close()
+			k.letGo(h)
 			delete(k.held, n)
 		}
 	}

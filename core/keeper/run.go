@@ -37,7 +37,7 @@ const (
 )
 
 // keeper is the state of Run. Its goroutines: Run's own, which minds the agent; the reaper; the spawner's
-// thread; two of the session, to receive and to send; one for all watches.
+// thread; two of the session, to receive and to send; one for all watches and what is armed.
 type keeper struct {
 	stderr    *fd.FD
 	dir       *runtimeDir
@@ -138,6 +138,9 @@ func newKeeper(o Options) (_ *keeper, err error) {
 		return nil, fmt.Errorf("start the spawner: %w", err)
 	}
 	k.later(k.spawner.close)
+	if err := k.startWatches(); err != nil {
+		return nil, fmt.Errorf("make an epoll set: %w", err)
+	}
 	k.agent = newAgent(o)
 	if took != nil {
 		k.adopt(took)

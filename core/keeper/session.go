@@ -144,6 +144,8 @@ func (k *keeper) handle(r *keeperpb.Request, fds []*fd.FD) (*keeperpb.Reply, []*
 		err = k.forget(w.Forget.GetKey())
 	case *keeperpb.Request_Watch:
 		reply.Process, err = k.watch(w.Watch, fds)
+	case *keeperpb.Request_Arm:
+		err = k.arm(w.Arm.GetNames())
 	case *keeperpb.Request_Stop:
 		poke(k.stop)
 		return nil, nil

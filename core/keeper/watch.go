@@ -14,13 +14,16 @@ import (
 	"github.com/muxd/muxd/internal/fd"
 )
 
-// watches is one epoll set of the pidfds of processes that are not the keeper's children, and one goroutine
-// for all of them. The set itself stands in the runtime's netpoller, so that waiting costs no thread either.
+// watches is one epoll set of the pidfds of processes that are not the keeper's children, and of what is armed
+// (arm.go), and one goroutine for all of them. The set itself stands in the runtime's netpoller, so that waiting costs no
+// thread either.
 type watches struct {
-	set  *os.File
-	raw  syscall.RawConn
-	done chan struct{}
-	of   map[int]*process // by pidfd; guarded by keeper.mu
+	set   *os.File
+	raw   syscall.RawConn
+	done  chan struct{}
+	of    map[int]*process // by pidfd; guarded by keeper.mu, as are
+	names map[int]string   // of what is armed, by descriptor
+	told  []string         // names that the agent is about to be told
 }
 
 // watch takes fds[0], a pidfd. k.mu is held, here and below.
@@ -44,9 +47,6 @@ func (k *keeper) watch(w *keeperpb.Watch, fds []*fd.FD) (*keeperpb.Process, *Err
 	}
 	if other := k.pids[int(w.GetPid())]; pid > 0 && other != nil {
 		return nil, fail(syscall.EEXIST, "watch %s: pid %d is known as %s", w.GetKey(), pid, other.pb.GetKey())
-	}
-	if err := k.startWatches(); err != nil {
-		return nil, fail(errnoOf(err), "watch %s", w.GetKey())
 	}
 	n := pidfd.Int()
 	if err := k.watches.control(unix.EPOLL_CTL_ADD, n, unix.EPOLLIN|unix.EPOLLONESHOT); err != nil {
@@ -83,9 +83,6 @@ func pidOf(pidfd int) (int, error) {
 }
 
 func (k *keeper) startWatches() error {
-	if k.watches != nil {
-		return nil
-	}
 	n, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return err
@@ -94,7 +91,7 @@ func (k *keeper) startWatches() error {
 		unix.Close(n)
 		return err
 	}
-	w := &watches{set: os.NewFile(uintptr(n), "watches"), done: make(chan struct{}), of: map[int]*process{}}
+	w := &watches{set: os.NewFile(uintptr(n), "watches"), done: make(chan struct{}), of: map[int]*process{}, names: map[int]string{}}
 	if w.raw, err = w.set.SyscallConn(); err != nil {
 		w.set.Close()
 		return err
@@ -103,24 +100,24 @@ func (k *keeper) startWatches() error {
 	k.later(func() { w.set.Close(); <-w.done })
 	go func() {
 		defer close(w.done)
-		w.run(k.ready)
+		w.run(k.ready, k.tellStirred)
 	}()
 	return nil
 }
 
-// control changes the set. The data of an event is the pidfd's number.
-func (w *watches) control(op, pidfd int, events uint32) error {
+// control changes the set. The data of an event is the descriptor's number.
+func (w *watches) control(op, n int, events uint32) error {
 	var err error
 	if rawErr := w.raw.Control(func(set uintptr) {
-		err = unix.EpollCtl(int(set), op, pidfd, &unix.EpollEvent{Events: events, Fd: int32(pidfd)})
+		err = unix.EpollCtl(int(set), op, n, &unix.EpollEvent{Events: events, Fd: int32(n)})
 	}); rawErr != nil {
 		return rawErr
 	}
 	return err
 }
 
-// run calls ready for every event until the set is closed.
-func (w *watches) run(ready func(pidfd int, hup bool)) {
+// run calls ready for every event, and told after those that came together, until the set is closed.
+func (w *watches) run(ready func(n int, hup bool), told func()) {
 	for {
 		var events [64]unix.EpollEvent
 		var n int
@@ -137,13 +134,18 @@ func (w *watches) run(ready func(pidfd int, hup bool)) {
 		for _, e := range events[:n] {
 			ready(int(e.Fd), e.Events&unix.EPOLLHUP != 0)
 		}
+		told()
 	}
 }
 
-// ready is called when a watched process has exited, and with hup when its own parent has reaped it besides.
+// ready is called when a watched process has exited, and with hup when its own parent has reaped it besides; or when something that
+// is armed can be read.
 func (k *keeper) ready(pidfd int, hup bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.stirred(pidfd) {
+		return
+	}
 	p := k.watches.of[pidfd]
 	if p == nil || !readable(pidfd) { // of an earlier pidfd with this number
 		return

@@ -714,7 +714,9 @@ type RecoverRequest struct {
 	Parked []*RecoverRequest_Parked `protobuf:"bytes,1,rep,name=parked,proto3" json:"parked,omitempty"`
 	Ticket []byte                   `protobuf:"bytes,2,opt,name=ticket,proto3" json:"ticket,omitempty"`
 	// The openings that will be opened again. What was parked for others is of no use any more.
-	Live          []string `protobuf:"bytes,3,rep,name=live,proto3" json:"live,omitempty"`
+	Live []string `protobuf:"bytes,3,rep,name=live,proto3" json:"live,omitempty"`
+	// The predecessor ended by itself, or hung: one of the chunks that it had may be why.
+	Crashed       bool `protobuf:"varint,4,opt,name=crashed,proto3" json:"crashed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -768,6 +770,13 @@ func (x *RecoverRequest) GetLive() []string {
 		return x.Live
 	}
 	return nil
+}
+
+func (x *RecoverRequest) GetCrashed() bool {
+	if x != nil {
+		return x.Crashed
+	}
+	return false
 }
 
 type RecoverResponse struct {
@@ -1740,8 +1749,10 @@ func (x *Failed) GetBytes() uint64 {
 
 // The sink waits for something outside to be mended (empty error: it is over).
 type Trouble struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Error         string                 `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Error string                 `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
+	// The stream is held back, since its next chunk has crashed the plugin again and again. The others go on.
+	Held          bool `protobuf:"varint,2,opt,name=held,proto3" json:"held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1781,6 +1792,13 @@ func (x *Trouble) GetError() string {
 		return x.Error
 	}
 	return ""
+}
+
+func (x *Trouble) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
 }
 
 // How many viewers a console has now.
@@ -2680,11 +2698,12 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\astreams\x18\x03 \x03(\x0e2\x14.muxd.sink.v1.StreamR\astreams\"Y\n" +
 	"\rCheckResponse\x12,\n" +
 	"\x06wiring\x18\x01 \x01(\x0e2\x14.muxd.sink.v1.WiringR\x06wiring\x12\x1a\n" +
-	"\blocation\x18\x02 \x01(\tR\blocation\"\xa9\x01\n" +
+	"\blocation\x18\x02 \x01(\tR\blocation\"\xc3\x01\n" +
 	"\x0eRecoverRequest\x12;\n" +
 	"\x06parked\x18\x01 \x03(\v2#.muxd.sink.v1.RecoverRequest.ParkedR\x06parked\x12\x16\n" +
 	"\x06ticket\x18\x02 \x01(\fR\x06ticket\x12\x12\n" +
-	"\x04live\x18\x03 \x03(\tR\x04live\x1a.\n" +
+	"\x04live\x18\x03 \x03(\tR\x04live\x12\x18\n" +
+	"\acrashed\x18\x04 \x01(\bR\acrashed\x1a.\n" +
 	"\x06Parked\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03fds\x18\x02 \x01(\rR\x03fds\"\x11\n" +
@@ -2740,9 +2759,10 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"4\n" +
 	"\x06Failed\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x14\n" +
-	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"\x1f\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"3\n" +
 	"\aTrouble\x12\x14\n" +
-	"\x05error\x18\x01 \x01(\tR\x05error\"\x1f\n" +
+	"\x05error\x18\x01 \x01(\tR\x05error\x12\x12\n" +
+	"\x04held\x18\x02 \x01(\bR\x04held\"\x1f\n" +
 	"\aViewers\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\rR\x05count\"\n" +
 	"\n" +

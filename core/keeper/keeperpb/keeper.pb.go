@@ -39,6 +39,7 @@ type Request struct {
 	//	*Request_Forget
 	//	*Request_Watch
 	//	*Request_Stop
+	//	*Request_Arm
 	What          isRequest_What `protobuf_oneof:"what"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -169,6 +170,15 @@ func (x *Request) GetStop() *Stop {
 	return nil
 }
 
+func (x *Request) GetArm() *Arm {
+	if x != nil {
+		if x, ok := x.What.(*Request_Arm); ok {
+			return x.Arm
+		}
+	}
+	return nil
+}
+
 type isRequest_What interface {
 	isRequest_What()
 }
@@ -209,6 +219,10 @@ type Request_Stop struct {
 	Stop *Stop `protobuf:"bytes,10,opt,name=stop,proto3,oneof"`
 }
 
+type Request_Arm struct {
+	Arm *Arm `protobuf:"bytes,20,opt,name=arm,proto3,oneof"`
+}
+
 func (*Request_Spawn) isRequest_What() {}
 
 func (*Request_Signal) isRequest_What() {}
@@ -226,6 +240,8 @@ func (*Request_Forget) isRequest_What() {}
 func (*Request_Watch) isRequest_What() {}
 
 func (*Request_Stop) isRequest_What() {}
+
+func (*Request_Arm) isRequest_What() {}
 
 type Reply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -364,6 +380,7 @@ type Message struct {
 	//	*Message_Request
 	//	*Message_Reply
 	//	*Message_Exit
+	//	*Message_Stirred
 	What          isMessage_What `protobuf_oneof:"what"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -433,6 +450,15 @@ func (x *Message) GetExit() *Exit {
 	return nil
 }
 
+func (x *Message) GetStirred() *Stirred {
+	if x != nil {
+		if x, ok := x.What.(*Message_Stirred); ok {
+			return x.Stirred
+		}
+	}
+	return nil
+}
+
 type isMessage_What interface {
 	isMessage_What()
 }
@@ -449,11 +475,17 @@ type Message_Exit struct {
 	Exit *Exit `protobuf:"bytes,3,opt,name=exit,proto3,oneof"`
 }
 
+type Message_Stirred struct {
+	Stirred *Stirred `protobuf:"bytes,4,opt,name=stirred,proto3,oneof"`
+}
+
 func (*Message_Request) isMessage_What() {}
 
 func (*Message_Reply) isMessage_What() {}
 
 func (*Message_Exit) isMessage_What() {}
+
+func (*Message_Stirred) isMessage_What() {}
 
 // Spawn starts a process as a child of the keeper. The packet carries `fds` descriptors for the process, and
 // then one for each of `hold`. A key that is known already gets the first spawn's reply again, and the
@@ -1315,6 +1347,98 @@ func (x *Watch) GetNote() []byte {
 	return nil
 }
 
+// Arm has the keeper say, once for each, when there is something to read from the fds of these names, or their end. A name that
+// is not there is passed over.
+type Arm struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Names         []string               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Arm) Reset() {
+	*x = Arm{}
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Arm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Arm) ProtoMessage() {}
+
+func (x *Arm) ProtoReflect() protoreflect.Message {
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Arm.ProtoReflect.Descriptor instead.
+func (*Arm) Descriptor() ([]byte, []int) {
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Arm) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+// The keeper says this by itself: these fds were armed, and have something to read. Each must be armed again to be told of
+// again.
+type Stirred struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Names         []string               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stirred) Reset() {
+	*x = Stirred{}
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stirred) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stirred) ProtoMessage() {}
+
+func (x *Stirred) ProtoReflect() protoreflect.Message {
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stirred.ProtoReflect.Descriptor instead.
+func (*Stirred) Descriptor() ([]byte, []int) {
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Stirred) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
 // Stop ends the keeper, after the agent has ended everything else. No reply: the channel closes.
 type Stop struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1324,7 +1448,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[17]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1336,7 +1460,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[17]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1349,7 +1473,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{17}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{19}
 }
 
 type Takeover_Watched struct {
@@ -1362,7 +1486,7 @@ type Takeover_Watched struct {
 
 func (x *Takeover_Watched) Reset() {
 	*x = Takeover_Watched{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1374,7 +1498,7 @@ func (x *Takeover_Watched) String() string {
 func (*Takeover_Watched) ProtoMessage() {}
 
 func (x *Takeover_Watched) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1414,7 +1538,7 @@ type Takeover_HeldFd struct {
 
 func (x *Takeover_HeldFd) Reset() {
 	*x = Takeover_HeldFd{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1426,7 +1550,7 @@ func (x *Takeover_HeldFd) String() string {
 func (*Takeover_HeldFd) ProtoMessage() {}
 
 func (x *Takeover_HeldFd) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1460,7 +1584,7 @@ var File_core_keeper_keeperpb_keeper_proto protoreflect.FileDescriptor
 
 const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\n" +
-	"!core/keeper/keeperpb/keeper.proto\x12\x0emuxd.keeper.v1\"\xc2\x03\n" +
+	"!core/keeper/keeperpb/keeper.proto\x12\x0emuxd.keeper.v1\"\xeb\x03\n" +
 	"\aRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12-\n" +
 	"\x05spawn\x18\x02 \x01(\v2\x15.muxd.keeper.v1.SpawnH\x00R\x05spawn\x120\n" +
@@ -1472,7 +1596,8 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\x06forget\x18\b \x01(\v2\x16.muxd.keeper.v1.ForgetH\x00R\x06forget\x12-\n" +
 	"\x05watch\x18\t \x01(\v2\x15.muxd.keeper.v1.WatchH\x00R\x05watch\x12*\n" +
 	"\x04stop\x18\n" +
-	" \x01(\v2\x14.muxd.keeper.v1.StopH\x00R\x04stopB\x06\n" +
+	" \x01(\v2\x14.muxd.keeper.v1.StopH\x00R\x04stop\x12'\n" +
+	"\x03arm\x18\x14 \x01(\v2\x13.muxd.keeper.v1.ArmH\x00R\x03armB\x06\n" +
 	"\x04what\"\xd7\x01\n" +
 	"\x05Reply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
@@ -1482,11 +1607,12 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\x04held\x18\x05 \x03(\v2\x14.muxd.keeper.v1.HeldR\x04held\x125\n" +
 	"\tprocesses\x18\x06 \x03(\v2\x17.muxd.keeper.v1.ProcessR\tprocesses\"9\n" +
 	"\x04Exit\x121\n" +
-	"\aprocess\x18\x01 \x01(\v2\x17.muxd.keeper.v1.ProcessR\aprocess\"\xa1\x01\n" +
+	"\aprocess\x18\x01 \x01(\v2\x17.muxd.keeper.v1.ProcessR\aprocess\"\xd6\x01\n" +
 	"\aMessage\x123\n" +
 	"\arequest\x18\x01 \x01(\v2\x17.muxd.keeper.v1.RequestH\x00R\arequest\x12-\n" +
 	"\x05reply\x18\x02 \x01(\v2\x15.muxd.keeper.v1.ReplyH\x00R\x05reply\x12*\n" +
-	"\x04exit\x18\x03 \x01(\v2\x14.muxd.keeper.v1.ExitH\x00R\x04exitB\x06\n" +
+	"\x04exit\x18\x03 \x01(\v2\x14.muxd.keeper.v1.ExitH\x00R\x04exit\x123\n" +
+	"\astirred\x18\x04 \x01(\v2\x17.muxd.keeper.v1.StirredH\x00R\astirredB\x06\n" +
 	"\x04what\"\xe5\x02\n" +
 	"\x05Spawn\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
@@ -1560,7 +1686,11 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\x05Watch\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x12\n" +
-	"\x04note\x18\x03 \x01(\fR\x04note\"\x06\n" +
+	"\x04note\x18\x03 \x01(\fR\x04note\"\x1b\n" +
+	"\x03Arm\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\"\x1f\n" +
+	"\aStirred\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\"\x06\n" +
 	"\x04StopB+Z)github.com/muxd/muxd/core/keeper/keeperpbb\x06proto3"
 
 var (
@@ -1575,7 +1705,7 @@ func file_core_keeper_keeperpb_keeper_proto_rawDescGZIP() []byte {
 	return file_core_keeper_keeperpb_keeper_proto_rawDescData
 }
 
-var file_core_keeper_keeperpb_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_core_keeper_keeperpb_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_core_keeper_keeperpb_keeper_proto_goTypes = []any{
 	(*Request)(nil),          // 0: muxd.keeper.v1.Request
 	(*Reply)(nil),            // 1: muxd.keeper.v1.Reply
@@ -1594,9 +1724,11 @@ var file_core_keeper_keeperpb_keeper_proto_goTypes = []any{
 	(*Held)(nil),             // 14: muxd.keeper.v1.Held
 	(*Forget)(nil),           // 15: muxd.keeper.v1.Forget
 	(*Watch)(nil),            // 16: muxd.keeper.v1.Watch
-	(*Stop)(nil),             // 17: muxd.keeper.v1.Stop
-	(*Takeover_Watched)(nil), // 18: muxd.keeper.v1.Takeover.Watched
-	(*Takeover_HeldFd)(nil),  // 19: muxd.keeper.v1.Takeover.HeldFd
+	(*Arm)(nil),              // 17: muxd.keeper.v1.Arm
+	(*Stirred)(nil),          // 18: muxd.keeper.v1.Stirred
+	(*Stop)(nil),             // 19: muxd.keeper.v1.Stop
+	(*Takeover_Watched)(nil), // 20: muxd.keeper.v1.Takeover.Watched
+	(*Takeover_HeldFd)(nil),  // 21: muxd.keeper.v1.Takeover.HeldFd
 }
 var file_core_keeper_keeperpb_keeper_proto_depIdxs = []int32{
 	4,  // 0: muxd.keeper.v1.Request.spawn:type_name -> muxd.keeper.v1.Spawn
@@ -1607,24 +1739,26 @@ var file_core_keeper_keeperpb_keeper_proto_depIdxs = []int32{
 	13, // 5: muxd.keeper.v1.Request.list:type_name -> muxd.keeper.v1.List
 	15, // 6: muxd.keeper.v1.Request.forget:type_name -> muxd.keeper.v1.Forget
 	16, // 7: muxd.keeper.v1.Request.watch:type_name -> muxd.keeper.v1.Watch
-	17, // 8: muxd.keeper.v1.Request.stop:type_name -> muxd.keeper.v1.Stop
-	7,  // 9: muxd.keeper.v1.Reply.process:type_name -> muxd.keeper.v1.Process
-	14, // 10: muxd.keeper.v1.Reply.held:type_name -> muxd.keeper.v1.Held
-	7,  // 11: muxd.keeper.v1.Reply.processes:type_name -> muxd.keeper.v1.Process
-	7,  // 12: muxd.keeper.v1.Exit.process:type_name -> muxd.keeper.v1.Process
-	0,  // 13: muxd.keeper.v1.Message.request:type_name -> muxd.keeper.v1.Request
-	1,  // 14: muxd.keeper.v1.Message.reply:type_name -> muxd.keeper.v1.Reply
-	2,  // 15: muxd.keeper.v1.Message.exit:type_name -> muxd.keeper.v1.Exit
-	5,  // 16: muxd.keeper.v1.Spawn.credential:type_name -> muxd.keeper.v1.Credential
-	6,  // 17: muxd.keeper.v1.Spawn.rlimits:type_name -> muxd.keeper.v1.Rlimit
-	18, // 18: muxd.keeper.v1.Takeover.watched:type_name -> muxd.keeper.v1.Takeover.Watched
-	19, // 19: muxd.keeper.v1.Takeover.held:type_name -> muxd.keeper.v1.Takeover.HeldFd
-	7,  // 20: muxd.keeper.v1.Takeover.Watched.process:type_name -> muxd.keeper.v1.Process
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	19, // 8: muxd.keeper.v1.Request.stop:type_name -> muxd.keeper.v1.Stop
+	17, // 9: muxd.keeper.v1.Request.arm:type_name -> muxd.keeper.v1.Arm
+	7,  // 10: muxd.keeper.v1.Reply.process:type_name -> muxd.keeper.v1.Process
+	14, // 11: muxd.keeper.v1.Reply.held:type_name -> muxd.keeper.v1.Held
+	7,  // 12: muxd.keeper.v1.Reply.processes:type_name -> muxd.keeper.v1.Process
+	7,  // 13: muxd.keeper.v1.Exit.process:type_name -> muxd.keeper.v1.Process
+	0,  // 14: muxd.keeper.v1.Message.request:type_name -> muxd.keeper.v1.Request
+	1,  // 15: muxd.keeper.v1.Message.reply:type_name -> muxd.keeper.v1.Reply
+	2,  // 16: muxd.keeper.v1.Message.exit:type_name -> muxd.keeper.v1.Exit
+	18, // 17: muxd.keeper.v1.Message.stirred:type_name -> muxd.keeper.v1.Stirred
+	5,  // 18: muxd.keeper.v1.Spawn.credential:type_name -> muxd.keeper.v1.Credential
+	6,  // 19: muxd.keeper.v1.Spawn.rlimits:type_name -> muxd.keeper.v1.Rlimit
+	20, // 20: muxd.keeper.v1.Takeover.watched:type_name -> muxd.keeper.v1.Takeover.Watched
+	21, // 21: muxd.keeper.v1.Takeover.held:type_name -> muxd.keeper.v1.Takeover.HeldFd
+	7,  // 22: muxd.keeper.v1.Takeover.Watched.process:type_name -> muxd.keeper.v1.Process
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_core_keeper_keeperpb_keeper_proto_init() }
@@ -1642,11 +1776,13 @@ func file_core_keeper_keeperpb_keeper_proto_init() {
 		(*Request_Forget)(nil),
 		(*Request_Watch)(nil),
 		(*Request_Stop)(nil),
+		(*Request_Arm)(nil),
 	}
 	file_core_keeper_keeperpb_keeper_proto_msgTypes[3].OneofWrappers = []any{
 		(*Message_Request)(nil),
 		(*Message_Reply)(nil),
 		(*Message_Exit)(nil),
+		(*Message_Stirred)(nil),
 	}
 	file_core_keeper_keeperpb_keeper_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
@@ -1655,7 +1791,7 @@ func file_core_keeper_keeperpb_keeper_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_core_keeper_keeperpb_keeper_proto_rawDesc), len(file_core_keeper_keeperpb_keeper_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
