@@ -89,6 +89,9 @@ func walk(f func(path string) error) error {
 			return err
 		}
 		if !d.IsDir() {
+			if rel == ".git" { // of a work tree that is not the first: it names the other
+				return nil
+			}
 			return f(rel)
 		}
 		name := d.Name()
