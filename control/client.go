@@ -201,6 +201,7 @@ func (c *Client) SpawnAttached(ctx context.Context, child *controlpb.ChildSpec, 
 	}
 	v, err := NewViewer(f)
 	if err == nil {
+		v.run = 1
 		v.survive(c, resp.Id, o)
 	}
 	return resp, v, err
@@ -214,7 +215,7 @@ func (c *Client) Wait(ctx context.Context, child string) (*controlpb.Child, erro
 // AttachOptions say how a viewer sees a console.
 type AttachOptions struct {
 	ReadOnly   bool
-	Replay     string // screen, all, none, lines=N; empty: screen
+	Replay     string // screen, all, none, lines=N, from=OFFSET, since=OFFSET; empty: screen
 	Rows, Cols int    // of the viewer's terminal; zero: it has none
 	Hold       bool   // the child waits where this viewer reads too slowly; otherwise the viewer misses output and is redrawn
 }
@@ -238,11 +239,12 @@ func (c *Client) Attach(ctx context.Context, child string, o AttachOptions) (*Vi
 // attach is Attach for one connection.
 func (c *Client) attach(ctx context.Context, child string, o AttachOptions) (*Viewer, error) {
 	var f *os.File
+	var resp *controlpb.AttachResponse
 	err := c.withSession(ctx, func(ctx context.Context, s *session) (err error) {
-		f, err = s.take(ctx, func(ticket []byte) error {
+		f, err = s.take(ctx, func(ticket []byte) (err error) {
 			req := o.request(ticket)
 			req.Child, req.FdSession = child, s.id[:]
-			_, err := c.API.Attach(ctx, req)
+			resp, err = c.API.Attach(ctx, req)
 			return err
 		})
 		return err
@@ -250,5 +252,10 @@ func (c *Client) attach(ctx context.Context, child string, o AttachOptions) (*Vi
 	if err != nil {
 		return nil, err
 	}
-	return NewViewer(f)
+	v, err := NewViewer(f)
+	if err != nil {
+		return nil, err
+	}
+	v.run = resp.Run
+	return v, nil
 }

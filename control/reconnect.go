@@ -23,7 +23,15 @@ func (v *Viewer) survive(c *Client, child string, first AttachOptions) {
 	v.rows, v.cols = first.Rows, first.Cols
 	v.redial = func(ctx context.Context, o AttachOptions) (*Viewer, error) {
 		o.ReadOnly, o.Hold = first.ReadOnly, first.Hold
-		return c.attach(ctx, child, o)
+		if o.Replay == "" {
+			o.Replay = first.Replay
+		}
+		next, err := c.attach(ctx, child, o)
+		if err == nil && v.run != 0 && next.run != v.run {
+			next.Close()
+			return nil, fmt.Errorf("the child has been started again since, as its run %d", next.run)
+		}
+		return next, err
 	}
 }
 

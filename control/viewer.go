@@ -27,6 +27,7 @@ const (
 	ViewerNotice                            // Data is a line of text for the person at the viewer
 	ViewerAck                               // input up to Offset is in the terminal
 	ViewerEnd                               // the console has ended, with Status where HasStatus
+	ViewerReady                             // all output up to Offset has come, which is all that there was when the viewer came
 )
 
 // ViewerEvent is something that a console tells its viewer.
@@ -45,6 +46,7 @@ type ViewerEvent struct {
 // for. Any goroutine may call the other methods.
 type Viewer struct {
 	redial redial        // nil: a connection that breaks is the end
+	run    uint32        // of the child, whose console it is; 0: not known
 	conn   *net.UnixConn // changed by Recv only, with the right to send and mu
 	in     []byte        // Recv's buffer
 	over   bool          // Recv has seen the console's end
@@ -123,6 +125,8 @@ func (v *Viewer) Recv() (ViewerEvent, error) {
 	case viewer.Ack:
 		e.Kind = ViewerAck
 		v.acknowledge(f.Offset)
+	case viewer.Ready:
+		e.Kind = ViewerReady
 	case viewer.End:
 		e.Kind, v.over = ViewerEnd, true
 	default:

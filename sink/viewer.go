@@ -46,7 +46,7 @@ type ViewerEvent struct {
 // does not read is the sink's to wait for (Writable), to skip (Redraw) or to leave (Close).
 type Viewer struct {
 	ReadOnly   bool   // what it types and its size do not count
-	Replay     string // what it wants to see of the past: screen, all, none, lines=N, from=OFFSET
+	Replay     string // what it wants to see of the past: screen, all, none, lines=N, from=OFFSET, since=OFFSET
 	Rows, Cols int    // of its terminal at the beginning; zero where it has none
 	Hold       bool   // it shall miss nothing: the console waits where it reads too slowly
 
@@ -112,9 +112,14 @@ func (v *Viewer) Recv() (ViewerEvent, error) {
 			v.in = make([]byte, viewer.MaxFrame+1)
 		}
 		n, err := v.conn.Read(v.in)
+		if errors.Is(err, unix.ECONNRESET) {
+			// It left without having read all. The kernel tells that once, before it gives out what it typed before
+			// (sock_error in net/core/datagram.c).
+			n, err = v.conn.Read(v.in)
+		}
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
-			return ViewerEvent{}, io.EOF // reset: it left without having read all
+			return ViewerEvent{}, io.EOF
 		case errors.Is(err, net.ErrClosed):
 			return ViewerEvent{}, net.ErrClosed
 		case err != nil:
@@ -180,6 +185,11 @@ func (v *Viewer) Redraw(p []byte) error {
 // Ack tells the viewer that its input up to offset is in the terminal and need not be kept any longer.
 func (v *Viewer) Ack(offset uint64) error {
 	return v.send(viewer.Frame{Type: viewer.Ack, Offset: offset})
+}
+
+// Ready tells the viewer that it has been shown all output up to offset, which is all that there was when it came, or more.
+func (v *Viewer) Ready(offset uint64) error {
+	return v.send(viewer.Frame{Type: viewer.Ready, Offset: offset})
 }
 
 // Notice tells the person at the viewer something, in one line. Text beyond ViewerDataMost bytes is cut off.

@@ -63,6 +63,7 @@ func TestViewerSends(t *testing.T) {
 		func() error { return v.Output(7, []byte("now")) },
 		func() error { return v.Ack(9) },
 		func() error { return v.Notice(strings.Repeat("x", viewer.MaxData+1)) },
+		func() error { return v.Ready(11) },
 		func() error { return v.End(0x300, true) },
 	} {
 		if err := send(); err != nil {
@@ -70,12 +71,12 @@ func TestViewerSends(t *testing.T) {
 		}
 	}
 	var got []string
-	for range 6 {
+	for range 7 {
 		f := clientRecv(t, s)
 		got = append(got, fmt.Sprintf("%#x %d %.4s %v %d", byte(f.Type), f.Offset, f.Data, f.HasStatus, f.Status))
 	}
 	want := []string{"0x83 0 past false 0", "0x81 7  false 0", "0x81 7 now false 0", "0x82 9  false 0",
-		"0x84 0 xxxx false 0", "0x85 0  true 768"}
+		"0x84 0 xxxx false 0", "0x86 11  false 0", "0x85 0  true 768"}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
@@ -200,6 +201,22 @@ func TestViewerEnds(t *testing.T) {
 		if !errors.Is(err, net.ErrClosed) {
 			t.Errorf("%s after Close: %v", what, err)
 		}
+	}
+}
+
+// What a viewer typed before it left is there, also where it left without having read all that it was shown.
+func TestViewerLeavesUnread(t *testing.T) {
+	v, s := viewerPair(t)
+	if err := v.Output(0, []byte("nobody reads this")); err != nil {
+		t.Fatal(err)
+	}
+	clientSend(t, s, viewer.Frame{Type: viewer.Input, Data: []byte("exit\r")})
+	unix.Close(s)
+	if e, err := v.Recv(); err != nil || string(e.Data) != "exit\r" {
+		t.Errorf("%q, %v", e.Data, err)
+	}
+	if _, err := v.Recv(); err != io.EOF {
+		t.Errorf("%v, want the end", err)
 	}
 }
 

@@ -1667,6 +1667,7 @@ type AttachResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Run           uint32                 `protobuf:"varint,3,opt,name=run,proto3" json:"run,omitempty"` // of the child, whose console it is
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1713,6 +1714,13 @@ func (x *AttachResponse) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+func (x *AttachResponse) GetRun() uint32 {
+	if x != nil {
+		return x.Run
+	}
+	return 0
 }
 
 type LogsRequest struct {
@@ -2885,10 +2893,11 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\tread_only\x18\x04 \x01(\bR\breadOnly\x12\x16\n" +
 	"\x06replay\x18\x05 \x01(\tR\x06replay\x12)\n" +
 	"\x04size\x18\x06 \x01(\v2\x15.muxd.control.v1.SizeR\x04size\x12\x12\n" +
-	"\x04hold\x18\a \x01(\bR\x04hold\"4\n" +
+	"\x04hold\x18\a \x01(\bR\x04hold\"F\n" +
 	"\x0eAttachResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\xb4\x01\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03run\x18\x03 \x01(\rR\x03run\"\xb4\x01\n" +
 	"\vLogsRequest\x12\x14\n" +
 	"\x05child\x18\x01 \x01(\tR\x05child\x12\x1d\n" +
 	"\n" +

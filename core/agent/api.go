@@ -327,10 +327,14 @@ func (s *api) Attach(ctx context.Context, req *controlpb.AttachRequest) (*contro
 	if err != nil {
 		return nil, err
 	}
-	if err := s.a.attach(ctx, o, req.FdSession, req); err != nil {
+	err = s.a.attach(ctx, o, req.FdSession, req)
+	if status.Code(err) == codes.NotFound { // the plugin has been told to forget it
+		return nil, status.Errorf(codes.FailedPrecondition, "the console of child %s has ended", c.rec.Name)
+	}
+	if err != nil {
 		return nil, err
 	}
-	return &controlpb.AttachResponse{Id: c.rec.Id, Name: c.rec.Name}, nil
+	return &controlpb.AttachResponse{Id: c.rec.Id, Name: c.rec.Name, Run: o.run}, nil
 }
 
 // attach makes a viewer of o's console for the client of a session.

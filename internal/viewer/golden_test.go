@@ -26,6 +26,7 @@ var goldenFrames = map[string]viewer.Frame{
 	"end-exited":      {Type: viewer.End, HasStatus: true, Status: 3 << 8},
 	"end-killed":      {Type: viewer.End, HasStatus: true, Status: 9},
 	"end-unknown":     {Type: viewer.End},
+	"ready":           {Type: viewer.Ready, Offset: 12},
 }
 
 func TestGoldenFiles(t *testing.T) {

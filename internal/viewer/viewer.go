@@ -28,6 +28,7 @@ const (
 	Replay Type = 0x83 // bytes that draw what came before; they are no part of the output's count
 	Notice Type = 0x84 // text for the person at the viewer
 	End    Type = 0x85 // the console has ended: u8 1 where a wait status follows, u32 wait status (0 where none does)
+	Ready  Type = 0x86 // u64: all output up to this offset has been shown, which is all that there was when the viewer came
 )
 
 // MaxData bounds the bytes in one frame.
@@ -39,7 +40,7 @@ const MaxFrame = 1 + 8 + MaxData
 // Frame is any frame; which fields count depends on its type.
 type Frame struct {
 	Type       Type
-	Offset     uint64 // Input, Output, Ack
+	Offset     uint64 // Input, Output, Ack, Ready
 	Data       []byte // Input, Output, Replay, Notice
 	Rows, Cols uint16 // Resize
 	HasStatus  bool   // End
@@ -57,7 +58,7 @@ func (f Frame) Append(b []byte) []byte {
 	case Input, Output:
 		b = binary.BigEndian.AppendUint64(b, f.Offset)
 		b = append(b, f.Data...)
-	case Ack:
+	case Ack, Ready:
 		b = binary.BigEndian.AppendUint64(b, f.Offset)
 	case Resize:
 		b = binary.BigEndian.AppendUint16(b, f.Rows)
@@ -96,7 +97,7 @@ func Parse(b []byte) (Frame, error) {
 		f.Data = rest[head:]
 	}
 	switch f.Type {
-	case Input, Output, Ack:
+	case Input, Output, Ack, Ready:
 		f.Offset = binary.BigEndian.Uint64(rest)
 	case Resize:
 		f.Rows, f.Cols = binary.BigEndian.Uint16(rest), binary.BigEndian.Uint16(rest[2:])
@@ -114,7 +115,7 @@ func layout(t Type) (head int, data, known bool) {
 	switch t {
 	case Input, Output:
 		return 8, true, true
-	case Ack:
+	case Ack, Ready:
 		return 8, false, true
 	case Resize:
 		return 4, false, true

@@ -26,6 +26,7 @@ var golden = []struct {
 	{"end with exit status 3", Frame{Type: End, HasStatus: true, Status: 3 << 8}, "85 01 00000300"},
 	{"end with signal 9", Frame{Type: End, HasStatus: true, Status: 9}, "85 01 00000009"},
 	{"end, status unknown", Frame{Type: End}, "85 00 00000000"},
+	{"ready", Frame{Type: Ready, Offset: 1 << 40}, "86 0000010000000000"},
 }
 
 func unhex(t testing.TB, s string) []byte {
@@ -60,13 +61,14 @@ func TestParseRefuses(t *testing.T) {
 		{"", "empty"},
 		{"00", "unknown type 0x0"},
 		{"04", "unknown type 0x4"},
-		{"86", "unknown type 0x86"},
+		{"87", "unknown type 0x87"},
 		{"01 00000000000000", "want at least 9"},
 		{"02 001800", "want at least 5"},
 		{"02 0018005000", "want 5"},
 		{"03 00", "want 1"},
 		{"81 00", "want at least 9"},
 		{"82 0000000000000000 00", "want 9"},
+		{"86 00000000000000", "want at least 9"},
 		{"85 01 000000", "want at least 6"},
 		{"85 01 0000000000", "want 6"},
 		{"85 02 00000000", "no end"},

@@ -35,6 +35,8 @@ type attached struct {
 	next   uint64 // the offset of the next byte for it
 	redraw uint64 // what lies below this is redrawn, not output
 	told   bool   // it knows the offset at which it is, from an Output
+	there  uint64 // where the output ended when it came
+	ready  bool   // it knows that it has been shown all that was there
 
 	acked, ackSent uint64
 	cancel         bool     // cancelSequence is to be sent
@@ -80,6 +82,7 @@ func (c *consoleSink) admit(a *attached, want replay) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var exact bool
+	a.there = c.past.end()
 	a.next, exact = c.past.begin(want)
 	if !exact {
 		a.redraw = c.past.end()
@@ -161,12 +164,6 @@ func (c *consoleSink) push(a *attached) {
 
 // send sends until all is sent or an error comes; what was sent is not sent again. c.mu is held.
 func (c *consoleSink) send(a *attached) error {
-	if a.acked != a.ackSent {
-		if err := a.v.Ack(a.acked); err != nil {
-			return err
-		}
-		a.ackSent = a.acked
-	}
 	if a.next < c.oldest() {
 		c.skip(a)
 	}
@@ -182,7 +179,13 @@ func (c *consoleSink) send(a *attached) error {
 		}
 		a.notices = a.notices[1:]
 	}
-	for a.next < c.past.end() || !a.told {
+	if a.acked != a.ackSent { // behind what there is to say about this input
+		if err := a.v.Ack(a.acked); err != nil {
+			return err
+		}
+		a.ackSent = a.acked
+	}
+	for a.next < c.past.end() || !a.told || !a.ready {
 		if err := c.sendPiece(a); err != nil {
 			return err
 		}
@@ -197,7 +200,13 @@ func (c *consoleSink) send(a *attached) error {
 	return nil
 }
 
+// sendPiece sends the next piece of output, or says that what there was has been shown. c.mu is held.
 func (c *consoleSink) sendPiece(a *attached) error {
+	if a.told && !a.ready && a.next >= a.there {
+		err := a.v.Ready(a.next)
+		a.ready = err == nil
+		return err
+	}
 	p := c.at(a.next)
 	if a.next < a.redraw {
 		p = p[:min(uint64(len(p)), a.redraw-a.next)]

@@ -277,6 +277,35 @@ func TestSizePolicy(t *testing.T) {
 	}
 }
 
+// Whoever asks for the output since an offset gets it as it was, or from the oldest that is kept on, and is told when that was all.
+func TestSince(t *testing.T) {
+	h := newHarness(t, 4096)
+	h.run("sh", "-c", "stty -echo; seq 2000; echo ready; read x; echo more; read x")
+	k := h.attach("none", 0, 0, false)
+	k.until("ready")
+	whole := k.next
+	for _, c := range []struct{ since, first uint64 }{
+		{whole - 100, whole - 100},
+		{whole, whole},
+		{0, whole - 4096},
+		{whole + 1, whole},
+	} {
+		v := h.attach(fmt.Sprintf("since=%d", c.since), 0, 0, true)
+		for len(v.ready) == 0 && v.frame() {
+		}
+		if v.first != c.first || v.next != whole || len(v.drawn.String()) != int(whole-c.first) || v.ready[0] != whole {
+			t.Errorf("since %d of %d: %d to %d, %d bytes, ready at %v", c.since, whole, v.first, v.next, v.drawn.Len(), v.ready)
+		}
+		v.leave()
+	}
+	v := h.attach("screen", 0, 0, true)
+	k.typeKeys("\r")
+	v.until("more")
+	if len(v.ready) != 1 || v.ready[0] < whole {
+		t.Errorf("ready at %v, want once, at %d or later", v.ready, whole)
+	}
+}
+
 // Viewers attach at any time to a console that never stops writing, and see every byte of it once, in order.
 func TestNoGapNoRepeat(t *testing.T) {
 	const viewers = 10

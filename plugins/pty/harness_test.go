@@ -139,6 +139,7 @@ type client struct {
 	first  uint64 // the first output offset
 	notes  []string
 	acked  uint64
+	ready  []uint64 // the offsets of Ready frames
 	ended  bool
 	known  bool
 	status uint32
@@ -233,6 +234,8 @@ func (k *client) frame() bool {
 		k.notes = append(k.notes, string(p))
 	case 0x85:
 		k.ended, k.known, k.status = true, p[0] == 1, binary.BigEndian.Uint32(p[1:])
+	case 0x86:
+		k.ready = append(k.ready, binary.BigEndian.Uint64(p))
 	default:
 		k.t.Errorf("client: frame of type %#x", b[0])
 	}

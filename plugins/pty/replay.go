@@ -11,7 +11,8 @@ import (
 // replay is what a viewer wants to see of the past.
 type replay struct {
 	lines int  // so many of the last lines; 0: nothing
-	exact bool // go on at offset
+	exact bool // go on at offset from
+	since bool // begin at offset from, or at the oldest that is kept
 	from  uint64
 }
 
@@ -27,17 +28,21 @@ func parseReplay(s string) (replay, error) {
 		if n, err := strconv.Atoi(value); err == nil && n >= 0 {
 			return replay{lines: n}, nil
 		}
-	case key == "from":
+	case key == "from" || key == "since":
 		if n, err := strconv.ParseUint(value, 10, 64); err == nil {
-			return replay{lines: math.MaxInt, exact: true, from: n}, nil
+			return replay{lines: math.MaxInt, exact: key == "from", since: key == "since", from: n}, nil
 		}
 	}
-	return replay{}, fmt.Errorf("replay %q: want screen, all, none, lines=N or from=OFFSET", s)
+	return replay{}, fmt.Errorf("replay %q: want screen, all, none, lines=N, from=OFFSET or since=OFFSET", s)
 }
 
 // begin returns the offset at which a viewer begins, and whether it goes on from there exactly, as if it had never
-// been away. Otherwise what lies before the ring's end is to be redrawn.
+// been away. Otherwise what lies before the ring's end is to be redrawn. With since it is the bytes that count, and the
+// viewer sees at the offset of the first whether any are missing.
 func (r *ring) begin(want replay) (offset uint64, exact bool) {
+	if want.since {
+		return min(max(want.from, r.start()), r.end()), true
+	}
 	if want.exact && want.from >= r.start() && want.from <= r.end() {
 		return want.from, true
 	}

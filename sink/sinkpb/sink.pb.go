@@ -2164,7 +2164,7 @@ type AttachRequest struct {
 	Opening  string                 `protobuf:"bytes,1,opt,name=opening,proto3" json:"opening,omitempty"`
 	Ticket   []byte                 `protobuf:"bytes,2,opt,name=ticket,proto3" json:"ticket,omitempty"`
 	ReadOnly bool                   `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
-	// screen, all, none, or lines=N.
+	// screen, all, none, lines=N, from=OFFSET or since=OFFSET.
 	Replay string `protobuf:"bytes,4,opt,name=replay,proto3" json:"replay,omitempty"`
 	Size   *Size  `protobuf:"bytes,5,opt,name=size,proto3" json:"size,omitempty"`
 	// The console waits for this viewer where it reads too slowly, as a pipe would, in place of redrawing it later.
