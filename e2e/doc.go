@@ -9,7 +9,7 @@
 //
 //	muxd-up [-nofile N] [-devpts N] [CONFIG]
 //		starts muxd in the background, and returns once its control socket accepts. With -nofile it may have N open
-//		files, with -devpts it sees a private /dev/pts with N terminals. What this one logs is in muxd.log.
+//		files, with -devpts it sees a private /dev/pts with N terminals. What this one logs is in muxd.log. $E2E_BINARY is this test's binary, which is a sink plugin too.
 //	muxd-down
 //		sends it SIGTERM, waits for it to end with status 0, and checks that its runtime directory is gone, that
 //		no temporary file and no process of it is left, and that its log tells of no panic and no data race.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/muxd/muxd/internal/need"
+	"github.com/muxd/muxd/sink"
 )
 
 // binEnv names a directory in which muxd and muxctl are built already, for a test that runs this one again.
@@ -28,6 +29,10 @@ const scriptMost = 2 * time.Minute
 var bin string
 
 func TestMain(m *testing.M) {
+	if antidote := os.Getenv(poisonEnv); antidote != "" {
+		sink.Serve(poisonPlugin(antidote))
+		return
+	}
 	bin = os.Getenv(binEnv)
 	if bin != "" {
 		os.Exit(m.Run())
@@ -150,6 +155,10 @@ func run(t *testing.T, file string) {
 		}
 	})
 	defer watchdog.Stop()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.RunT(inline{t}, testscript.Params{
 		Files:               []string{file},
 		Cmds:                commands,
@@ -168,6 +177,7 @@ func run(t *testing.T, file string) {
 			env.Setenv("PATH", bin+":"+env.Getenv("PATH")+":/usr/sbin:/sbin")
 			env.Setenv("XDG_RUNTIME_DIR", dir)
 			env.Setenv("MUXD_SOCKET", filepath.Join(dir, "muxd", "control.sock"))
+			env.Setenv("E2E_BINARY", self)
 			env.Setenv("LC_ALL", "C.UTF-8")
 			env.Setenv("TERM", "xterm")
 			env.Setenv("PS1", "sh> ")

@@ -298,6 +298,7 @@ type told struct {
 	flushed bool
 	failed  string
 	trouble string
+	held    bool   // trouble is why the stream is held back
 	bytes   uint64 // at the end
 }
 
@@ -315,6 +316,10 @@ func (f *flow) Chunk(c *stage.Chunk) error {
 		slot: stageSlot{c.Slot},
 	}
 	return f.op.sink.Write(f.op.ctx, &f.chunk)
+}
+
+func (f *flow) Held(why error) {
+	f.update(func() { f.trouble, f.held = why.Error(), true })
 }
 
 func (f *flow) Eof(n uint64) {

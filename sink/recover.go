@@ -52,6 +52,7 @@ func (s *server) Recover(ctx context.Context, req *sinkpb.RecoverRequest) (*sink
 	}
 	var useless []string
 	s.mu.Lock()
+	s.crashed = req.Crashed
 	for _, id := range req.Live {
 		s.live[id] = true
 	}
@@ -90,6 +91,7 @@ func (s *server) engine() (*stage.Engine, error) {
 	}
 	parked := map[string][]*fd.FD{}
 	s.mu.Lock()
+	crashed := s.crashed
 	for name, fds := range s.recovered {
 		if !strings.HasPrefix(name, parkMemory) {
 			parked[name] = fds
@@ -98,7 +100,7 @@ func (s *server) engine() (*stage.Engine, error) {
 	}
 	s.mu.Unlock()
 	eng, err := stage.New(stage.Options{
-		Park: s.park, Parked: parked,
+		Park: s.park, Parked: parked, Crashed: crashed,
 		Live: func(key string) bool {
 			s.mu.Lock()
 			defer s.mu.Unlock()

@@ -35,6 +35,7 @@ type server struct {
 	watcher   *watcher
 	recovered map[string][]*fd.FD // what a predecessor parked, and nobody has taken yet
 	live      map[string]bool     // the openings of a predecessor that come again
+	crashed   bool                // the predecessor did
 }
 
 // newServer takes ownership of ep.

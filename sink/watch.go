@@ -105,7 +105,7 @@ func (f *flow) events() []*sinkpb.Event {
 	}
 	var out []*sinkpb.Event
 	t := ev()
-	t.What = &sinkpb.Event_Trouble{Trouble: &sinkpb.Trouble{Error: now.trouble}}
+	t.What = &sinkpb.Event_Trouble{Trouble: &sinkpb.Trouble{Error: now.trouble, Held: now.held}}
 	out = append(out, t)
 	if f.op.console != nil {
 		v := ev()
@@ -183,7 +183,7 @@ func (o *opening) troubled(err error) {
 	o.srv.mu.Lock()
 	defer o.srv.mu.Unlock()
 	for _, f := range o.flows {
-		if f.trouble != text && f.failed == "" && !f.flushed {
+		if f.trouble != text && !f.held && f.failed == "" && !f.flushed {
 			f.trouble = text
 			o.srv.changed(f)
 		}

@@ -191,7 +191,9 @@ func (a *Agent) reopen(ctx context.Context, o *opening, p *host.Plugin) error {
 	}
 	a.mu.Lock()
 	exited := c.rec.State != stRunning
+	why := map[*stream]string{}
 	for _, s := range o.streams {
+		why[s] = s.rec.Error
 		if input := s.kind == sinkpb.Stream_STDIN; !s.done || input && !exited && s.rec.State == "open" {
 			req.Streams = append(req.Streams, s.kind)
 		}
@@ -221,7 +223,9 @@ func (a *Agent) reopen(ctx context.Context, o *opening, p *host.Plugin) error {
 	o.plugin.Store(p)
 	a.mu.Lock()
 	for _, s := range o.streams {
-		s.rec.Error = ""
+		if !s.done && s.rec.Error == why[s] { // and not what the successor has told already
+			s.rec.Error = ""
+		}
 	}
 	a.emit(c, "recovered", "", fmt.Sprintf("plugin %s serves it again, pid %d", p.Name(), p.PID()))
 	a.mu.Unlock()

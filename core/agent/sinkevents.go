@@ -64,6 +64,9 @@ func (a *Agent) streamEvent(o *opening, s *stream, ev *sinkpb.Event) {
 			a.failStream(o, s, w.Failed.Error)
 		}
 	case *sinkpb.Event_Trouble:
+		if w.Trouble.Held { // what the plugin died of is found, and it begins anew with the rest
+			delete(a.deaths, r.Plugin)
+		}
 		if text := w.Trouble.Error; text != r.Error && !s.done {
 			r.Error = text
 			if text == "" {

@@ -108,6 +108,8 @@ func (p *process) Chunk(c *Chunk) error {
 	return nil
 }
 
+func (p *process) Held(error) {}
+
 func (p *process) Eof(uint64) {}
 
 func (p *process) Done(_ uint64, err error) { p.done <- err }

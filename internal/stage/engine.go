@@ -37,6 +37,9 @@ type Handler interface {
 	Chunk(c *Chunk) error
 	// Eof says that the stream has ended, after so many bytes.
 	Eof(bytes uint64)
+	// Held says that the stream's next chunk is not handed over, since it crashed process after process: the stream waits until it
+	// is given up, or until a successor tries again.
+	Held(why error)
 	// Done says that nothing more will be called: nil after the last chunk, or the error that ended the stream.
 	Done(bytes uint64, err error)
 }
@@ -64,8 +67,11 @@ type Engine struct {
 	left    map[int]*pair  // by slot: a predecessor's, with bytes of a source that was not added yet
 	park    Park
 	step    func(Step)
+	turn    chan struct{} // capacity 1: whoever tries a chunk that is suspect
 	closed  bool
 	gen     int32
+
+	suspicious bool // the predecessor crashed
 }
 
 // permanent is how many workers stay when there is nothing to do. Up to workersMost are started while others are blocked
@@ -107,13 +113,15 @@ type Options struct {
 	// Step is called between any two steps of the staging protocol, by whoever takes them. It is for tests, which stop the
 	// process there; nil: nobody is told.
 	Step func(Step)
+	// Crashed says that the predecessor ended by itself, perhaps over one of the chunks that it had.
+	Crashed bool
 	// Live says of a source's key whether it will be added again. The slots of others are freed.
 	Live func(key string) bool
 }
 
 // New makes an engine. Close ends it.
 func New(o Options) (*Engine, error) {
-	e := &Engine{park: o.Park, step: o.Step, known: map[string]int{}, left: map[int]*pair{}}
+	e := &Engine{park: o.Park, step: o.Step, known: map[string]int{}, left: map[int]*pair{}, turn: make(chan struct{}, 1)}
 	e.idle = sync.NewCond(&e.mu)
 	if e.park == nil {
 		e.park = func(string, ...int) error { return nil }

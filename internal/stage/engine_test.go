@@ -50,6 +50,8 @@ func (c *collector) Chunk(k *Chunk) error {
 	return c.want
 }
 
+func (c *collector) Held(error) {}
+
 func (c *collector) Eof(n uint64) { c.eof = n }
 
 func (c *collector) Done(n uint64, err error) {

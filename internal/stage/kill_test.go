@@ -58,6 +58,8 @@ func (a *appender) Chunk(c *Chunk) error {
 	return err
 }
 
+func (a *appender) Held(error) {}
+
 func (a *appender) Eof(uint64)               {}
 func (a *appender) Done(_ uint64, err error) { a.done <- err }
 

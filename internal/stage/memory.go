@@ -15,6 +15,7 @@ import (
 // sparse: what is not touched costs nothing.
 //
 //	0             how many slots have ever been used: those behind are untouched
+//	8             slot number + 1 of the source whose chunk is on trial (trial.go), or 0
 //	4096 + 8*i    binding of pair i: slot number + 1 of the source whose bytes are in its stage, or 0
 //	slot k at     memHeader + k*slotSize:
 //	  0           word (below)
@@ -24,6 +25,7 @@ import (
 //	  40, 48      length of each state area; the word says which counts
 //	  56          bytes in the stage when the chunk was taken
 //	  64          length of the key, then the key; 0: the slot is free
+//	  1016        strikes against the chunk (trial.go)
 //	  1024, 2048  intent areas
 //	  4096, …     state areas
 //
@@ -44,12 +46,13 @@ const (
 	atStaged    = 56
 	atKeyLen    = 64
 	atKey       = 72
+	atStrikes   = 1016
 	atIntents   = 1024
 	atStates    = 4096
 
 	atBindings = 4096
 	pairsMost  = (memHeader - atBindings) / 8
-	keyMost    = atIntents - atKey
+	keyMost    = atStrikes - atKey
 )
 
 // Phases of a chunk, in their order.
@@ -173,6 +176,7 @@ func (s Slot) take(n, staged int, last bool, nanos int64) {
 	atomic.StoreUint64(word(s.b, atTime), uint64(nanos))
 	atomic.StoreUint64(word(s.b, atStaged), uint64(staged))
 	atomic.StoreUint64(word(s.b, atIntent), 0)
+	s.setStrikes(0)
 	w := s.load()&(bitCommitted|bitState) | phaseTaken | uint64(n)<<32
 	if last {
 		w |= bitLast

@@ -25,6 +25,7 @@ func (e *Engine) adopt(o Options) error {
 			e.known[key] = k
 		}
 	}
+	e.judge(o.Crashed)
 	for name, fds := range o.Parked {
 		number, ok := strings.CutPrefix(name, ParkPair)
 		if !ok {
@@ -83,7 +84,7 @@ func (w *worker) resume(s *Source) (over bool, err error) {
 		s.chunk = Chunk{
 			Offset: s.slot.Committed(), Data: data, Time: time.Unix(0, s.slot.time()), Last: last, Again: true, Slot: s.slot,
 		}
-		if err := w.finishChunk(s, n); err != nil {
+		if err := w.eng.try(s, func() error { return w.finishChunk(s, n) }); err != nil {
 			w.empty()
 			return false, err
 		}
