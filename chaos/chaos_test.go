@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -47,7 +48,7 @@ type result struct {
 	count            string // where the child says how many records it has written
 }
 
-// TestChaos kills keeper, agent and plugins at random under children of every kind, sink and format. Afterwards every record is there
+// TestChaos kills keeper, agent and plugins at random, also keeper and agent together, under children of every kind, sink and format. Afterwards every record is there
 // once and in order, every exit status is right, and nothing is left.
 func TestChaos(t *testing.T) {
 	seed := *seedWanted
@@ -82,15 +83,19 @@ func TestChaos(t *testing.T) {
 	kills := 0
 	for kills < *killsWanted {
 		time.Sleep(time.Duration(random.IntN(60)) * time.Millisecond) // when the kill comes, not a wait for anything
-		who := []string{"agent", "file", "pty", "keeper"}[random.IntN(4)]
+		who := []string{"agent", "file", "pty", "keeper", "both"}[random.IntN(5)]
 		before := uint32(0)
-		if who == "keeper" { // the promise is of any one process: the others are well, and this death is over before the next
+		if who == "keeper" || who == "both" { // the plugins are well, and this death is over before the next
 			before = m.settle(t, 0)
 		}
-		if m.kill(t, who) {
+		switch {
+		case who == "both":
+			m.killBoth(t, random)
+			kills += 2
+		case m.kill(t, who):
 			kills++
 		}
-		if who == "keeper" {
+		if who == "keeper" || who == "both" {
 			m.settle(t, before)
 		}
 	}
@@ -132,8 +137,8 @@ func TestChaos(t *testing.T) {
 
 // muxd is a muxd of the test's own.
 type muxd struct {
-	dir      string
-	cmd      *exec.Cmd
+	bin, dir string
+	ended    []<-chan struct{} // one for each process that was started here: closed when it is reaped
 	log      *os.File
 	client   *control.Client
 	dead     map[string]int32 // the process of each plugin that was killed last
@@ -152,14 +157,12 @@ func start(t *testing.T) *muxd {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build muxd: %v\n%s", err, out)
 	}
-	m := &muxd{dead: map[string]int32{}, openings: map[string]int{}, dir: filepath.Join(dir, "run")}
+	m := &muxd{dead: map[string]int32{}, openings: map[string]int{}, bin: bin, dir: filepath.Join(dir, "run")}
 	if m.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { m.log.Close() })
-	m.cmd = exec.Command(bin, "--runtime-dir", m.dir)
-	m.cmd.Stderr = m.log
-	if err := m.cmd.Start(); err != nil {
+	if m.client, err = control.Dial(filepath.Join(m.dir, "control.sock")); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -168,12 +171,12 @@ func start(t *testing.T) *muxd {
 			t.Logf("the log of muxd:\n%s", b[max(0, len(b)-8000):])
 		}
 		m.client.API.Shutdown(context.Background(), &controlpb.ShutdownRequest{Now: true}) // where the test has not done it
-		m.cmd.Wait()                                                                       // the first keeper, which may have been killed
+		m.client.Close()
+		for _, ended := range m.ended {
+			<-ended
+		}
 	})
-	if m.client, err = control.Dial(filepath.Join(m.dir, "control.sock")); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { m.client.Close() })
+	m.up(t)
 	for deadline := time.Now().Add(20 * time.Second); ; {
 		_, err := m.client.API.Status(context.Background(), &controlpb.StatusRequest{})
 		if err == nil {
@@ -184,6 +187,86 @@ func start(t *testing.T) *muxd {
 		}
 		time.Sleep(10 * time.Millisecond) // polling for what the deadline bounds
 	}
+}
+
+// up starts a muxd, and returns its pid, and what is closed when it has ended.
+func (m *muxd) up(t *testing.T) (pid int, ended <-chan struct{}) {
+	cmd := exec.Command(m.bin, "--runtime-dir", m.dir)
+	cmd.Stderr = m.log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		cmd.Wait()
+	}()
+	m.ended = append(m.ended, done)
+	return cmd.Process.Pid, done
+}
+
+// killBoth kills keeper and agent in one moment, and starts another muxd, which it may kill in the same way while that takes over.
+func (m *muxd) killBoth(t *testing.T, random *rand.Rand) {
+	s, err := m.client.API.Status(context.Background(), &controlpb.StatusRequest{})
+	if err != nil {
+		t.Fatalf("status: %v", err)
+	}
+	killTogether(int(s.KeeperPid), int(s.AgentPid))
+	for random.IntN(2) == 0 {
+		keeper, ended := m.up(t)
+		time.Sleep(time.Duration(random.IntN(40)) * time.Millisecond) // when the kill comes, not a wait for anything
+		unix.Kill(keeper, unix.SIGSTOP)                               // so that it starts no other agent
+		killTogether(keeper, agentOf(keeper))
+		<-ended
+	}
+	keeper, ended := m.up(t)
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		s, err := m.client.API.Status(ctx, &controlpb.StatusRequest{})
+		cancel()
+		if err == nil && int(s.KeeperPid) == keeper {
+			return
+		}
+		select {
+		case <-ended: // the one before was not quite gone: a supervisor tries again too
+			keeper, ended = m.up(t)
+		default:
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no other muxd answers: %v", err)
+		}
+	}
+}
+
+// killTogether kills keeper and agent, neither of which sees the other die.
+func killTogether(keeper, agent int) {
+	for _, sig := range []unix.Signal{unix.SIGSTOP, unix.SIGKILL} {
+		for _, pid := range []int{keeper, agent} {
+			if pid > 1 {
+				unix.Kill(pid, sig)
+			}
+		}
+	}
+}
+
+// agentOf returns the pid of the agent of a keeper that is stopped, 0 where there is none.
+func agentOf(keeper int) int {
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range stats {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		var state string
+		var parent int
+		fmt.Sscan(string(b[bytes.LastIndexByte(b, ')')+1:]), &state, &parent) // proc_pid_stat(5)
+		line, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
+		if parent == keeper && bytes.Contains(line, []byte("\x00agent\x00")) {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+			return pid
+		}
+	}
+	return 0
 }
 
 func (m *muxd) spawn(t *testing.T, r *result) {

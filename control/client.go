@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -94,8 +95,8 @@ func Unreachable(err error) bool {
 	return ok && e.Code == codes.Unavailable
 }
 
-// Retries while muxd's agent is being replaced: its listening socket outlives it, so a client that can connect only has to
-// wait.
+// Retries while muxd is being replaced. Its listening sockets outlive an agent, and a keeper that its agent follows, so a client
+// that can connect only has to wait. Where both were killed nobody listens until somebody starts muxd again.
 const (
 	retryFirst = 20 * time.Millisecond
 	retryMost  = 500 * time.Millisecond
@@ -108,7 +109,7 @@ func (c *Client) retry(ctx context.Context, call func() error) error {
 	begun := time.Now()
 	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
 		err := call()
-		if status.Code(err) != codes.Unavailable || time.Since(begun) > retryFor || ctx.Value(once{}) != nil || !c.listening() {
+		if status.Code(err) != codes.Unavailable || time.Since(begun) > retryFor || ctx.Value(once{}) != nil || !c.expected() {
 			return c.Plain(err)
 		}
 		select {
@@ -119,13 +120,14 @@ func (c *Client) retry(ctx context.Context, call func() error) error {
 	}
 }
 
-// listening says whether somebody listens at the socket: an agent, or the keeper for the next one.
-func (c *Client) listening() bool {
+// expected says whether an answer can be expected: somebody listens at the socket, an agent or the keeper for the next one; or muxd was
+// killed there, and has not ended, which would have removed the socket.
+func (c *Client) expected() bool {
 	conn, err := net.DialTimeout("unix", c.socket, time.Second)
 	if err == nil {
 		conn.Close()
 	}
-	return err == nil
+	return err == nil || errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // Plain turns a gRPC error, as streams of API return it, into an Error.
@@ -151,6 +153,8 @@ func (c *Client) Plain(err error) error {
 		e.Text = fmt.Sprintf("muxd is not running: there is no %s; start it with muxd --config FILE, or give --socket", c.socket)
 	case errors.Is(dialErr, os.ErrPermission):
 		e.Text = fmt.Sprintf("muxd at %s is another user's: %v", c.socket, errors.Unwrap(dialErr))
+	case errors.Is(dialErr, syscall.ECONNREFUSED):
+		e.Text = fmt.Sprintf("muxd was killed, and nobody answers at %s: start it again with muxd --config FILE, and it takes its children back", c.socket)
 	default:
 		e.Text = fmt.Sprintf("muxd does not answer at %s: %v", c.socket, dialErr)
 	}

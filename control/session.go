@@ -69,9 +69,10 @@ func (c *Client) withSession(ctx context.Context, f func(ctx context.Context, s 
 		gone := errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 		if err == nil {
 			err = f(ctx, s)
-			gone = err != nil && !errors.Is(err, errNothingComes) && s.ep.Closed() || Unreachable(err) && c.listening()
+			gone = err != nil && !errors.Is(err, errNothingComes) && s.ep.Closed()
 			s.close()
 		}
+		gone = gone || Unreachable(err) && c.expected()
 		if !gone || time.Since(begun) > retryFor {
 			return err
 		}

@@ -17,6 +17,9 @@
 //		the same for a muxd that has been told to end already.
 //	muxd-signal SIGNAL
 //		sends a signal to its keeper.
+//	muxd-kill
+//		kills its keeper and agent in one moment, neither of which sees the other die. The next muxd-up follows them, and
+//		what is logged goes on in muxd.log.
 //	kill-client SIGNAL REGEXP
 //		sends a signal to the one muxctl of the script whose arguments match REGEXP.
 //	status N COMMAND...

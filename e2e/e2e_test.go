@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
@@ -71,10 +72,12 @@ func build() (string, error) {
 // script is what the commands of one script share.
 type script struct {
 	t       *testing.T
-	mark    string // of the environment of all its processes: NAME=VALUE
-	runtime string // $XDG_RUNTIME_DIR
-	tmp     string // $TMPDIR
-	muxd    *muxd  // nil: none is up
+	mark    string    // of the environment of all its processes: NAME=VALUE
+	runtime string    // $XDG_RUNTIME_DIR
+	tmp     string    // $TMPDIR
+	muxd    *muxd     // nil: none is up
+	killed  *muxd     // by muxd-kill, and followed by none that has ended; nil: none
+	orphans []process // what the one that was killed has left
 	ttys    map[string]*tty
 	base    counts
 }
@@ -90,6 +93,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"muxd-down":   muxdDown,
 	"muxd-gone":   muxdGone,
 	"muxd-signal": muxdSignal,
+	"muxd-kill":   muxdKill,
 	"kill-client": killClient,
 	"status":      status,
 	"waitfor":     waitFor,
@@ -194,14 +198,15 @@ func (s *script) close() {
 	for _, y := range s.ttys {
 		y.close()
 	}
-	if s.muxd == nil {
+	m := cmp.Or(s.muxd, s.killed)
+	if m == nil {
 		return
 	}
 	if !s.t.Failed() {
 		s.t.Error("the script ends without muxd-down")
 	}
-	s.t.Logf("muxd.log:\n%s", s.muxd.logTail())
-	s.muxd.kill(s.mark)
+	s.t.Logf("muxd.log:\n%s", m.logTail())
+	m.kill(s.mark, s.orphans)
 }
 
 // inline runs a script as the test that it is called in, not as a test of its own below that.

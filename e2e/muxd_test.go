@@ -81,7 +81,11 @@ func startMuxd(ts *testscript.TestScript, argv []string) (*muxd, error) {
 	m := &muxd{
 		dir: filepath.Join(of(ts).runtime, "muxd"), log: ts.MkAbs("muxd.log"), exited: make(chan struct{}),
 	}
-	log, err := os.OpenFile(m.log, os.O_CREATE|os.O_WRONLY|os.O_TRUNC|os.O_APPEND, 0o600)
+	flags := os.O_CREATE | os.O_WRONLY | os.O_APPEND | os.O_TRUNC
+	if of(ts).killed != nil {
+		flags &^= os.O_TRUNC
+	}
+	log, err := os.OpenFile(m.log, flags, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +129,7 @@ func end(ts *testscript.TestScript, neg bool, args []string, ask bool) {
 	if neg || len(args) > 0 || m == nil {
 		ts.Fatalf("muxd-down and muxd-gone take no arguments, and muxd must be up")
 	}
-	below := descendants(m.cmd.Process.Pid)
+	below := append(descendants(m.cmd.Process.Pid), s.orphans...)
 	if ask {
 		ts.Check(m.cmd.Process.Signal(unix.SIGTERM))
 	}
@@ -163,7 +167,7 @@ func end(ts *testscript.TestScript, neg bool, args []string, ask bool) {
 	if len(wrong) > 0 {
 		ts.Fatalf("%s", strings.Join(wrong, "\n"))
 	}
-	s.muxd = nil
+	s.muxd, s.killed, s.orphans = nil, nil, nil
 }
 
 func muxdSignal(ts *testscript.TestScript, neg bool, args []string) {
@@ -176,6 +180,35 @@ func muxdSignal(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("unknown signal %s", args[0])
 	}
 	ts.Check(s.muxd.cmd.Process.Signal(sig))
+}
+
+func muxdKill(ts *testscript.TestScript, neg bool, args []string) {
+	s := of(ts)
+	if neg || len(args) > 0 || s.muxd == nil {
+		ts.Fatalf("usage: muxd-kill, while muxd is up")
+	}
+	both := []int{s.muxd.cmd.Process.Pid}
+	for _, p := range descendants(both[0]) {
+		if line := commandLine(p.pid); p.parent == both[0] && len(line) > 1 && line[1] == "agent" {
+			both = append(both, p.pid)
+		}
+	}
+	if len(both) != 2 {
+		ts.Fatalf("muxd has no agent")
+	}
+	s.orphans = slices.DeleteFunc(descendants(both[0]), func(p process) bool { return p.pid == both[1] })
+	for _, sig := range []unix.Signal{unix.SIGSTOP, unix.SIGKILL} {
+		for _, pid := range both {
+			ts.Check(unix.Kill(pid, sig))
+		}
+	}
+	<-s.muxd.exited
+	for agent := both[1]; ; time.Sleep(interval) { // it is nobody's child here
+		if p, ok := look(agent); !ok || !p.alive() {
+			break
+		}
+	}
+	s.killed, s.muxd = s.muxd, nil
 }
 
 func killClient(ts *testscript.TestScript, neg bool, args []string) {
@@ -213,7 +246,7 @@ func (m *muxd) logTail() string {
 }
 
 // kill ends what a failed script has left: the keeper, and all that carries the script's mark.
-func (m *muxd) kill(mark string) {
+func (m *muxd) kill(mark string, orphans []process) {
 	if !m.over() {
 		m.cmd.Process.Signal(unix.SIGTERM)
 	}
@@ -224,7 +257,7 @@ func (m *muxd) kill(mark string) {
 	all := marked(mark)
 	m.cmd.Process.Kill()
 	<-m.exited
-	for _, p := range slices.Concat(all, marked(mark)) {
+	for _, p := range slices.Concat(all, marked(mark), orphans) {
 		if p.alive() {
 			unix.Kill(p.pid, unix.SIGKILL)
 		}

@@ -35,6 +35,21 @@ func (in *Input) Write(p []byte) (int, error) { return in.file.Write(p) }
 // ReadFrom copies r to the child until r ends or the child takes no more. It does not close the input.
 func (in *Input) ReadFrom(r io.Reader) (int64, error) { return io.Copy(in.file, r) }
 
+// over says whether the input was closed, or nobody has its other end any more: then poll(2) tells of an error.
+func (in *Input) over() bool {
+	over := true
+	raw, err := in.file.SyscallConn()
+	if err != nil {
+		return true
+	}
+	raw.Control(func(n uintptr) { // an error: it is closed
+		p := []unix.PollFd{{Fd: int32(n)}}
+		got, err := unix.Poll(p, 0)
+		over = err == nil && got == 1 && p[0].Revents&unix.POLLERR != 0
+	})
+	return over
+}
+
 // Close gives the child end-of-file, and ends a blocked Write. A second Close does nothing.
 func (in *Input) Close() error {
 	err := in.file.Close()

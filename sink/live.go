@@ -57,7 +57,7 @@ func (o *opening) open(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.OpenR
 
 // openConsoleAgain takes over the terminal of a predecessor.
 func (o *opening) openConsoleAgain(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {
-	d, err := o.srv.ep.Take(ctx, ticket, 1)
+	d, err := o.srv.ep().Take(ctx, ticket, 1)
 	if err != nil {
 		return nil, openError(err)
 	}
@@ -89,7 +89,7 @@ func (o *opening) openConsoleAgain(ctx context.Context, ticket fdchan.Ticket) (*
 }
 
 func (o *opening) openPipes(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {
-	d, err := o.srv.ep.Take(ctx, ticket, len(o.pub.Streams))
+	d, err := o.srv.ep().Take(ctx, ticket, len(o.pub.Streams))
 	if err != nil {
 		return nil, openError(err)
 	}
@@ -102,10 +102,14 @@ func (o *opening) openPipes(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.
 		if st != Stdin {
 			continue
 		}
-		if o.pub.Input, err = newInput(d.FDs[i], o.inputClosed); err != nil {
+		in, err := newInput(d.FDs[i], o.inputClosed)
+		d.FDs[i] = nil
+		if err != nil {
 			return fail(fmt.Errorf("take stdin: %w", err))
 		}
-		d.FDs[i] = nil
+		o.srv.mu.Lock()
+		o.pub.Input = in
+		o.srv.mu.Unlock()
 	}
 	if _, err := o.srv.engine(); err != nil {
 		return fail(err)
@@ -151,7 +155,7 @@ func (o *opening) openDirect(ctx context.Context, ticket fdchan.Ticket) (*sinkpb
 		err = fmt.Errorf("sink %s gave %d files for %d streams", o.srv.plugin.Name, len(near), len(o.pub.Streams))
 	}
 	if err == nil {
-		err = o.srv.ep.Give(ctx, ticket, fd.Ints(near)...)
+		err = o.srv.ep().Give(ctx, ticket, fd.Ints(near)...)
 	}
 	if err != nil {
 		return nil, openError(err)
@@ -177,7 +181,7 @@ func (o *opening) openConsole(ctx context.Context, ticket fdchan.Ticket) (*sinkp
 	if err := unix.SetNonblock(o.pub.master.Int(), true); err != nil {
 		return fail(fmt.Errorf("set O_NONBLOCK on the terminal's master: %w", err))
 	}
-	if err := o.srv.ep.Give(ctx, ticket, o.pub.tty.Int(), o.pub.master.Int()); err != nil {
+	if err := o.srv.ep().Give(ctx, ticket, o.pub.tty.Int(), o.pub.master.Int()); err != nil {
 		return fail(err)
 	}
 	if err := o.read(o.pub.master, Console); err != nil {

@@ -34,7 +34,7 @@ func (s *server) connect(ctx context.Context, ticket []byte) (*net.UnixConn, err
 	defer theirs.Close()
 	file := ours.File("connection")
 	defer file.Close()
-	if err := s.ep.Give(ctx, t, theirs.Int()); err != nil {
+	if err := s.ep().Give(ctx, t, theirs.Int()); err != nil {
 		return nil, openError(err)
 	}
 	conn, err := net.FileConn(file)

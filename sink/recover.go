@@ -24,13 +24,21 @@ const parkMemory = "mem/" // and the opening
 // it and answering.
 const parkTry = 3 * time.Second
 
-// park has muxd hold copies of fds under name until this process's successor wants them.
+// park has muxd hold copies of fds under name until this process's successor wants them. Where no muxd is left, nothing is parked, and
+// that is no error: whatever Repark finds must be in its place before it is parked, and the next muxd calls that.
 func (s *server) park(name string, fds ...int) error {
 	for {
+		ep := s.ep()
 		ctx, cancel := context.WithTimeout(context.Background(), parkTry)
-		err := s.ep.Park(ctx, name, fds...)
+		err := ep.Park(ctx, name, fds...)
 		cancel()
-		if !errors.Is(err, context.DeadlineExceeded) {
+		switch {
+		case errors.Is(err, context.DeadlineExceeded):
+		case fdchan.Broken(err):
+			if s.ep() == ep {
+				return nil
+			}
+		default:
 			return err
 		}
 	}
@@ -46,7 +54,7 @@ func (s *server) Recover(ctx context.Context, req *sinkpb.RecoverRequest) (*sink
 	for _, p := range req.Parked {
 		total += int(p.Fds)
 	}
-	d, err := s.ep.Take(ctx, t, total)
+	d, err := s.ep().Take(ctx, t, total)
 	if err != nil {
 		return nil, openError(err)
 	}
@@ -138,26 +146,34 @@ func (o *opening) parkedMemory(size int) ([]byte, error) {
 			f.Close()
 			return nil, fmt.Errorf("size memory: %w", err)
 		}
+		o.setMemory(f)
 		if err := o.srv.park(name, n); err != nil {
+			o.setMemory(nil)
 			f.Close()
 			return nil, fmt.Errorf("park memory: %w", err)
 		}
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(f.Int(), &st); err != nil || st.Size != int64(size) {
+		o.setMemory(nil)
 		f.Close()
 		return nil, fmt.Errorf("memory of a predecessor has %d bytes, want %d", st.Size, size)
 	}
 	b, err := unix.Mmap(f.Int(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
+		o.setMemory(nil)
 		f.Close()
 		return nil, fmt.Errorf("map memory: %w", err)
 	}
-	o.srv.mu.Lock()
-	o.memoryFD = f
-	o.srv.mu.Unlock()
+	o.setMemory(f)
 	o.pub.memory = b
 	return b, nil
+}
+
+func (o *opening) setMemory(f *fd.FD) {
+	o.srv.mu.Lock()
+	defer o.srv.mu.Unlock()
+	o.memoryFD = f
 }
 
 // dropMemory gives the opening's memory back, when nobody will come again for it.
@@ -176,7 +192,7 @@ func (o *opening) dropMemory(forget bool) {
 }
 
 // Repark parks everything again: whoever held it has died.
-func (s *server) Repark(context.Context, *sinkpb.ReparkRequest) (*sinkpb.ReparkResponse, error) {
+func (s *server) Repark(ctx context.Context, _ *sinkpb.ReparkRequest) (*sinkpb.ReparkResponse, error) {
 	s.starting.Lock()
 	eng := s.eng
 	s.starting.Unlock()
@@ -192,6 +208,11 @@ func (s *server) Repark(context.Context, *sinkpb.ReparkRequest) (*sinkpb.ReparkR
 	}
 	s.mu.Unlock()
 	for _, o := range all {
+		select {
+		case <-o.opened: // for an agent that died: what the call makes is there by now
+		case <-ctx.Done():
+			return nil, openError(context.Cause(ctx))
+		}
 		if err := o.repark(); err != nil {
 			return nil, openError(err)
 		}

@@ -28,6 +28,7 @@ const (
 	cookieKey   = "MUXD_SINK_PLUGIN"
 	cookieValue = "5d6d1c1f-muxd-sink"
 	channelEnv  = "MUXD_FD_CHANNEL"
+	listenerEnv = "MUXD_FD_LISTENER"
 )
 
 // Serve serves p to the muxd that started this process, and returns when muxd ends it. It writes what is wrong
@@ -65,7 +66,22 @@ func serve(p *Plugin) error {
 
 	srv := newServer(p, fdchan.NewEndpoint(conn, nil))
 	defer srv.close()
-	go srv.outlive()
+	if text, ok := os.LookupEnv(listenerEnv); ok {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return fmt.Errorf("%s: want the number of an open descriptor: %w", listenerEnv, err)
+		}
+		l, err := srv.channel.listen(fd.New(n))
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		go srv.channel.serve(l)
+	}
+	go func() {
+		srv.outlive()
+		os.Exit(0)
+	}()
 
 	// Serve of go-plugin points os.Stdout and os.Stderr at pipes that its client reads. With no client they would
 	// block whoever prints; muxd's log does not.

@@ -24,8 +24,8 @@ const cutGrace = 2 * time.Second
 // server is the sink service of one plugin process.
 type server struct {
 	sinkpb.UnimplementedSinkServer
-	plugin *Plugin
-	ep     *fdchan.Endpoint
+	plugin  *Plugin
+	channel *channel
 
 	starting sync.Mutex // for eng, until it is made
 	eng      *stage.Engine
@@ -41,9 +41,15 @@ type server struct {
 // newServer takes ownership of ep.
 func newServer(p *Plugin, ep *fdchan.Endpoint) *server {
 	return &server{
-		plugin: p, ep: ep,
+		plugin: p, channel: newChannel(ep),
 		openings: map[string]*opening{}, recovered: map[string][]*fd.FD{}, live: map[string]bool{},
 	}
+}
+
+// ep is the fd channel of now.
+func (s *server) ep() *fdchan.Endpoint {
+	ep, _ := s.channel.now()
+	return ep
 }
 
 // close ends every opening: what their streams still hold stays there.
@@ -60,23 +66,7 @@ func (s *server) close() {
 	if s.eng != nil {
 		s.eng.Close()
 	}
-	s.ep.Close()
-}
-
-// outlive ends the process when nobody is left who could hand it anything: its fd channel has ended, of which keeper and agent hold
-// an end each, and so have the streams that it was given.
-func (s *server) outlive() {
-	<-s.ep.Done()
-	s.mu.Lock()
-	var flows []*flow
-	for _, o := range s.openings {
-		flows = append(flows, o.flows...)
-	}
-	s.mu.Unlock()
-	for _, f := range flows {
-		<-f.done
-	}
-	os.Exit(0)
+	s.ep().Close()
 }
 
 func (s *server) Describe(context.Context, *sinkpb.DescribeRequest) (*sinkpb.Description, error) {
@@ -157,7 +147,7 @@ func (s *server) openedBefore(ctx context.Context, o *opening, ticket fdchan.Tic
 		return nil, o.openErr
 	}
 	if o.wiring == Pipe {
-		d, err := s.ep.Take(ctx, ticket, len(o.pub.Streams))
+		d, err := s.ep().Take(ctx, ticket, len(o.pub.Streams))
 		if err != nil {
 			return nil, openError(err)
 		}

@@ -81,7 +81,6 @@ reads the configuration again, and leaves running children alone.`,
 				fmt.Printf("%s is in order\n", configPath)
 				return nil
 			}
-			os.Unsetenv(keeper.TakeoverEnv)
 			o, err := keeperOptions([]string{dir, configPath})
 			if err != nil {
 				return err
@@ -125,6 +124,7 @@ func runTakeover(args []string) int {
 		fmt.Fprintln(os.Stderr, "muxd:", err)
 		return 1
 	}
+	os.Unsetenv(keeper.TakeoverEnv)
 	o.Takeover = fd.New(n)
 	return keeper.Run(o)
 }
@@ -137,8 +137,6 @@ func runAgent(args []string) int {
 		return 2
 	}
 	os.Unsetenv(keeper.AgentFDs)
-	_, takeover := os.LookupEnv(keeper.TakeoverEnv)
-	os.Unsetenv(keeper.TakeoverEnv)
 	self, err := os.Executable()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "muxd agent:", err)
@@ -146,8 +144,7 @@ func runAgent(args []string) int {
 	}
 	return agent.Run(agent.Options{
 		RuntimeDir: args[0], ConfigPath: args[1], Version: version,
-		Takeover: takeover, Become: append([]string{self, "takeover"}, args...),
-		Keeper: fd.New(n[0]), Control: fd.New(n[1]), Sessions: fd.New(n[2]),
+		Become: append([]string{self, "takeover"}, args...), Keeper: fd.New(n[0]), Control: fd.New(n[1]), Sessions: fd.New(n[2]),
 	})
 }
 

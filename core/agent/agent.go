@@ -34,7 +34,6 @@ type Options struct {
 	Keeper     *fd.FD   // the keeper channel
 	Control    *fd.FD   // listening socket of the control API
 	Sessions   *fd.FD   // listening socket of clients' fd channels
-	Takeover   bool     // the keeper took over from one that died, and so does the agent
 	Become     []string // argv of the keeper that this process becomes when its own dies
 }
 
@@ -62,6 +61,8 @@ type Agent struct {
 	mu       sync.Mutex
 	children map[string]*child            // by id
 	byKey    map[string]*child            // by keeper key of the current run
+	early    []*keeperpb.Process          // exits that were told before the children were restored
+	restored bool                         // they are
 	openings map[string]*opening          // by id
 	requests map[string]*child            // by the client's request id
 	deaths   map[string][]time.Time       // of plugins, the latest few
@@ -122,29 +123,32 @@ func (a *Agent) run() error {
 	if a.keeper, err = keeper.Connect(a.o.Keeper, a.processExited, a.streamStirred); err != nil {
 		return err
 	}
-	parent, err := parentName()
+	parent, err := keeperName()
 	if err != nil {
 		return fmt.Errorf("look at the keeper: %w", err)
 	}
-	var begun bool
+	var from origin
 	var lost int
-	if a.journal, begun, lost, err = openJournal(a.o.RuntimeDir, parent, a.o.Takeover); err != nil {
+	if a.journal, from, lost, err = openJournal(a.o.RuntimeDir, parent); err != nil {
 		return err
 	}
 	if lost > 0 {
-		a.log.Error("keeper and agent of an earlier muxd were killed together: its children and plugins go on, and are not taken back", "children", lost)
+		a.log.Error("children of a muxd that ran before the machine was started anew are gone", "children", lost)
 	}
 	plugins := filepath.Join(a.o.RuntimeDir, "plugins")
 	if err := os.MkdirAll(plugins, 0o700); err != nil {
 		return fmt.Errorf("make the plugins' directory: %w", err)
 	}
-	a.host = host.New(host.Options{
+	h := host.New(host.Options{
 		Keeper: a.keeper, Dir: plugins, Version: a.o.Version,
 		Lookup: a.pluginCommand, Names: a.pluginNames,
 		StartTimeout: func() time.Duration { return a.cfg.Load().Agent.PluginStartTimeout },
 		Hang:         func() time.Duration { return a.cfg.Load().Agent.PluginHang }, Calm: a.calm,
 		Event: a.sinkEvent, Live: a.liveOpenings, Died: a.pluginDied, Log: a.log,
 	})
+	a.mu.Lock()
+	a.host = h
+	a.mu.Unlock()
 	if a.control, err = a.o.Control.Dup(); err != nil {
 		return err
 	}
@@ -162,17 +166,23 @@ func (a *Agent) run() error {
 	server := grpc.NewServer(grpc.Creds(peercred.Server{}), grpc.MaxRecvMsgSize(16<<20))
 	controlpb.RegisterControlServer(server, &api{a: a})
 	_, processes, err := a.keeper.List(a.ctx) // from the first call on the keeper forwards signals
-	if err == nil && begun {
-		err = a.recover(a.ctx, processes)
+	if err == nil && from != ownFirst {
+		err = a.recover(a.ctx, processes, from, parent)
+	}
+	select {
+	case <-a.keeper.Done(): // it died over that
+		return a.becomeKeeper()
+	default:
 	}
 	if err != nil {
 		return fmt.Errorf("take over from the agent before: %w", err)
 	}
+	a.takeExits()
 	go server.Serve(control)
 	go a.sessions.serve(sessionsL, a.log)
 	a.log.Info("muxd is ready", "runtime_dir", a.o.RuntimeDir, "version", a.o.Version, "pid", os.Getpid())
-	if !begun {
-		a.startConfigured(a.cfg.Load(), nil)
+	if from != ownAgain {
+		a.startConfigured(a.cfg.Load(), a.names())
 	}
 
 	for done := false; !done; {
@@ -218,15 +228,34 @@ func listener(f *fd.FD, name string) (net.Listener, error) {
 
 // processExited is told by the keeper. It does not block.
 func (a *Agent) processExited(p *keeperpb.Process) {
-	if isPluginKey(p.Key) {
-		a.host.Exited(p)
-		return
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	switch {
+	case a.host == nil: // List will tell it
+		return
+	case isPluginKey(p.Key):
+		a.host.Exited(p)
+		return
+	case !a.restored:
+		a.early = append(a.early, p)
+		return
+	}
 	if c := a.byKey[p.Key]; c != nil {
 		a.exited(c, p)
 	}
+}
+
+// takeExits follows exits from now on, and those first that were told before.
+func (a *Agent) takeExits() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.restored = true
+	for _, p := range a.early {
+		if c := a.byKey[p.Key]; c != nil {
+			a.exited(c, p)
+		}
+	}
+	a.early = nil
 }
 
 func (a *Agent) isEnding() bool {

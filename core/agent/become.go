@@ -7,7 +7,6 @@ import (
 
 	"github.com/muxd/muxd/core/keeper"
 	"github.com/muxd/muxd/core/keeper/keeperpb"
-	"github.com/muxd/muxd/internal/fd"
 )
 
 // becomeKeeper is called when the keeper has died: this process becomes the next one, which starts an agent, which takes over as from
@@ -20,6 +19,9 @@ func (a *Agent) becomeKeeper() error {
 	a.mu.Lock() // for good: nothing may change any more
 	t := &keeperpb.Takeover{Control: uint32(a.control.Int()), Sessions: uint32(a.fdSock.Int())}
 	for _, c := range a.children {
+		if c.pidfd.Int() < 0 && c.rec.State == stRunning && c.started != 0 { // not resumed yet
+			c.openPidfd()
+		}
 		if c.pidfd.Int() < 0 {
 			continue
 		}
@@ -50,7 +52,7 @@ func (a *Agent) becomeKeeper() error {
 // openPidfd opens the pidfd of a child that runs: it tells the exit status also to a keeper that is not the child's parent. Where there
 // is none the child has exited already, or descriptors have run out. Agent.mu is held.
 func (c *child) openPidfd() {
-	if n, err := unix.PidfdOpen(int(c.rec.Pid), 0); err == nil {
-		c.pidfd = fd.New(n)
+	if f, err := keeper.OpenProcess(int(c.rec.Pid), c.started); err == nil {
+		c.pidfd = f
 	}
 }

@@ -59,6 +59,7 @@ type child struct {
 	key        string           // of the current run's process, at the keeper
 	openings   []*opening       // of the current run
 	pending    *keeperpb.Process
+	started    uint64      // of the current run's process, as keeper.StartTime tells it; 0: it could not be told
 	pidfd      *fd.FD      // while it runs
 	killed     *time.Timer // SIGKILL at the end of the grace time
 	drain      *time.Timer // the drain deadline

@@ -63,6 +63,17 @@ func (a *Agent) startConfigured(cfg *config.Config, had map[string]bool) []strin
 	return names
 }
 
+// names lists the children that there are, of a muxd that took them over.
+func (a *Agent) names() map[string]bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	had := map[string]bool{}
+	for _, c := range a.children {
+		had[c.rec.Name] = true
+	}
+	return had
+}
+
 // childSpec is what an entry of the configuration asks for.
 func childSpec(c *config.Child) *controlpb.ChildSpec {
 	cs := &controlpb.ChildSpec{

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/muxd/muxd/core/agent/agentpb"
+	"github.com/muxd/muxd/core/keeper"
 	"github.com/muxd/muxd/internal/spec"
 	"github.com/muxd/muxd/sink/sinkpb"
 )
@@ -25,52 +25,71 @@ type journal struct{ dir string }
 // keeperFile names the keeper that a journal is of. No child has such an id.
 const keeperFile = "keeper"
 
-// openJournal makes the directory where it is not there. begun says whether an agent of this keeper has been here before, or of
-// one that it took over from. lost is
-// how many children an earlier keeper had that was killed together with its agent: what is known of them is of no use
-// without their processes and descriptors, and is removed.
-func openJournal(runtimeDir, keeper string, takeover bool) (j *journal, begun bool, lost int, err error) {
+// origin says whose a journal is that an agent finds.
+type origin int
+
+const (
+	ownFirst origin = iota // there was none: this agent is the first
+	ownAgain               // an agent of the same keeper died
+	others                 // the keeper died, and its agent became this one or died with it
+)
+
+// openJournal makes the directory where it is not there, and says whose it was. A journal of another keeper stays that one's until
+// claim. keeper is keeperName's. lost is how many children a journal had that is of an earlier run of the machine: nothing of them
+// is left but names, and it is cleared.
+func openJournal(runtimeDir, keeper string) (j *journal, from origin, lost int, err error) {
 	j = &journal{filepath.Join(runtimeDir, "journal")}
-	mark := filepath.Join(j.dir, keeperFile)
-	old, err := os.ReadFile(mark)
+	old, err := os.ReadFile(filepath.Join(j.dir, keeperFile))
+	boot, _, _ := strings.Cut(keeper, " ")
 	switch {
 	case err == nil && string(old) == keeper:
-		return j, true, 0, nil
-	case err == nil && takeover:
-		if err := os.WriteFile(mark, []byte(keeper), 0o600); err != nil {
-			return nil, false, 0, fmt.Errorf("take the journal over: %w", err)
-		}
-		return j, true, 0, nil
+		return j, ownAgain, 0, nil
+	case err == nil && strings.HasPrefix(string(old), boot+" "):
+		return j, others, 0, nil
 	case err == nil:
 		entries, _ := os.ReadDir(j.dir)
 		lost = len(entries) - 1
 	case !errors.Is(err, fs.ErrNotExist):
-		return nil, false, 0, fmt.Errorf("open the journal: %w", err)
+		return nil, 0, 0, fmt.Errorf("open the journal: %w", err)
 	}
 	if err := os.RemoveAll(j.dir); err != nil {
-		return nil, false, 0, fmt.Errorf("clear the journal: %w", err)
+		return nil, 0, 0, fmt.Errorf("clear the journal: %w", err)
 	}
 	if err := os.Mkdir(j.dir, 0o700); err != nil {
-		return nil, false, 0, fmt.Errorf("make the journal: %w", err)
+		return nil, 0, 0, fmt.Errorf("make the journal: %w", err)
 	}
-	if err := os.WriteFile(mark, []byte(keeper), 0o600); err != nil {
-		return nil, false, 0, fmt.Errorf("make the journal: %w", err)
-	}
-	return j, false, lost, nil
+	return j, ownFirst, lost, j.claim(keeper)
 }
 
-// parentName tells this process's parent, the keeper, from every other process: its pid, and when it was started
-// (field 22 of proc_pid_stat(5)).
-func parentName() (string, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", os.Getppid()))
+// claim makes the journal this keeper's, for the agents that come after this one.
+func (j *journal) claim(keeper string) error {
+	if err := j.replace(keeperFile, []byte(keeper)); err != nil {
+		return fmt.Errorf("make the journal this keeper's: %w", err)
+	}
+	return nil
+}
+
+// keeperName tells this process's parent, the keeper, from every other process there has been: the run of the machine, its pid,
+// and when it was started.
+func keeperName() (string, error) {
+	boot, err := keeper.BootID()
 	if err != nil {
 		return "", err
 	}
-	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	if len(fields) < 20 {
-		return "", fmt.Errorf("/proc/%d/stat has too few fields", os.Getppid())
+	started, err := keeper.StartTime(os.Getppid())
+	if err != nil {
+		return "", err
 	}
-	return fmt.Sprintf("%d %s", os.Getppid(), fields[19]), nil
+	return fmt.Sprintf("%s %d %d", boot, os.Getppid(), started), nil
+}
+
+// replace makes b the content of the file, in one step: a process that is killed leaves the old or the new one.
+func (j *journal) replace(name string, b []byte) error {
+	path := filepath.Join(j.dir, name)
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 // write puts down one child.
@@ -79,11 +98,10 @@ func (j *journal) write(id string, c *agentpb.Child) error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(j.dir, id)
-	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+	if err := j.replace(id, b); err != nil {
 		return fmt.Errorf("write the journal: %w", err)
 	}
-	return os.Rename(path+".new", path)
+	return nil
 }
 
 // remove forgets one child.
@@ -126,7 +144,7 @@ func (a *Agent) save(c *child) {
 func (c *child) message() *agentpb.Child {
 	m := &agentpb.Child{
 		Spec: c.spec, Record: c.rec, Key: c.key, Stopping: c.stopping, Waited: c.waited, Cut: c.cut, Forks: c.forks,
-		Attached: c.attached, RequestId: c.request, Move: c.move,
+		Attached: c.attached, RequestId: c.request, Move: c.move, ProcessStarted: c.started,
 		Backoff: int64(c.backoff), BackoffFirst: int64(c.backoffFirst), BackoffMax: int64(c.backoffMax),
 	}
 	for _, ch := range c.sinks {
@@ -154,7 +172,8 @@ func (c *child) message() *agentpb.Child {
 func childFrom(m *agentpb.Child) (*child, error) {
 	c := &child{
 		spec: m.Spec, rec: m.Record, key: m.Key, stopping: m.Stopping, waited: m.Waited, cut: m.Cut, forks: m.Forks,
-		attached: m.Attached, request: m.RequestId, move: m.Move, moving: m.Move != nil, finished: make(chan struct{}), ready: make(chan struct{}),
+		attached: m.Attached, request: m.RequestId, move: m.Move, moving: m.Move != nil,
+		started: m.ProcessStarted, finished: make(chan struct{}), ready: make(chan struct{}),
 		backoff: time.Duration(m.Backoff), backoffFirst: time.Duration(m.BackoffFirst), backoffMax: time.Duration(m.BackoffMax),
 	}
 	close(c.ready)

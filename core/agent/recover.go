@@ -2,27 +2,79 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/muxd/muxd/core/host"
+	"github.com/muxd/muxd/core/keeper"
 	"github.com/muxd/muxd/core/keeper/keeperpb"
 	"github.com/muxd/muxd/sink/sinkpb"
 )
 
 // recover takes over from an agent that died: its children from the journal, their processes from the keeper, their streams
-// from the plugins, which have gone on serving them.
-func (a *Agent) recover(ctx context.Context, processes []*keeperpb.Process) error {
+// from the plugins, which have gone on serving them. Where the keeper died too, what it knew comes from the journal and the plugins, and
+// the journal is this keeper's from then on: an agent that dies before begins this anew.
+func (a *Agent) recover(ctx context.Context, processes []*keeperpb.Process, from origin, keeper string) error {
+	children, err := a.restore()
+	if err != nil {
+		return err
+	}
+	if from == others {
+		if processes, err = a.adopt(ctx, children, processes); err != nil {
+			return err
+		}
+	}
 	byKey := map[string]*keeperpb.Process{}
 	for _, p := range processes {
 		byKey[p.Key] = p
 	}
-	all, err := a.journal.read()
-	if err != nil {
-		return err
+	a.mu.Lock()
+	for _, c := range children {
+		if byKey[c.key] != nil {
+			a.byKey[c.key] = c
+		}
+	}
+	a.mu.Unlock()
+	plugins := a.reattach(ctx, processes, from == others)
+	if from == others {
+		if err := a.journal.claim(keeper); err != nil {
+			return err
+		}
+	}
+	a.host.Sweep()
+	for _, c := range children {
+		a.resume(c, byKey[c.key])
+		if move := c.move; move != nil {
+			a.follow(func() { a.moveAgain(c, move) })
+		}
 	}
 	a.mu.Lock()
+	names := map[string]bool{}
+	for _, o := range a.openings {
+		names[o.choice.spec.Name] = true
+	}
+	a.mu.Unlock()
+	for name := range names {
+		a.follow(func() { a.revive(name) }) // the openings of those that died, or never got them
+	}
+	a.log.Info("took over from "+map[bool]string{false: "an agent", true: "a keeper"}[from == others]+" that died",
+		"children", len(children), "plugins", plugins)
+	return nil
+}
+
+// restore makes the children of the journal, and returns them, the oldest first.
+func (a *Agent) restore() ([]*child, error) {
+	all, err := a.journal.read()
+	if err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	var children []*child
 	for _, m := range all {
 		c, err := childFrom(m)
@@ -41,14 +93,48 @@ func (a *Agent) recover(ctx context.Context, processes []*keeperpb.Process) erro
 		if c.over() {
 			close(c.finished)
 		}
-		if p := byKey[c.key]; p != nil {
-			a.byKey[c.key] = c
-		}
 		children = append(children, c)
 	}
-	a.mu.Unlock()
+	return children, nil
+}
 
-	plugins := 0
+// adopt has the keeper follow what one that died knew, and returns all that it follows then: children, as the journal names
+// their processes, and plugins, as they are written down beside their sockets. What runs no more is not among them. Doing it again
+// changes nothing.
+func (a *Agent) adopt(ctx context.Context, children []*child, processes []*keeperpb.Process) ([]*keeperpb.Process, error) {
+	known := map[string]bool{}
+	for _, p := range processes { // this process became the keeper, or another agent had begun this
+		known[p.Key] = true
+	}
+	for _, c := range children {
+		if known[c.key] || c.rec.State != stRunning || c.started == 0 {
+			continue
+		}
+		pidfd, err := keeper.OpenProcess(int(c.rec.Pid), c.started)
+		if errors.Is(err, unix.ESRCH) {
+			continue // it has ended, and nobody knows how
+		}
+		if err != nil {
+			return nil, fmt.Errorf("take child %s over: %w", c.id(), err)
+		}
+		p, err := a.keeper.Watch(ctx, c.key, int(c.rec.Pid), nil, pidfd.Int())
+		pidfd.Close()
+		if err != nil {
+			return nil, fmt.Errorf("take child %s over: %w", c.id(), err)
+		}
+		processes = append(processes, p)
+	}
+	plugins, err := a.host.Adopt(ctx, known)
+	if err != nil {
+		return nil, err
+	}
+	return append(processes, plugins...), nil
+}
+
+// reattach connects to the plugins that run, and returns how many. With repark each parks again what it has: the keeper that held
+// it has died.
+func (a *Agent) reattach(ctx context.Context, processes []*keeperpb.Process, repark bool) int {
+	n := 0
 	for _, p := range processes {
 		if !isPluginKey(p.Key) {
 			continue
@@ -63,7 +149,7 @@ func (a *Agent) recover(ctx context.Context, processes []*keeperpb.Process) erro
 			a.keeper.Signal(ctx, p.Key, unix.SIGKILL, false)
 			continue
 		}
-		if a.o.Takeover { // the keeper has nothing of what the one before held
+		if repark {
 			if _, err := plugin.Sinks().Repark(ctx, &sinkpb.ReparkRequest{}); err != nil {
 				a.log.Error("plugin does not park again what it has", "plugin", plugin.Name(), "error", plainError(err))
 			}
@@ -79,27 +165,12 @@ func (a *Agent) recover(ctx context.Context, processes []*keeperpb.Process) erro
 			}
 		}
 		a.mu.Unlock()
-		plugins++
+		n++
 	}
-	a.host.Sweep()
-	for _, c := range children {
-		a.resume(c, byKey[c.key])
-		if move := c.move; move != nil {
-			a.follow(func() { a.moveAgain(c, move) })
-		}
-	}
-	a.mu.Lock()
-	names := map[string]bool{}
-	for _, o := range a.openings {
-		names[o.choice.spec.Name] = true
-	}
-	a.mu.Unlock()
-	for name := range names {
-		a.follow(func() { a.revive(name) }) // the openings of those that died, or never got them
-	}
-	a.log.Info("took over from an agent that died", "children", len(children), "plugins", plugins)
-	return nil
+	return n
 }
+
+var errStarting = status.Error(codes.Unavailable, "muxd's agent died while the child was being started")
 
 // resume goes on with a child where the agent before was. p is its process, nil where the keeper knows none.
 func (a *Agent) resume(c *child, p *keeperpb.Process) {
@@ -110,23 +181,34 @@ func (a *Agent) resume(c *child, p *keeperpb.Process) {
 	case state == stStarting && p != nil:
 		a.running(c, p)
 		if p.Exited {
-			a.processExited(p)
+			a.mu.Lock()
+			a.exited(c, p)
+			a.mu.Unlock()
 		}
 	case state == stStarting && c.forks:
 		time.AfterFunc(forkTimeout, func() { a.notForked(c, "the client that was to fork it did not say that it has") })
+	case state == stStarting && (c.rec.Run > 1 || c.request == ""): // of a restart, or of the configuration: nobody else tries again
+		a.follow(func() {
+			a.undo(c)
+			a.tryLater(c, errStarting)
+		})
 	case state == stStarting:
-		// Its spawn never came to the process, and whoever asked for it asks again.
+		// Its spawn never came to the process. Whoever asked for it asks again, is told to once more, and starts another.
+		c.ready, c.failed = make(chan struct{}), errStarting
 		a.follow(func() {
 			a.undo(c)
 			a.mu.Lock()
 			defer a.mu.Unlock()
-			c.rec.Error = "muxd's agent died while it was being started"
+			c.rec.Error = plainError(errStarting).Error()
 			a.over(c, stFailed)
 			a.forget(c)
+			close(c.ready)
 		})
 	case state == stRunning && p == nil:
-		a.log.Error("the keeper does not know a child that ran", "child", c.id())
-		a.processExited(&keeperpb.Process{Key: c.key, Ended: time.Now().UnixNano()})
+		a.log.Error("a child ended while nobody followed it, and its exit status is not known", "child", c.id(), "pid", c.rec.Pid)
+		a.mu.Lock()
+		a.exited(c, &keeperpb.Process{Key: c.key, Ended: time.Now().UnixNano()})
+		a.mu.Unlock()
 	case state == stRunning:
 		a.mu.Lock()
 		c.openPidfd()
@@ -135,7 +217,9 @@ func (a *Agent) resume(c *child, p *keeperpb.Process) {
 			a.stop(c, time.Duration(c.spec.Grace))
 		}
 		if p.Exited {
-			a.processExited(p)
+			a.mu.Lock()
+			a.exited(c, p)
+			a.mu.Unlock()
 		}
 	case state == stExited:
 		a.mu.Lock()

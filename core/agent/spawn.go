@@ -17,6 +17,7 @@ import (
 
 	"github.com/muxd/muxd/control/controlpb"
 	"github.com/muxd/muxd/core/config"
+	"github.com/muxd/muxd/core/keeper"
 	"github.com/muxd/muxd/core/keeper/keeperpb"
 	"github.com/muxd/muxd/internal/fd"
 	"github.com/muxd/muxd/internal/fdchan"
@@ -278,6 +279,7 @@ func (a *Agent) start(ctx context.Context, c *child, by caller) (err error) {
 func (a *Agent) running(c *child, p *keeperpb.Process) {
 	a.mu.Lock()
 	c.rec.State, c.rec.Pid, c.rec.Started = stRunning, p.Pid, p.Started
+	c.started, _ = keeper.StartTime(int(p.Pid)) // an error: it has been reaped already, and its exit is on the way
 	a.emit(c, "spawned", "", fmt.Sprintf("pid %d", p.Pid))
 	a.save(c)
 	stop := c.stopping

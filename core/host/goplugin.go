@@ -54,7 +54,13 @@ func (p *Plugin) start() (err error) {
 		return fmt.Errorf("start plugin %s: %w", p.name, err)
 	}
 	defer theirs.Close()
-	run := &keeperRunner{p: p, channel: theirs}
+	listen, err := p.bind()
+	if err != nil {
+		p.fds.Close()
+		return fmt.Errorf("start plugin %s: %w", p.name, err)
+	}
+	defer listen.Close()
+	run := &keeperRunner{p: p, channel: theirs, listen: listen}
 	p.client = plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  plugin.HandshakeConfig{MagicCookieKey: cookieKey, MagicCookieValue: cookieValue},
 		VersionedPlugins: map[int]plugin.PluginSet{protocol: {"sink": clientPlugin{}}},
@@ -74,6 +80,7 @@ func (p *Plugin) start() (err error) {
 			run.Kill(context.Background())
 			p.client.Kill()
 			p.fds.Close()
+			os.Remove(p.listener)
 			err = p.explain(err, run)
 		}
 	}()
@@ -143,7 +150,8 @@ func (clientPlugin) GRPCClient(_ context.Context, _ *plugin.GRPCBroker, c *grpc.
 // keeperRunner starts the plugin as a child of the keeper.
 type keeperRunner struct {
 	p       *Plugin
-	channel *fd.FD // the plugin's end; borrowed
+	channel *fd.FD // the plugin's end; borrowed, as listen is
+	listen  *fd.FD
 	env     []string
 	stdout  *os.File
 	said    limited
@@ -190,13 +198,13 @@ func (r *keeperRunner) Start(ctx context.Context) error {
 	h.waiting[r.p.key] = r.p
 	h.mu.Unlock()
 	sp := &keeperpb.Spawn{
-		Key: r.p.key, Path: []byte(path), Cwd: []byte("/"), Fds: []uint32{0, 1, 2, 3},
+		Key: r.p.key, Path: []byte(path), Cwd: []byte("/"), Fds: []uint32{0, 1, 2, 3, 4},
 		Argv: [][]byte{[]byte(r.p.command.Path)},
 	}
 	for _, a := range r.p.command.Args {
 		sp.Argv = append(sp.Argv, []byte(a))
 	}
-	env := append(r.env, "MUXD_FD_CHANNEL=3")
+	env := append(r.env, "MUXD_FD_CHANNEL=3", "MUXD_FD_LISTENER=4")
 	for _, name := range []string{"PATH", "TZ", "GOCOVERDIR"} {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)
@@ -205,7 +213,7 @@ func (r *keeperRunner) Start(ctx context.Context) error {
 	for _, e := range append(env, r.p.command.Env...) {
 		sp.Env = append(sp.Env, []byte(e))
 	}
-	r.p.process, err = h.o.Keeper.Spawn(ctx, sp, []int{in.Int(), outW.Int(), 2, r.channel.Int()})
+	r.p.process, err = h.o.Keeper.Spawn(ctx, sp, []int{in.Int(), outW.Int(), 2, r.channel.Int(), r.listen.Int()})
 	if err != nil {
 		h.mu.Lock()
 		delete(h.waiting, r.p.key)

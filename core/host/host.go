@@ -57,7 +57,8 @@ type Host struct {
 	mu      sync.Mutex
 	plugins map[string]*Plugin // started, or being started
 	history map[string]*Status
-	waiting map[string]*Plugin // spawned and not reaped, by keeper key
+	waiting map[string]*Plugin           // spawned and not reaped, by keeper key
+	ended   map[string]*keeperpb.Process // reaped, and not waited for, by keeper key
 	starts  int
 	closed  bool
 }
@@ -81,7 +82,7 @@ type Status struct {
 func New(o Options) *Host {
 	return &Host{
 		o: o, plugins: map[string]*Plugin{}, history: map[string]*Status{},
-		waiting: map[string]*Plugin{},
+		waiting: map[string]*Plugin{}, ended: map[string]*keeperpb.Process{},
 	}
 }
 
@@ -98,6 +99,7 @@ func (h *Host) Exited(p *keeperpb.Process) {
 		close(w.exited)
 		return
 	}
+	h.ended[p.Key] = p
 	go h.Bury(p.Key) // of an earlier agent, and not reattached
 }
 

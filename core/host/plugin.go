@@ -31,6 +31,7 @@ type Plugin struct {
 	sinks    sinkpb.SinkClient
 	desc     *sinkpb.Description
 	fds      *fdchan.Endpoint
+	listener string // path of the socket on which a later muxd opens another fd channel
 	stopping atomic.Bool
 	hung     atomic.Pointer[string] // why it was killed, of one that hung
 	stir     chan struct{}          // capacity 1: see pulse

@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -14,19 +15,23 @@ import (
 	"github.com/hashicorp/go-plugin/runner"
 	"google.golang.org/grpc"
 
+	"github.com/muxd/muxd/core/keeper"
 	"github.com/muxd/muxd/core/keeper/keeperpb"
 	"github.com/muxd/muxd/internal/fdchan"
 	"github.com/muxd/muxd/sink/sinkpb"
 )
 
-// address is how a plugin's process is reached, for the agent after this one. go-plugin's ReattachConfig loses the version
-// that was negotiated, so it is here too.
+// address is how a plugin's process is found and reached, for the agent after this one. go-plugin's ReattachConfig loses the
+// version that was negotiated, so it is here too.
 type address struct {
-	Key     string  `json:"key"`
-	Network string  `json:"network"`
-	Addr    string  `json:"addr"`
-	Version int     `json:"version"`
-	Command Command `json:"command"`
+	Key      string  `json:"key"`
+	PID      int     `json:"pid"`
+	Started  uint64  `json:"started"` // see keeper.StartTime
+	Network  string  `json:"network"`
+	Addr     string  `json:"addr"`
+	Listener string  `json:"listener"` // where a new fd channel is opened
+	Version  int     `json:"version"`
+	Command  Command `json:"command"`
 }
 
 func (h *Host) addressFile(name string) string { return filepath.Join(h.o.Dir, name+".json") }
@@ -36,8 +41,15 @@ func channelName(key string) string { return "channel/" + key }
 
 // remember puts the plugin's address down.
 func (p *Plugin) remember() error {
+	started, err := keeper.StartTime(p.PID())
+	if err != nil {
+		return err
+	}
 	addr := p.client.ReattachConfig().Addr
-	b, err := json.Marshal(address{p.key, addr.Network(), addr.String(), protocol, p.command})
+	b, err := json.Marshal(address{
+		Key: p.key, PID: p.PID(), Started: started, Network: addr.Network(), Addr: addr.String(), Listener: p.listener,
+		Version: protocol, Command: p.command,
+	})
 	if err != nil {
 		return err
 	}
@@ -51,19 +63,15 @@ func (p *Plugin) remember() error {
 // Reattach connects to a plugin that an earlier agent has started, and that runs.
 func (h *Host) Reattach(ctx context.Context, process *keeperpb.Process) (*Plugin, error) {
 	name, _, _ := strings.Cut(strings.TrimPrefix(process.Key, KeyPrefix), "/")
-	b, err := os.ReadFile(h.addressFile(name))
+	at, err := readAddress(h.addressFile(name))
 	if err != nil {
 		return nil, err
-	}
-	var at address
-	if err := json.Unmarshal(b, &at); err != nil {
-		return nil, fmt.Errorf("read %s: %w", h.addressFile(name), err)
 	}
 	if at.Key != process.Key || at.Version != protocol {
 		return nil, fmt.Errorf("%s is of %s, which speaks version %d", h.addressFile(name), at.Key, at.Version)
 	}
 	p := newPlugin(h, name, process.Key)
-	p.process, p.command = process, at.Command
+	p.process, p.command, p.listener = process, at.Command, at.Listener
 	ours, err := h.o.Keeper.Fetch(ctx, channelName(p.key))
 	if err != nil {
 		return nil, fmt.Errorf("fetch its fd channel: %w", err)
@@ -86,6 +94,12 @@ func (h *Host) Reattach(ctx context.Context, process *keeperpb.Process) (*Plugin
 		},
 	})
 	h.mu.Lock()
+	if end := h.ended[p.key]; end != nil { // since the keeper told that it runs
+		h.mu.Unlock()
+		p.fds.Close()
+		p.client.Kill()
+		return nil, errors.New(describeExit(end))
+	}
 	h.plugins[name] = p
 	h.waiting[p.key] = p
 	h.mu.Unlock()
@@ -142,8 +156,11 @@ func newPlugin(h *Host, name, key string) *Plugin {
 // socketDirs matches the directories that go-plugin makes for plugins' sockets.
 const socketDirs = "plugin-dir*"
 
-// removeSocket removes the directory of the plugin's socket: go-plugin does so only where it started the process.
+// removeSocket removes the plugin's sockets: go-plugin does so only where it started the process.
 func (p *Plugin) removeSocket() {
+	if p.listener != "" {
+		os.Remove(p.listener)
+	}
 	addr := p.client.ReattachConfig()
 	if addr == nil {
 		return
@@ -162,12 +179,15 @@ func (h *Host) Sweep() {
 		if addr := p.client.ReattachConfig(); addr != nil {
 			keep[filepath.Dir(addr.Addr.String())] = true
 		}
+		keep[p.listener] = true
 	}
 	h.mu.Unlock()
-	dirs, _ := filepath.Glob(filepath.Join(h.o.Dir, socketDirs))
-	for _, dir := range dirs {
-		if !keep[dir] {
-			os.RemoveAll(dir)
+	for _, pattern := range []string{socketDirs, listeners} {
+		found, _ := filepath.Glob(filepath.Join(h.o.Dir, pattern))
+		for _, path := range found {
+			if !keep[path] {
+				os.RemoveAll(path)
+			}
 		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 const (
 	controlSock = "control.sock"
 	fdSock      = "fd.sock"
+	newSock     = "new.sock" // either, until it listens
 	pidFile     = "muxd.pid"
 )
 
@@ -167,23 +168,29 @@ func writePid(f *os.File) error {
 }
 
 // listen replaces a stale socket of that name by a new one and returns it, listening, owned by the caller.
-// Nobody else listens on the old one: the directory is locked.
+// Nobody else listens on the old one: the directory is locked. There is a socket at any moment, since a client takes none
+// for a muxd that has ended.
 func (d *runtimeDir) listen(name string, typ int) (*fd.FD, error) {
 	path := filepath.Join(d.path, name)
 	if st, err := os.Lstat(path); err == nil {
 		if st.Mode().Type() != os.ModeSocket {
 			return nil, fmt.Errorf("listen on %s: there is something that is not a socket: move it away", path)
 		}
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("remove the socket of an earlier muxd: %w", err)
-		}
+	}
+	made := filepath.Join(d.path, newSock)
+	if err := os.Remove(made); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove the socket of an earlier muxd: %w", err)
 	}
 	n, err := unix.Socket(unix.AF_UNIX, typ|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	s := fd.New(n)
-	if err := bindPrivate(n, path); err != nil {
+	err = bindPrivate(n, made)
+	if err == nil {
+		err = os.Rename(made, path)
+	}
+	if err != nil {
 		s.Close()
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}

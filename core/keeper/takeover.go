@@ -18,8 +18,7 @@ import (
 // not the new keeper's: it follows them by their pidfds. The stage of a plugin and the far ends come back from the
 // plugins, to the agent that the new keeper starts.
 
-// TakeoverEnv is the environment variable that gives a keeper the number of Takeover's descriptor, and that tells the
-// agents of such a keeper that an earlier one's children are theirs.
+// TakeoverEnv is the environment variable that gives a keeper the number of Takeover's descriptor.
 const TakeoverEnv = "MUXD_TAKEOVER"
 
 // Become executes argv, a keeper, in place of this process, and gives it what t names: t's descriptors stay open for it. It

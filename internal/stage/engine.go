@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -185,7 +186,6 @@ func (e *Engine) begin(o Options) error {
 		return err
 	}
 	e.pairs = append(e.pairs, p)
-	e.all = append(e.all, p)
 	return nil
 }
 
@@ -205,13 +205,20 @@ func (e *Engine) Repark() error {
 	return nil
 }
 
-// newPair makes and parks pair i.
+// newPair makes and parks pair i. Repark knows of it before it is parked: nobody may be there to park it with, and somebody else come
+// before it is put to use.
 func (e *Engine) newPair(i int) (*pair, error) {
 	p, err := newPair(i)
 	if err != nil {
 		return nil, err
 	}
+	e.mu.Lock()
+	e.all = append(e.all, p)
+	e.mu.Unlock()
 	if err := e.park(ParkPair+strconv.Itoa(i), fd.Ints(p.fds())...); err != nil {
+		e.mu.Lock()
+		e.all = slices.DeleteFunc(e.all, func(o *pair) bool { return o == p })
+		e.mu.Unlock()
 		p.close()
 		return nil, fmt.Errorf("park a stage: %w", err)
 	}

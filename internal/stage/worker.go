@@ -99,7 +99,6 @@ func (w *worker) takePair(s *Source) bool {
 		return w.pair != nil
 	}
 	w.pair = p
-	e.all = append(e.all, p)
 	return true
 }
 

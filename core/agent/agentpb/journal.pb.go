@@ -31,20 +31,21 @@ type Child struct {
 	Record  *controlpb.Child       `protobuf:"bytes,2,opt,name=record,proto3" json:"record,omitempty"`
 	Choices []*Choice              `protobuf:"bytes,3,rep,name=choices,proto3" json:"choices,omitempty"`
 	// Of the current run's process, at the keeper.
-	Key           string     `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
-	Openings      []*Opening `protobuf:"bytes,5,rep,name=openings,proto3" json:"openings,omitempty"`
-	Stopping      bool       `protobuf:"varint,6,opt,name=stopping,proto3" json:"stopping,omitempty"`
-	Waited        bool       `protobuf:"varint,7,opt,name=waited,proto3" json:"waited,omitempty"`
-	Cut           bool       `protobuf:"varint,8,opt,name=cut,proto3" json:"cut,omitempty"`
-	Forks         bool       `protobuf:"varint,9,opt,name=forks,proto3" json:"forks,omitempty"`
-	Attached      bool       `protobuf:"varint,10,opt,name=attached,proto3" json:"attached,omitempty"`
-	RequestId     string     `protobuf:"bytes,11,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Backoff       int64      `protobuf:"varint,12,opt,name=backoff,proto3" json:"backoff,omitempty"` // nanoseconds, like the next two
-	BackoffFirst  int64      `protobuf:"varint,13,opt,name=backoff_first,json=backoffFirst,proto3" json:"backoff_first,omitempty"`
-	BackoffMax    int64      `protobuf:"varint,14,opt,name=backoff_max,json=backoffMax,proto3" json:"backoff_max,omitempty"`
-	Move          *Move      `protobuf:"bytes,15,opt,name=move,proto3" json:"move,omitempty"` // absent: no stream is being moved
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Key            string     `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
+	Openings       []*Opening `protobuf:"bytes,5,rep,name=openings,proto3" json:"openings,omitempty"`
+	Stopping       bool       `protobuf:"varint,6,opt,name=stopping,proto3" json:"stopping,omitempty"`
+	Waited         bool       `protobuf:"varint,7,opt,name=waited,proto3" json:"waited,omitempty"`
+	Cut            bool       `protobuf:"varint,8,opt,name=cut,proto3" json:"cut,omitempty"`
+	Forks          bool       `protobuf:"varint,9,opt,name=forks,proto3" json:"forks,omitempty"`
+	Attached       bool       `protobuf:"varint,10,opt,name=attached,proto3" json:"attached,omitempty"`
+	RequestId      string     `protobuf:"bytes,11,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Backoff        int64      `protobuf:"varint,12,opt,name=backoff,proto3" json:"backoff,omitempty"` // nanoseconds, like the next two
+	BackoffFirst   int64      `protobuf:"varint,13,opt,name=backoff_first,json=backoffFirst,proto3" json:"backoff_first,omitempty"`
+	BackoffMax     int64      `protobuf:"varint,14,opt,name=backoff_max,json=backoffMax,proto3" json:"backoff_max,omitempty"`
+	Move           *Move      `protobuf:"bytes,15,opt,name=move,proto3" json:"move,omitempty"`                                            // absent: no stream is being moved
+	ProcessStarted uint64     `protobuf:"varint,16,opt,name=process_started,json=processStarted,proto3" json:"process_started,omitempty"` // of the current run's process, in clock ticks since the machine's start (proc_pid_stat(5))
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Child) Reset() {
@@ -180,6 +181,13 @@ func (x *Child) GetMove() *Move {
 		return x.Move
 	}
 	return nil
+}
+
+func (x *Child) GetProcessStarted() uint64 {
+	if x != nil {
+		return x.ProcessStarted
+	}
+	return 0
 }
 
 // Move is a stream on its way to another sink.
@@ -483,7 +491,7 @@ var File_core_agent_agentpb_journal_proto protoreflect.FileDescriptor
 
 const file_core_agent_agentpb_journal_proto_rawDesc = "" +
 	"\n" +
-	" core/agent/agentpb/journal.proto\x12\rmuxd.agent.v1\x1a\x1fcontrol/controlpb/control.proto\"\xfe\x03\n" +
+	" core/agent/agentpb/journal.proto\x12\rmuxd.agent.v1\x1a\x1fcontrol/controlpb/control.proto\"\xa7\x04\n" +
 	"\x05Child\x12.\n" +
 	"\x04spec\x18\x01 \x01(\v2\x1a.muxd.control.v1.ChildSpecR\x04spec\x12.\n" +
 	"\x06record\x18\x02 \x01(\v2\x16.muxd.control.v1.ChildR\x06record\x12/\n" +
@@ -502,7 +510,8 @@ const file_core_agent_agentpb_journal_proto_rawDesc = "" +
 	"\rbackoff_first\x18\r \x01(\x03R\fbackoffFirst\x12\x1f\n" +
 	"\vbackoff_max\x18\x0e \x01(\x03R\n" +
 	"backoffMax\x12'\n" +
-	"\x04move\x18\x0f \x01(\v2\x13.muxd.agent.v1.MoveR\x04move\"D\n" +
+	"\x04move\x18\x0f \x01(\v2\x13.muxd.agent.v1.MoveR\x04move\x12'\n" +
+	"\x0fprocess_started\x18\x10 \x01(\x04R\x0eprocessStarted\"D\n" +
 	"\x04Move\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\tR\x06stream\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\tR\x04spec\x12\x10\n" +
