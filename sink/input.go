@@ -2,16 +2,16 @@ package sink
 
 import (
 	"errors"
-	"io"
 	"os"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/muxd/muxd/internal/fd"
 )
 
-// Input takes what a child shall read as its stdin. Write and Close may be called from different goroutines.
+// Input takes what a child shall read as its stdin. Its methods may be called from different goroutines.
 type Input struct {
 	file   *os.File
 	closed func() // told once, when the child can be given end-of-file
@@ -28,12 +28,21 @@ func newInput(f *fd.FD, closed func()) (*Input, error) {
 	return &Input{file: f.File("stdin"), closed: closed}, nil
 }
 
+// NewInput makes an input without muxd, for the tests of a sink. It takes ownership of f, the write end of a pipe.
+func NewInput(f *os.File) (*Input, error) {
+	d, err := fd.FromFile(f)
+	if err != nil {
+		return nil, err
+	}
+	return newInput(d, func() {})
+}
+
 // Write blocks until the child, or the pipe before it, has taken all of p. After Close, and once the child has
 // exited or closed its stdin, it returns an error.
 func (in *Input) Write(p []byte) (int, error) { return in.file.Write(p) }
 
-// ReadFrom copies r to the child until r ends or the child takes no more. It does not close the input.
-func (in *Input) ReadFrom(r io.Reader) (int64, error) { return io.Copy(in.file, r) }
+// ErrInputOver says that the child takes no more input: Close was called, or the child has exited or closed its stdin.
+var ErrInputOver = errors.New("the child takes no more input")
 
 // over says whether the input was closed, or nobody has its other end any more: then poll(2) tells of an error.
 func (in *Input) over() bool {
@@ -50,7 +59,66 @@ func (in *Input) over() bool {
 	return over
 }
 
-// Close gives the child end-of-file, and ends a blocked Write. A second Close does nothing.
+// SpliceFrom moves what stands in c, a stream socket or pipe with O_NONBLOCK, to the child, and returns when c
+// has ended (nil), when c fails or its deadline passes (its error), or when the child takes no more (ErrInputOver).
+// The bytes go from the socket to the pipe in one system call each time and are in no process's memory, so where this one
+// is killed they are in the one or the other. It blocks while there is nothing, and while the child does not read.
+// It does not close the input.
+func (in *Input) SpliceFrom(c syscall.Conn) error {
+	from, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	to, err := in.file.SyscallConn()
+	if err != nil {
+		return ErrInputOver
+	}
+	for {
+		n, spliceErr := 0, error(nil)
+		// Waits for c to have something, and then for the pipe to have room: EAGAIN does not say which of them is missing.
+		err := from.Read(func(src uintptr) bool {
+			if ready, pollErr := pollNow(int(src), unix.POLLIN); pollErr != nil || !ready {
+				return pollErr != nil
+			}
+			if toErr := to.Control(func(dst uintptr) { n, spliceErr = spliceInput(int(src), int(dst)) }); toErr != nil {
+				spliceErr = ErrInputOver
+			}
+			return true
+		})
+		switch {
+		case err != nil:
+			return err
+		case errors.Is(spliceErr, unix.EAGAIN):
+			err := to.Write(func(dst uintptr) bool {
+				ready, pollErr := pollNow(int(dst), unix.POLLOUT)
+				return ready || pollErr != nil
+			})
+			if err != nil {
+				return ErrInputOver
+			}
+		case errors.Is(spliceErr, unix.EPIPE), errors.Is(spliceErr, ErrInputOver):
+			return ErrInputOver
+		case spliceErr != nil:
+			return os.NewSyscallError("splice", spliceErr)
+		case n == 0:
+			return nil
+		}
+	}
+}
+
+// spliceMost is how much is moved to a child at once: as much as a pipe holds.
+const spliceMost = 64 << 10
+
+func spliceInput(src, dst int) (int, error) {
+	for {
+		n, err := unix.Splice(src, nil, dst, nil, spliceMost, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+		if !errors.Is(err, unix.EINTR) {
+			return int(n), err
+		}
+	}
+}
+
+// Close gives the child end-of-file, and ends a Write or SpliceFrom that waits for the child. A second Close does nothing.
 func (in *Input) Close() error {
 	err := in.file.Close()
 	if errors.Is(err, os.ErrClosed) {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,21 +20,24 @@ import (
 
 // opening is an Opening that is being served.
 type opening struct {
-	srv      *server
-	pub      *Opening
-	wiring   Wiring
-	sink     Sink
-	console  ConsoleSink // the same as sink, where it is one
-	ctx      context.Context
-	cancel   context.CancelFunc
-	opened   chan struct{}  // closed when open has returned
-	openErr  error          // what it returned; set before opened is closed
-	viewers  sync.WaitGroup // Attach calls
-	count    int            // of viewers; server.mu
-	memoryFD *fd.FD         // of Opening.Memory; server.mu
-	closing  sync.Once
-	flows    []*flow
-	input    *flow // once stdin has been closed; server.mu
+	srv       *server
+	pub       *Opening
+	wiring    Wiring
+	sink      Sink
+	console   ConsoleSink // the same as sink, where it is one
+	ctx       context.Context
+	cancel    context.CancelFunc
+	opened    chan struct{}             // closed when open has returned
+	openErr   error                     // what it returned; set before opened is closed
+	viewers   sync.WaitGroup            // Attach calls
+	count     int                       // of viewers; server.mu
+	memoryFD  *fd.FD                    // of Opening.Memory; server.mu
+	parked    map[string][]syscall.Conn // what the sink has parked, by tag; server.mu
+	tags      map[string]bool           // under which something was parked, by a predecessor too; server.mu
+	closing   sync.Once
+	forgotten atomic.Bool // nobody comes again
+	flows     []*flow
+	input     *flow // once stdin has been closed; server.mu
 }
 
 func newOpening(s *server, id string, r *Request, w Wiring) *opening {
@@ -198,7 +203,11 @@ func (o *opening) read(far *fd.FD, st Stream) error {
 		return err
 	}
 	f := &flow{op: o, stream: st, done: make(chan struct{})}
-	src, err := eng.Add(far, o.pub.ID+"/"+st.String(), f)
+	add := eng.Add
+	if o.pub.Unseen {
+		add = eng.AddUnseen
+	}
+	src, err := add(far, o.pub.ID+"/"+st.String(), f)
 	if err != nil {
 		return err
 	}
@@ -264,7 +273,11 @@ func (o *opening) over() bool {
 // ends, or the opening failed.
 func (o *opening) close(forget bool) {
 	o.closing.Do(func() {
+		o.forgotten.Store(forget)
 		o.cancel()
+		if !forget && o.pub.Input != nil {
+			o.pub.Input.once.Do(func() {}) // the child's stdin goes on with a successor
+		}
 		o.childExited(0, false)
 		o.viewers.Wait()
 		for _, f := range o.flows {
@@ -282,6 +295,9 @@ func (o *opening) close(forget bool) {
 			}
 		}
 		o.dropMemory(forget)
+		if forget {
+			o.dropParked()
+		}
 	})
 }
 
@@ -304,6 +320,7 @@ type told struct {
 	trouble string
 	held    bool   // trouble is why the stream is held back
 	bytes   uint64 // at the end
+	dropped uint64
 }
 
 // stageSlot is the author's view of a stage.Slot.
@@ -317,7 +334,7 @@ func (s stageSlot) setState(b []byte)  { s.SetState(b) }
 func (f *flow) Chunk(c *stage.Chunk) error {
 	f.chunk = Chunk{
 		Stream: f.stream, Offset: c.Offset, Data: c.Data, Time: c.Time, Last: c.Last, Again: c.Again,
-		slot: stageSlot{c.Slot},
+		slot: stageSlot{c.Slot}, unseen: c,
 	}
 	return f.op.sink.Write(f.op.ctx, &f.chunk)
 }
@@ -333,7 +350,8 @@ func (f *flow) Eof(n uint64) {
 func (f *flow) Done(n uint64, err error) {
 	f.update(func() {
 		if errors.Is(err, context.Canceled) && f.op.ctx.Err() != nil && f.src != nil {
-			err = fmt.Errorf("the stream was given up, and %d bytes of it were not put out", len(f.chunk.Data)+f.src.Unread())
+			lost := len(f.chunk.Data) + f.chunk.Left() + f.src.Unread()
+			err = fmt.Errorf("the stream was given up, and %d bytes of it were not put out", lost)
 			if f.trouble != "" {
 				err = fmt.Errorf("%w: %s", err, f.trouble)
 			}

@@ -14,6 +14,10 @@ type Opening struct {
 	Again      bool // an earlier process of this plugin was killed while it had the opening
 	Rows, Cols int  // of a console, at its beginning; never zero
 
+	// Unseen may be set by Plugin.Open for a sink that passes bytes on as they are and does not look at them: its chunks
+	// have no Data, but Move.
+	Unseen bool
+
 	// Input takes what the child shall read as its stdin; nil where Stdin is not among Streams.
 	Input *Input
 
@@ -27,6 +31,9 @@ type Opening struct {
 // Trouble says that the sink is waiting for something outside to be mended, or with nil that it goes on. It is shown in
 // muxctl inspect and events.
 func (o *Opening) Trouble(err error) { o.live.troubled(err) }
+
+// Dropped tells how many bytes of a stream the sink's policy has dropped until now, in all. It is shown in muxctl inspect.
+func (o *Opening) Dropped(st Stream, total uint64) { o.live.dropped(st, total) }
 
 // Status is the child's wait status, as waitpid(2) encodes it, once the child has exited and where muxd knows it.
 func (o *Opening) Status() (status uint32, known bool) {

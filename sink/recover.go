@@ -68,10 +68,13 @@ func (s *server) Recover(ctx context.Context, req *sinkpb.RecoverRequest) (*sink
 	for _, p := range req.Parked {
 		fds := rest[:p.Fds]
 		rest = rest[p.Fds:]
-		id, isMemory := strings.CutPrefix(p.Name, parkMemory)
-		if isMemory && !s.live[id] || s.recovered[p.Name] != nil {
+		id, isOwn := strings.CutPrefix(p.Name, parkMemory)
+		if !isOwn {
+			id, _, isOwn = ownName(p.Name)
+		}
+		if isOwn && !s.live[id] || s.recovered[p.Name] != nil {
 			fd.CloseAll(fds)
-			if isMemory {
+			if isOwn {
 				useless = append(useless, p.Name)
 			}
 			continue
@@ -101,7 +104,7 @@ func (s *server) engine() (*stage.Engine, error) {
 	s.mu.Lock()
 	crashed := s.crashed
 	for name, fds := range s.recovered {
-		if !strings.HasPrefix(name, parkMemory) {
+		if !strings.HasPrefix(name, parkMemory) && !strings.HasPrefix(name, parkOwn) {
 			parked[name] = fds
 			delete(s.recovered, name)
 		}
@@ -222,15 +225,15 @@ func (s *server) Repark(ctx context.Context, _ *sinkpb.ReparkRequest) (*sinkpb.R
 
 // repark parks what o has, and the far ends of its streams.
 func (o *opening) repark() error {
-	copies := map[string]*fd.FD{}
+	copies := map[string][]*fd.FD{}
 	defer func() {
-		for _, f := range copies {
-			f.Close()
+		for _, fds := range copies {
+			fd.CloseAll(fds)
 		}
 	}()
 	keep := func(name string, f *fd.FD, err error) {
 		if err == nil { // what is closed has just ended
-			copies[name] = f
+			copies[name] = append(copies[name], f)
 		}
 	}
 	o.srv.mu.Lock()
@@ -248,9 +251,15 @@ func (o *opening) repark() error {
 		d, err := fd.DupFile(o.pub.Input.file)
 		keep("far/"+o.pub.ID+"/"+Stdin.String(), d, err)
 	}
+	for tag, files := range o.parked {
+		for _, f := range files {
+			d, err := dupConn(f)
+			keep(parkOwn+o.pub.ID+"/"+tag, d, err)
+		}
+	}
 	o.srv.mu.Unlock()
-	for name, f := range copies {
-		if err := o.srv.park(name, f.Int()); err != nil {
+	for name, fds := range copies {
+		if err := o.srv.park(name, fd.Ints(fds)...); err != nil {
 			return err
 		}
 	}

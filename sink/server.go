@@ -126,6 +126,7 @@ func (s *server) Open(ctx context.Context, req *sinkpb.OpenRequest) (*sinkpb.Ope
 		return s.openedBefore(ctx, old, ticket)
 	}
 	s.openings[req.Opening] = o
+	o.knowParked()
 	s.mu.Unlock()
 
 	resp, err := o.open(ctx, ticket)

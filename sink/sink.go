@@ -154,15 +154,36 @@ type ConsoleSink interface {
 type Chunk struct {
 	Stream Stream
 	Offset uint64    // in the stream, of the first byte of Data
-	Data   []byte    // valid until Write returns
+	Data   []byte    // valid until Write returns; nil where the opening is Unseen
 	Time   time.Time // when it was read; the same if the chunk comes again
 	Last   bool      // the stream has ended before this chunk, which has no data
 	// Again says that an earlier process of this plugin was killed while it had this chunk, so that some or all
 	// of it may have been written; Intent tells what that process had recorded.
 	Again bool
 
-	slot slot
+	slot   slot
+	unseen mover // has the bytes of a chunk without Data
 }
+
+// mover is a chunk that is not looked at.
+type mover interface {
+	Left() int
+	Move(dst, n int) (int, error)
+}
+
+// Left is how much of a chunk of an opening that is Unseen has not been moved; 0 for other chunks.
+func (c *Chunk) Left() int {
+	if c.unseen == nil {
+		return 0
+	}
+	return c.unseen.Left()
+}
+
+// Move moves the next bytes of a chunk of an opening that is Unseen, at most n of them, to fd, which is a pipe or a
+// stream socket, and returns how many it took. The kernel moves them and counts them in one step: a successor of a
+// process that was killed gets the chunk Again with the rest only. It does not block where fd has O_NONBLOCK, and
+// returns EAGAIN where fd takes nothing now.
+func (c *Chunk) Move(fd uintptr, n int) (int, error) { return c.unseen.Move(int(fd), n) }
 
 // IntentMost and StateMost bound what Intend and SetState take, in bytes.
 const (

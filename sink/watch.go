@@ -159,7 +159,7 @@ func (s *server) Stat(_ context.Context, req *sinkpb.StatRequest) (*sinkpb.StatR
 		s.mu.Unlock()
 		st := &sinkpb.StreamStat{
 			Stream: sinkpb.Stream(f.stream), Bytes: f.src.Committed(), Eof: now.eof, Flushed: now.flushed,
-			Error: now.trouble, Location: o.pub.Location,
+			Error: now.trouble, Location: o.pub.Location, Dropped: now.dropped,
 		}
 		if now.failed != "" {
 			st.Error = now.failed
@@ -186,6 +186,17 @@ func (o *opening) troubled(err error) {
 		if f.trouble != text && !f.held && f.failed == "" && !f.flushed {
 			f.trouble = text
 			o.srv.changed(f)
+		}
+	}
+}
+
+// dropped tells how much of a stream was dropped.
+func (o *opening) dropped(st Stream, total uint64) {
+	o.srv.mu.Lock()
+	defer o.srv.mu.Unlock()
+	for _, f := range o.flows {
+		if f.stream == st {
+			f.told.dropped = total
 		}
 	}
 }

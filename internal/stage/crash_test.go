@@ -18,18 +18,31 @@ const stepHalf Step = "half put"
 
 var steps = []Step{StepBound, StepFilled, StepLooked, StepTaken, stepHalf, StepPut, StepWritten, StepConsumed, StepCommitted}
 
+// unseenSteps are those of a source whose chunks are moved.
+var unseenSteps = []Step{StepBound, StepFilled, StepLooked, StepTaken, StepMoved, StepPut, StepWritten, StepConsumed, StepCommitted}
+
 // crash says where a process dies: at the n-th time that it comes to a step. The zero value lets it live.
 type crash struct {
 	at Step
 	n  int
 }
 
-// disk is what outlives all processes: the output, what is parked, and the source.
+// disk is what outlives all processes: the output, what is parked, and the source. Of an unseen source the output is a pipe.
 type disk struct {
-	mu     sync.Mutex
-	out    []byte
-	parked map[string][]*fd.FD
-	src    *fd.FD
+	mu         sync.Mutex
+	out        []byte
+	outR, outW *fd.FD
+	parked     map[string][]*fd.FD
+	src        *fd.FD
+}
+
+// put is how much has been put out.
+func (d *disk) put() uint64 {
+	if d.outR == nil {
+		return uint64(len(d.out))
+	}
+	n, _ := pending(d.outR.Int())
+	return uint64(n)
 }
 
 func (d *disk) park(name string, fds ...int) error {
@@ -110,6 +123,21 @@ func (p *process) Chunk(c *Chunk) error {
 
 func (p *process) Held(error) {}
 
+// mover is a process whose chunks are unseen. It moves each in two halves.
+type mover struct{ *process }
+
+func (m mover) Chunk(c *Chunk) error {
+	if put := m.disk.put(); c.Offset != put {
+		return fmt.Errorf("a chunk at %d, where %d bytes are put out", c.Offset, put)
+	}
+	for half := c.Left() / 2; c.Left() > 0; half = c.Left() {
+		if _, err := c.Move(m.disk.outW.Int(), half); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (p *process) Eof(uint64) {}
 
 func (p *process) Done(_ uint64, err error) { p.done <- err }
@@ -125,7 +153,11 @@ func (d *disk) run(t *testing.T, at crash, over <-chan struct{}) (finished bool)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := e.Add(src, "source", p)
+	add, h := e.Add, Handler(p)
+	if d.outR != nil {
+		add, h = e.AddUnseen, mover{p}
+	}
+	s, err := add(src, "source", h)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,8 +169,8 @@ func (d *disk) run(t *testing.T, at crash, over <-chan struct{}) (finished bool)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := s.Committed(); got != uint64(len(d.out)) {
-			t.Errorf("%d bytes are committed, and %d put out", got, len(d.out))
+		if got := s.Committed(); got != d.put() {
+			t.Errorf("%d bytes are committed, and %d put out", got, d.put())
 		}
 		e.Close()
 		return true
@@ -147,7 +179,12 @@ func (d *disk) run(t *testing.T, at crash, over <-chan struct{}) (finished bool)
 
 // Every step of every chunk, and in the recovery from there every step again, is a place to die. Whatever happens, each
 // byte is put out once.
-func TestCrashAtEveryStep(t *testing.T) {
+func TestCrashAtEveryStep(t *testing.T) { crashEverywhere(t, steps, false) }
+
+// The same where the bytes are moved without being looked at.
+func TestCrashAtEveryStepUnseen(t *testing.T) { crashEverywhere(t, unseenSteps, true) }
+
+func crashEverywhere(t *testing.T, steps []Step, unseen bool) {
 	input := strings.Repeat("0123456789abcdef", 12<<10) // three stages full
 	var firsts []crash
 	for _, s := range steps {
@@ -170,8 +207,14 @@ func TestCrashAtEveryStep(t *testing.T) {
 				}
 				w.Close()
 				d.src = r
+				if unseen {
+					if d.outR, d.outW, err = fd.Pipe(); err != nil {
+						t.Fatal(err)
+					}
+					resize(d.outW.Int(), pipeBig)
+				}
 				t.Cleanup(func() {
-					r.Close()
+					fd.CloseAll([]*fd.FD{r, d.outR, d.outW})
 					for _, fds := range d.parked {
 						fd.CloseAll(fds)
 					}
@@ -179,6 +222,14 @@ func TestCrashAtEveryStep(t *testing.T) {
 				defer close(over)
 				if !d.run(t, first, over) && !d.run(t, second, over) {
 					d.run(t, crash{}, over)
+				}
+				if unseen {
+					d.out = make([]byte, len(input)+1)
+					n, err := unix.Read(d.outR.Int(), d.out)
+					if err != nil {
+						t.Fatal(err)
+					}
+					d.out = d.out[:n]
 				}
 				if string(d.out) != input {
 					t.Errorf("%d bytes came out of %d, or not the same", len(d.out), len(input))

@@ -23,12 +23,16 @@ import (
 
 // Chunk is a piece of a stream.
 type Chunk struct {
-	Offset uint64 // of Data in the stream
-	Data   []byte // valid until Handler.Chunk returns
+	Offset uint64 // in the stream, of the first byte that is left of the chunk
+	Data   []byte // valid until Handler.Chunk returns; nil of a source that was added unseen
 	Time   time.Time
 	Last   bool // the stream has ended, and Data is empty
 	Again  bool // a killed predecessor had this chunk
 	Slot   Slot
+
+	left int   // of an unseen chunk, what has not been moved
+	pair *pair // of an unseen chunk: it has its bytes
+	step func(Step)
 }
 
 // Handler is what a source's bytes go to. Its methods are called by one goroutine at a time, and in this order: Chunk any
@@ -99,6 +103,7 @@ const (
 	StepFilled    Step = "filled"    // the stage has bytes of the source
 	StepLooked    Step = "looked"    // they have been read through the scratch
 	StepTaken     Step = "taken"     // the chunk is recorded
+	StepMoved     Step = "moved"     // a part of an unseen chunk has left the stage
 	StepPut       Step = "put"       // the handler has put it out
 	StepWritten   Step = "written"   // that is recorded
 	StepConsumed  Step = "consumed"  // the stage is empty again
@@ -261,6 +266,15 @@ var ErrTooMany = fmt.Errorf("%d streams are open, and no more fit: %w", slotsMos
 // Add takes ownership of src, a pipe's read end or a PTY master, on which it sets O_NONBLOCK, and begins to read it. A
 // source whose key a predecessor knew goes on where that one was: first with what is in its stage.
 func (e *Engine) Add(src *fd.FD, key string, h Handler) (*Source, error) {
+	return e.add(src, key, h, false)
+}
+
+// AddUnseen is Add for a handler that moves bytes without looking at them: its chunks have no Data, but Move.
+func (e *Engine) AddUnseen(src *fd.FD, key string, h Handler) (*Source, error) {
+	return e.add(src, key, h, true)
+}
+
+func (e *Engine) add(src *fd.FD, key string, h Handler, unseen bool) (*Source, error) {
 	if key == "" || len(key) > keyMost {
 		src.Close()
 		return nil, fmt.Errorf("key of %d bytes for a stream, want 1 to %d", len(key), keyMost)
@@ -269,7 +283,9 @@ func (e *Engine) Add(src *fd.FD, key string, h Handler) (*Source, error) {
 		src.Close()
 		return nil, fmt.Errorf("set O_NONBLOCK on a stream: %w", err)
 	}
-	s := &Source{eng: e, src: src, h: h, done: make(chan struct{}), pipeSize: capacity(src.Int())}
+	s := &Source{
+		eng: e, src: src, h: h, done: make(chan struct{}), pipeSize: capacity(src.Int()), unseen: unseen,
+	}
 	_, err := unix.FcntlInt(uintptr(src.Int()), unix.F_GETPIPE_SZ, 0)
 	if s.pty = err != nil; s.pty {
 		s.lone = ptyLone

@@ -69,7 +69,11 @@ func (w *worker) resume(s *Source) (over bool, err error) {
 	switch word & phaseMask {
 	case phaseTaken:
 		var data []byte
-		if n > 0 {
+		moved := 0
+		if s.unseen {
+			moved = s.slot.staged() - staged // what left the stage is where it belongs
+			n -= moved
+		} else if n > 0 {
 			if data, err = w.look(n); err != nil {
 				return false, err
 			}
@@ -82,7 +86,7 @@ func (w *worker) resume(s *Source) (over bool, err error) {
 		}
 		s.slot.forgetNewState()
 		s.chunk = Chunk{
-			Offset: s.slot.Committed(), Data: data, Time: time.Unix(0, s.slot.time()), Last: last, Again: true, Slot: s.slot,
+			Offset: s.slot.Committed() + uint64(moved), Data: data, Time: time.Unix(0, s.slot.time()), Last: last, Again: true, Slot: s.slot,
 		}
 		if err := w.eng.try(s, func() error { return w.finishChunk(s, n) }); err != nil {
 			w.empty()

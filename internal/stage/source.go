@@ -23,15 +23,16 @@ const (
 
 // Source is a stream that the engine reads.
 type Source struct {
-	eng  *Engine
-	src  *fd.FD
-	h    Handler
-	slot Slot
-	k    int   // slot number
-	gen  int32 // tells it from an earlier source of the same slot
-	pty  bool
-	lone int // a read of fewer bytes is not waited after
-	done chan struct{}
+	eng    *Engine
+	src    *fd.FD
+	h      Handler
+	slot   Slot
+	k      int   // slot number
+	gen    int32 // tells it from an earlier source of the same slot
+	pty    bool
+	lone   int  // a read of fewer bytes is not waited after
+	unseen bool // its chunks are moved, and not looked at
+	done   chan struct{}
 
 	state int          // of the state machine above; eng.mu
 	cut   atomic.Bool  // EAGAIN is the end

@@ -170,33 +170,46 @@ func (w *worker) read(s *Source) (int, error) {
 // put hands the n bytes in the stage to the handler, and consumes them.
 func (w *worker) put(s *Source, n int) error {
 	for n > 0 {
-		data, err := w.look(n)
+		var data []byte
+		var err error
+		size := n
+		if !s.unseen {
+			data, err = w.look(n)
+			size = len(data)
+		}
 		if err == nil {
 			w.eng.step(StepLooked)
-			err = w.chunk(s, data, n, false)
+			err = w.chunk(s, data, size, n, false)
 		}
 		if err != nil {
 			w.empty() // for the next source
 			return err
 		}
-		n -= len(data)
+		n -= size
 	}
 	return nil
 }
 
-// chunk takes one chunk, of staged bytes in the stage, through its phases.
-func (w *worker) chunk(s *Source, data []byte, staged int, last bool) error {
+// chunk takes one chunk of n bytes, of staged in the stage, through its phases. data is nil where s is unseen.
+func (w *worker) chunk(s *Source, data []byte, n, staged int, last bool) error {
 	now := time.Now()
-	s.slot.take(len(data), staged, last, now.UnixNano())
+	s.slot.take(n, staged, last, now.UnixNano())
 	w.eng.step(StepTaken)
 	s.chunk = Chunk{Offset: s.slot.Committed(), Data: data, Time: now, Last: last, Slot: s.slot}
-	return w.finishChunk(s, len(data))
+	return w.finishChunk(s, n)
 }
 
-// finishChunk has the handler put out the chunk that is taken, and consumes its n bytes.
+// finishChunk has the handler put out the chunk that is taken, and consumes its n bytes that are in the stage, or what the
+// handler has left of them there.
 func (w *worker) finishChunk(s *Source, n int) error {
+	if s.unseen {
+		s.chunk.left, s.chunk.pair, s.chunk.step = n, w.pair, w.eng.step
+	}
 	if err := s.h.Chunk(&s.chunk); err != nil {
 		return err
+	}
+	if s.unseen {
+		n = s.chunk.left
 	}
 	w.eng.step(StepPut)
 	s.slot.written()
@@ -213,7 +226,7 @@ func (w *worker) finishChunk(s *Source, n int) error {
 // end tells the handler that s has ended.
 func (w *worker) end(s *Source) {
 	s.h.Eof(s.slot.Committed())
-	s.finish(w.chunk(s, nil, 0, true))
+	s.finish(w.chunk(s, nil, 0, 0, true))
 }
 
 // speedUp enlarges the pipes of a busy source, as far as the kernel allows.

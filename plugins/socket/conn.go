@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -30,6 +29,16 @@ func dial(ctx context.Context, a address) (conn, error) {
 	c, err := d.DialContext(ctx, a.network, a.name)
 	if err != nil {
 		return nil, explainDial(err, a)
+	}
+	return c.(conn), nil
+}
+
+// connOf is the connection that f is. It takes ownership of f.
+func connOf(f *os.File) (conn, error) {
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, fmt.Errorf("take a connection over: %w", err)
 	}
 	return c.(conn), nil
 }
@@ -76,13 +85,43 @@ func cause(err error) error {
 
 // write writes b to c, and returns how much of it the kernel accepted. It blocks until all is, the connection is dead,
 // or ctx is done.
-func write(ctx context.Context, c conn, b []byte) (int, error) {
+func write(ctx context.Context, c conn, b []byte) (n int, err error) {
+	err = interruptible(ctx, c, func() (err error) {
+		n, err = c.Write(b)
+		return err
+	})
+	return n, err
+}
+
+// move moves what is left of a chunk to c. It blocks until all is with the kernel, the connection is dead, or ctx is done.
+func move(ctx context.Context, c conn, chunk unseen) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return interruptible(ctx, c, func() error {
+		var moveErr error
+		err := raw.Write(func(fd uintptr) bool {
+			for moveErr = nil; chunk.Left() > 0 && moveErr == nil; {
+				_, moveErr = chunk.Move(fd, chunk.Left())
+			}
+			return !errors.Is(moveErr, unix.EAGAIN)
+		})
+		if err != nil {
+			return err
+		}
+		return moveErr
+	})
+}
+
+// interruptible runs write, which writes to c, and has it fail when ctx is done: with ctx's error.
+func interruptible(ctx context.Context, c conn, write func() error) error {
 	over := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		c.SetWriteDeadline(time.Unix(1, 0))
 		close(over)
 	})
-	n, err := c.Write(b)
+	err := write()
 	if !stop() {
 		<-over
 		c.SetWriteDeadline(time.Time{})
@@ -90,7 +129,7 @@ func write(ctx context.Context, c conn, b []byte) (int, error) {
 	if err != nil && ctx.Err() != nil {
 		err = ctx.Err()
 	}
-	return n, err
+	return err
 }
 
 // lingerTime bounds how long the end of an output waits for its peer.
@@ -155,21 +194,4 @@ func awaitHangup(c conn) {
 		n, err := unix.Poll(p, 0)
 		return err != nil && err != unix.EINTR || n > 0
 	})
-}
-
-// copyInput copies what the peer sends to the child's stdin. peerErr is why reading ended (io.EOF: the peer has sent
-// all), and inputErr why the child takes no more; one of them is nil.
-func copyInput(to io.Writer, c conn) (peerErr, inputErr error) {
-	b := make([]byte, 32<<10)
-	for {
-		n, err := c.Read(b)
-		if n > 0 {
-			if _, inputErr := to.Write(b[:n]); inputErr != nil {
-				return nil, inputErr
-			}
-		}
-		if err != nil {
-			return err, nil
-		}
-	}
 }

@@ -4,13 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"time"
+
+	"github.com/muxd/muxd/sink"
 )
 
-// dialled is a sink on a connection that we make.
+// dialled is a sink on a connection that we make. The connection is parked, so it survives this process.
 //
 //	connected → (a write or read fails) → broken → (a dial succeeds) → connected
 //	broken is also where it begins when it comes again and the peer is away
@@ -38,10 +39,22 @@ type dialled struct {
 // errNeverConnected is why a connection that comes again has to be made.
 var errNeverConnected = errors.New("the peer could not be reached when the plugin was restarted")
 
-// openDialled connects. It fails where the peer cannot be reached; but where the child runs already, since an earlier
-// process of this plugin had its streams, they wait for the peer instead. The sink takes ownership of p.input.
+// parkedConn is the tag under which the connection is parked.
+const parkedConn = "conn"
+
+// openDialled connects, or takes over the connection of an earlier process of this plugin. It fails where the peer cannot
+// be reached; but where the child runs already, since that process had its streams, they wait for the peer instead.
 func openDialled(ctx context.Context, s settings, p port, again bool) (*dialled, error) {
-	c, err := dial(ctx, s.address)
+	c, err := parkedConnection(p)
+	if c == nil && err == nil {
+		c, err = dial(ctx, s.address)
+	}
+	if err == nil {
+		if err = p.Park(parkedConn, c); err != nil {
+			c.Close()
+			return nil, err
+		}
+	}
 	if err != nil && !again {
 		return nil, err
 	}
@@ -54,27 +67,29 @@ func openDialled(ctx context.Context, s settings, p port, again bool) (*dialled,
 	return d, nil
 }
 
-// put sends data, and blocks until the kernel has accepted it, over as many connections as that takes.
-func (d *dialled) put(ctx context.Context, data []byte, last bool) error {
+// parkedConnection is what an earlier process had; nil where there is none.
+func parkedConnection(p port) (conn, error) {
+	files := p.Parked(parkedConn)
+	if len(files) == 0 {
+		return nil, nil
+	}
+	return connOf(files[0])
+}
+
+// unseen is a chunk whose bytes are moved without being looked at.
+type unseen interface {
+	Left() int
+	Move(fd uintptr, n int) (int, error)
+}
+
+// put moves the chunk to the peer, and blocks until the kernel has accepted it, over as many connections as that takes.
+func (d *dialled) put(ctx context.Context, chunk unseen, last bool) error {
 	if err := d.turn.lock(ctx); err != nil {
 		return err
 	}
 	defer d.turn.unlock()
-	for c := d.current(); len(data) > 0; {
-		wrong := errNeverConnected
-		if c != nil {
-			var n int
-			n, wrong = write(ctx, c, data)
-			data = data[n:]
-		}
-		if len(data) == 0 {
-			break
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		var err error
-		if c, err = d.reconnect(ctx, c, fmt.Errorf("write to %s: %w", d.address, cause(wrong))); err != nil {
+	if chunk.Left() > 0 {
+		if err := d.send(ctx, func(c conn) error { return move(ctx, c, chunk) }); err != nil {
 			return err
 		}
 	}
@@ -89,6 +104,26 @@ func (d *dialled) put(ctx context.Context, data []byte, last bool) error {
 		}
 	}
 	return nil
+}
+
+// send has write write to the connection, and to the next one as often as it fails. It blocks until write succeeds or
+// ctx is done. The turn is held.
+func (d *dialled) send(ctx context.Context, write func(conn) error) error {
+	for c := d.current(); ; {
+		wrong := errNeverConnected
+		if c != nil {
+			if wrong = write(c); wrong == nil {
+				return nil
+			}
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		var err error
+		if c, err = d.reconnect(ctx, c, fmt.Errorf("write to %s: %w", d.address, cause(wrong))); err != nil {
+			return err
+		}
+	}
 }
 
 func (d *dialled) current() conn {
@@ -119,14 +154,19 @@ func (d *dialled) reconnect(ctx context.Context, broken conn, wrong error) (conn
 	if broken != nil {
 		broken.Close()
 	}
-	try := d.retry()
-	defer try.over()
+	try := d.retries.New()
+	defer try.Over()
 	for {
-		if err := try.wait(ctx, wrong); err != nil {
+		if err := try.Wait(ctx, wrong); err != nil {
 			return nil, err
 		}
 		c, err := dial(ctx, d.address)
 		if err != nil {
+			wrong = err
+			continue
+		}
+		if err := d.Park(parkedConn, c); err != nil {
+			c.Close()
 			wrong = err
 			continue
 		}
@@ -152,9 +192,9 @@ func (d *dialled) readInput() {
 	for c := d.current(); ; {
 		wrong := errNeverConnected
 		if c != nil {
-			wrong, _ = copyInput(d.input, c)
+			wrong = d.input.SpliceFrom(c)
 		}
-		if wrong == nil || wrong == io.EOF {
+		if wrong == nil || errors.Is(wrong, sink.ErrInputOver) {
 			return
 		}
 		// Where the writer was first, it has closed the connection, and has made another when it lets the turn go.

@@ -32,8 +32,8 @@ func TestDialled(t *testing.T) {
 				name = temp(t)
 			}
 			srv, a := newServer(t, network, name)
-			child, input := newChild()
-			p, troubles := testPort(input, 2)
+			child, input := newChild(t)
+			p, troubles := testPort(t, input, 2)
 			d := connectTo(t, a, p)
 			peer := srv.accept()
 			put(t, d, "out")
@@ -53,7 +53,7 @@ func TestDialled(t *testing.T) {
 			put(t, d, "and more")
 			peer.wants("and more")
 
-			ended := later(func() error { return d.put(context.Background(), nil, true) })
+			ended := later(func() error { return putting(context.Background(), d, nil, true) })
 			peer.wantsEOF()
 			if err := comes(t, ended); err != nil {
 				t.Error(err)
@@ -80,7 +80,7 @@ func TestDialFails(t *testing.T) {
 	if err := os.WriteFile(plain, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p, _ := testPort(nil, 1)
+	p, _ := testPort(t, nil, 1)
 	for _, c := range []struct {
 		address
 		errno error
@@ -101,7 +101,7 @@ func TestDialFails(t *testing.T) {
 // TestPeerDies kills the peer in the middle of a large chunk: what it was not given comes on the next connection.
 func TestPeerDies(t *testing.T) {
 	srv, a := newServer(t, "unix", temp(t))
-	p, troubles := testPort(nil, 1)
+	p, troubles := testPort(t, nil, 1)
 	d := connectTo(t, a, p)
 	defer shut(t, d)
 	first := srv.accept()
@@ -109,7 +109,7 @@ func TestPeerDies(t *testing.T) {
 	for i := range data {
 		data[i] = byte(i >> 8)
 	}
-	sent := later(func() error { return d.put(context.Background(), data, false) })
+	sent := later(func() error { return putting(context.Background(), d, data, false) })
 	got := make([]byte, 100<<10)
 	if _, err := io.ReadFull(first, got); err != nil {
 		t.Fatal(err)
@@ -164,8 +164,8 @@ func readable(t *testing.T, p peer) (n int) {
 func TestPeerComesBack(t *testing.T) {
 	path := temp(t)
 	srv, a := newServer(t, "unix", path)
-	child, input := newChild()
-	p, troubles := testPort(input, 1)
+	child, input := newChild(t)
+	p, troubles := testPort(t, input, 1)
 	d := connectTo(t, a, p)
 	defer shut(t, d)
 	peer := srv.accept()
@@ -176,7 +176,7 @@ func TestPeerComesBack(t *testing.T) {
 	if err := troubles.next(t); !errors.Is(err, unix.ECONNRESET) && !errors.Is(err, unix.EPIPE) {
 		t.Errorf("told %v", err)
 	}
-	sent := later(func() error { return d.put(context.Background(), []byte("hello"), false) })
+	sent := later(func() error { return putting(context.Background(), d, []byte("hello"), false) })
 	srv, _ = newServer(t, "unix", path)
 	peer = srv.accept()
 	peer.wants("hello")
@@ -193,8 +193,8 @@ func TestPeerComesBack(t *testing.T) {
 // TestComesAgainWithoutAPeer opens a sink again, in a new process of the plugin, while the peer is away.
 func TestComesAgainWithoutAPeer(t *testing.T) {
 	path := temp(t)
-	child, input := newChild()
-	p, troubles := testPort(input, 1)
+	child, input := newChild(t)
+	p, troubles := testPort(t, input, 1)
 	d, err := openDialled(t.Context(), settings{address: address{"unix", path}}, p, true)
 	if err != nil {
 		t.Fatal(err)
@@ -202,7 +202,7 @@ func TestComesAgainWithoutAPeer(t *testing.T) {
 	if err := troubles.next(t); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("told %v", err)
 	}
-	sent := later(func() error { return d.put(context.Background(), []byte("hello"), false) })
+	sent := later(func() error { return putting(context.Background(), d, []byte("hello"), false) })
 	srv, _ := newServer(t, "unix", path)
 	peer := srv.accept()
 	peer.wants("hello")
@@ -214,7 +214,7 @@ func TestComesAgainWithoutAPeer(t *testing.T) {
 	shut(t, d)
 
 	// It may also end before there is a peer.
-	p, _ = testPort(nil, 1)
+	p, _ = testPort(t, nil, 1)
 	if d, err = openDialled(t.Context(), settings{address: address{"unix", temp(t)}}, p, true); err != nil {
 		t.Fatal(err)
 	}
@@ -224,14 +224,14 @@ func TestComesAgainWithoutAPeer(t *testing.T) {
 
 func TestDialledGivenUp(t *testing.T) {
 	srv, a := newServer(t, "unix", temp(t))
-	p, _ := testPort(nil, 2)
+	p, _ := testPort(t, nil, 2)
 	d := connectTo(t, a, p)
 	defer shut(t, d)
 	peer := srv.accept()
 	ctx, cancel := context.WithCancel(context.Background())
-	blocked := later(func() error { return d.put(ctx, make([]byte, 4<<20), false) })
+	blocked := later(func() error { return putting(ctx, d, make([]byte, 4<<20), false) })
 	waitFull(t, peer)
-	waiting := later(func() error { return d.put(ctx, []byte("x"), false) })
+	waiting := later(func() error { return putting(ctx, d, []byte("x"), false) })
 	cancel()
 	for _, c := range []<-chan error{blocked, waiting} {
 		if err := comes(t, c); !errors.Is(err, context.Canceled) {
@@ -240,7 +240,7 @@ func TestDialledGivenUp(t *testing.T) {
 	}
 
 	// Another stream of the sink may go on, over the same connection.
-	sent := later(func() error { return d.put(context.Background(), []byte("y"), false) })
+	sent := later(func() error { return putting(context.Background(), d, []byte("y"), false) })
 	peer.SetReadDeadline(time.Now().Add(patience))
 	if _, err := bufio.NewReader(peer).ReadString('y'); err != nil {
 		t.Errorf("read what came later: %v", err)
@@ -253,7 +253,7 @@ func TestDialledGivenUp(t *testing.T) {
 	peer.Close()
 	srv.ln.Close()
 	ctx, cancel = context.WithCancel(context.Background())
-	blocked = later(func() error { return d.put(ctx, []byte("x"), false) })
+	blocked = later(func() error { return putting(ctx, d, []byte("x"), false) })
 	cancel()
 	if err := comes(t, blocked); !errors.Is(err, context.Canceled) {
 		t.Errorf("put returned %v", err)
@@ -263,8 +263,8 @@ func TestDialledGivenUp(t *testing.T) {
 // TestCloseWhileReconnecting closes a sink whose reader looks for the peer.
 func TestCloseWhileReconnecting(t *testing.T) {
 	srv, a := newServer(t, "unix", temp(t))
-	_, input := newChild()
-	p, troubles := testPort(input, 1)
+	_, input := newChild(t)
+	p, troubles := testPort(t, input, 1)
 	d := connectTo(t, a, p)
 	peer := srv.accept()
 	srv.ln.Close()
@@ -277,8 +277,8 @@ func TestCloseWhileReconnecting(t *testing.T) {
 // TestCloseWhileTheChildDoesNotRead closes a sink whose input is blocked.
 func TestCloseWhileTheChildDoesNotRead(t *testing.T) {
 	srv, a := newServer(t, "unix", temp(t))
-	_, input := newChild()
-	p, _ := testPort(input, 1)
+	_, input := newChild(t)
+	p, _ := testPort(t, input, 1)
 	d := connectTo(t, a, p)
 	srv.accept().says("nobody reads this")
 	shut(t, d)
@@ -287,15 +287,15 @@ func TestCloseWhileTheChildDoesNotRead(t *testing.T) {
 // TestNothingIsLostAtTheEnd has a peer that talks without being listened to, reads late, and gets all.
 func TestNothingIsLostAtTheEnd(t *testing.T) {
 	srv, a := newServer(t, "tcp", "127.0.0.1:0")
-	p, _ := testPort(nil, 1)
+	p, _ := testPort(t, nil, 1)
 	d := connectTo(t, a, p)
 	peer := srv.accept()
 	peer.says("talk that nobody asked for")
 	text := strings.Repeat("x", 256<<10)
 	ended := later(func() error {
 		return errors.Join(
-			d.put(context.Background(), []byte(text), false),
-			d.put(context.Background(), nil, true),
+			putting(context.Background(), d, []byte(text), false),
+			putting(context.Background(), d, nil, true),
 			d.Close())
 	})
 	peer.wants(text)
@@ -309,7 +309,7 @@ func TestNothingIsLostAtTheEnd(t *testing.T) {
 // TestEndWaits says how long the end waits: not for a peer that has all, and not for ever for one that does not read.
 func TestEndWaits(t *testing.T) {
 	srv, a := newServer(t, "unix", temp(t))
-	p, _ := testPort(nil, 1)
+	p, _ := testPort(t, nil, 1)
 	d := connectTo(t, a, p)
 	peer := srv.accept()
 	put(t, d, "x")
@@ -321,7 +321,7 @@ func TestEndWaits(t *testing.T) {
 	}
 	shut(t, d)
 
-	p, _ = testPort(nil, 1)
+	p, _ = testPort(t, nil, 1)
 	d = connectTo(t, a, p)
 	srv.accept()
 	put(t, d, "x")
@@ -336,7 +336,7 @@ func TestEndWaits(t *testing.T) {
 // TestChunksStayWhole writes from two streams at once.
 func TestChunksStayWhole(t *testing.T) {
 	srv, a := newServer(t, "unix", temp(t))
-	p, _ := testPort(nil, 2)
+	p, _ := testPort(t, nil, 2)
 	d := connectTo(t, a, p)
 	peer := srv.accept()
 	const size, chunks = 10_000, 100
@@ -359,4 +359,37 @@ func TestChunksStayWhole(t *testing.T) {
 	}
 	both.Wait()
 	shut(t, d)
+}
+
+// TestDialledKilled has a process of the plugin die, which is to do nothing any more, in the middle of a chunk. The peer does
+// not notice.
+func TestDialledKilled(t *testing.T) {
+	srv, a := newServer(t, "unix", temp(t))
+	child, input := newChild(t)
+	p, troubles := testPort(t, nil, 1)
+	first := connectTo(t, a, p)
+	defer shut(t, first)
+	peer := srv.accept()
+	srv.ln.Close()
+	put(t, first, "one ")
+
+	p.input = input
+	second, err := openDialled(t.Context(), settings{address: a}, p, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, second, "two")
+	peer.wants("one two")
+	peer.says("to the child")
+	child.wants(t, "to the child")
+	ended := later(func() error { return putting(context.Background(), second, nil, true) })
+	peer.wantsEOF()
+	peer.Close()
+	if err := comes(t, ended); err != nil {
+		t.Error(err)
+	}
+	shut(t, second)
+	if len(troubles) != 0 {
+		t.Errorf("trouble: %v", <-troubles)
+	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"slices"
@@ -12,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/muxd/muxd/sink"
 )
 
 // listener is a sink that readers connect to.
@@ -25,8 +26,7 @@ type listener struct {
 	file  os.FileInfo // of the socket
 	taken *paths
 	ln    *net.UnixListener
-	stdin *stdin // nil where it is not carried
-	turn  turn   // to write, and for port.outputs
+	turn  turn // to write, and for port.outputs
 
 	ctx    context.Context // done at Close
 	cancel context.CancelFunc
@@ -52,7 +52,6 @@ func openListener(ctx context.Context, s settings, p port, taken *paths, owner s
 	l := &listener{port: p, path: s.name, file: file, taken: taken, ln: ln, turn: newTurn(), came: make(chan struct{}, 1)}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	if p.input != nil {
-		l.stdin = &stdin{to: p.input}
 		l.wait.Go(l.acceptAll)
 	}
 	return l, nil
@@ -94,7 +93,7 @@ func (l *listener) put(ctx context.Context, data []byte, last bool) error {
 
 // present returns the readers that are connected, at least one. It blocks until there is one, or ctx is done.
 func (l *listener) present(ctx context.Context) ([]conn, error) {
-	if l.stdin != nil {
+	if l.input != nil {
 		for {
 			if readers := l.list(); len(readers) > 0 {
 				return readers, nil
@@ -106,8 +105,8 @@ func (l *listener) present(ctx context.Context) ([]conn, error) {
 			}
 		}
 	}
-	try := l.retry()
-	defer try.over()
+	try := l.retries.New()
+	defer try.Over()
 	for {
 		c, err := l.accept(ctx, len(l.list()) == 0)
 		switch {
@@ -122,7 +121,7 @@ func (l *listener) present(ctx context.Context) ([]conn, error) {
 			if len(readers) > 0 {
 				return readers, nil
 			}
-			if err := try.wait(ctx, l.explain(err)); err != nil {
+			if err := try.Wait(ctx, l.explain(err)); err != nil {
 				return nil, err
 			}
 		}
@@ -206,7 +205,7 @@ func (l *listener) drop(c conn) {
 
 // finish tells every reader that no output comes any more, and gives them all together lingerTime to take it in.
 func (l *listener) finish(ctx context.Context) {
-	if l.stdin == nil {
+	if l.input == nil {
 		for l.pending() { // those that came after the last byte get an end all the same
 			c, err := l.accept(ctx, false)
 			if err != nil {
@@ -224,22 +223,22 @@ func (l *listener) finish(ctx context.Context) {
 	}
 	deadline := time.Now().Add(lingerTime)
 	for _, c := range readers {
-		linger(ctx, c, deadline, l.stdin == nil)
+		linger(ctx, c, deadline, l.input == nil)
 	}
 }
 
 // acceptAll accepts readers until Close, and lets each feed the child's stdin.
 func (l *listener) acceptAll() {
-	try := l.retry()
-	defer try.over()
+	try := l.retries.New()
+	defer try.Over()
 	for {
 		c, err := l.ln.AcceptUnix()
 		switch {
 		case err == nil:
-			try.over()
+			try.Over()
 			l.add(c)
 			l.wait.Go(func() { l.readInput(c) })
-		case errors.Is(err, net.ErrClosed), try.wait(l.ctx, l.explain(err)) != nil:
+		case errors.Is(err, net.ErrClosed), try.Wait(l.ctx, l.explain(err)) != nil:
 			return
 		}
 	}
@@ -248,8 +247,7 @@ func (l *listener) acceptAll() {
 // readInput gives the child what c sends, until c is gone. A reader that has sent all may still read, and one whose
 // input the child does not take any more too.
 func (l *listener) readInput(c conn) {
-	peerErr, inputErr := copyInput(l.stdin, c)
-	if inputErr != nil || peerErr == io.EOF {
+	if err := l.input.SpliceFrom(c); err == nil || errors.Is(err, sink.ErrInputOver) {
 		awaitHangup(c)
 	}
 	l.drop(c)

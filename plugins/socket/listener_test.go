@@ -26,7 +26,7 @@ func listenOn(t *testing.T, path string, p port) *listener {
 
 func TestListener(t *testing.T) {
 	path := temp(t)
-	p, troubles := testPort(nil, 1)
+	p, troubles := testPort(t, nil, 1)
 	l := listenOn(t, path, p)
 	info, err := os.Stat(path)
 	if err != nil || info.Mode() != fs.ModeSocket|0o600 {
@@ -34,7 +34,7 @@ func TestListener(t *testing.T) {
 	}
 
 	// With nobody there the stream waits.
-	first := later(func() error { return l.put(context.Background(), []byte("one "), false) })
+	first := later(func() error { return putting(context.Background(), l, []byte("one "), false) })
 	a := dialPeer(t, path)
 	a.wants("one ")
 	if err := comes(t, first); err != nil {
@@ -50,7 +50,7 @@ func TestListener(t *testing.T) {
 	put(t, l, "three ")
 	b.wants("three ")
 	c := dialPeer(t, path) // after the last byte
-	ended := later(func() error { return l.put(context.Background(), nil, true) })
+	ended := later(func() error { return putting(context.Background(), l, nil, true) })
 	b.wantsEOF()
 	c.wantsEOF()
 	if err := comes(t, ended); err != nil {
@@ -67,8 +67,8 @@ func TestListener(t *testing.T) {
 
 func TestListenerInput(t *testing.T) {
 	path := temp(t)
-	child, input := newChild()
-	p, _ := testPort(input, 1)
+	child, input := newChild(t)
+	p, _ := testPort(t, input, 1)
 	l := listenOn(t, path, p)
 	a, b := dialPeer(t, path), dialPeer(t, path)
 	a.says("from a")
@@ -94,11 +94,11 @@ func TestListenerInput(t *testing.T) {
 	}
 
 	// When the child takes no more, readers still get its output.
-	child.PipeReader.Close()
+	child.Close()
 	b.says("nobody wants this")
 	put(t, l, "last")
 	b.wants("last")
-	ended := later(func() error { return l.put(context.Background(), nil, true) })
+	ended := later(func() error { return putting(context.Background(), l, nil, true) })
 	b.wantsEOF()
 	if err := comes(t, ended); err != nil {
 		t.Error(err)
@@ -109,7 +109,7 @@ func TestListenerInput(t *testing.T) {
 // TestListenerOnlyReaderDies gives the next reader what the one before was not given.
 func TestListenerOnlyReaderDies(t *testing.T) {
 	path := temp(t)
-	p, _ := testPort(nil, 1)
+	p, _ := testPort(t, nil, 1)
 	l := listenOn(t, path, p)
 	defer shut(t, l)
 	data := make([]byte, 2<<20)
@@ -117,7 +117,7 @@ func TestListenerOnlyReaderDies(t *testing.T) {
 		data[i] = byte(i >> 8)
 	}
 	first := dialPeer(t, path)
-	sent := later(func() error { return l.put(context.Background(), data, false) })
+	sent := later(func() error { return putting(context.Background(), l, data, false) })
 	waitFull(t, first)
 	given := readable(t, first)
 	first.Close()
@@ -130,12 +130,12 @@ func TestListenerOnlyReaderDies(t *testing.T) {
 // TestSlowReaderHoldsUp is the policy block.
 func TestSlowReaderHoldsUp(t *testing.T) {
 	path := temp(t)
-	p, _ := testPort(nil, 1)
+	p, _ := testPort(t, nil, 1)
 	l := listenOn(t, path, p)
 	defer shut(t, l)
 	slow := dialPeer(t, path)
 	ctx, cancel := context.WithCancel(context.Background())
-	sent := later(func() error { return l.put(ctx, make([]byte, 2<<20), false) })
+	sent := later(func() error { return putting(ctx, l, make([]byte, 2<<20), false) })
 	waitFull(t, slow)
 	select {
 	case err := <-sent:
@@ -149,16 +149,16 @@ func TestSlowReaderHoldsUp(t *testing.T) {
 }
 
 func TestListenerGivenUp(t *testing.T) {
-	child, input := newChild()
-	defer child.PipeReader.Close()
+	child, input := newChild(t)
+	defer child.Close()
 	for name, p := range map[string]func() (port, told){
-		"output":    func() (port, told) { return testPort(nil, 1) },
-		"and stdin": func() (port, told) { return testPort(input, 1) },
+		"output":    func() (port, told) { return testPort(t, nil, 1) },
+		"and stdin": func() (port, told) { return testPort(t, input, 1) },
 	} {
 		p, _ := p()
 		l := listenOn(t, temp(t), p)
 		ctx, cancel := context.WithCancel(context.Background())
-		sent := later(func() error { return l.put(ctx, []byte("x"), false) })
+		sent := later(func() error { return putting(ctx, l, []byte("x"), false) })
 		cancel()
 		if err := comes(t, sent); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: put returned %v", name, err)
@@ -170,8 +170,8 @@ func TestListenerGivenUp(t *testing.T) {
 // TestCloseWithReaders closes while readers feed a child that does not read, and more of them come.
 func TestCloseWithReaders(t *testing.T) {
 	path := temp(t)
-	_, input := newChild()
-	p, _ := testPort(input, 1)
+	_, input := newChild(t)
+	p, _ := testPort(t, input, 1)
 	l := listenOn(t, path, p)
 	for range 3 {
 		dialPeer(t, path).says("input")
@@ -181,7 +181,7 @@ func TestCloseWithReaders(t *testing.T) {
 
 // TestAcceptedWhileClosing lets a reader be accepted just when the sink was closed.
 func TestAcceptedWhileClosing(t *testing.T) {
-	p, _ := testPort(nil, 1)
+	p, _ := testPort(t, nil, 1)
 	l := listenOn(t, temp(t), p)
 	shut(t, l)
 	srv, a := newServer(t, "unix", temp(t))
@@ -191,7 +191,7 @@ func TestAcceptedWhileClosing(t *testing.T) {
 }
 
 func TestBind(t *testing.T) {
-	p, _ := testPort(nil, 1)
+	p, _ := testPort(t, nil, 1)
 	open := func(path string, taken *paths) (*listener, error) {
 		return openListener(t.Context(), settings{address: address{"unix", path}, perm: 0o660}, p, taken, "web")
 	}

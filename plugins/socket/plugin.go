@@ -13,7 +13,11 @@
 // A connection that breaks is made again, and the child waits meanwhile. What the kernel had accepted on the broken
 // connection is not sent again, and what it had not accepted is sent on the next one: so no byte is sent twice, but
 // bytes that lay in the peer's buffers, unread, when the peer died are lost with it. A plain socket has no way to ask
-// what was read. A chunk that was under way when this plugin was killed is sent again whole, on a new connection.
+// what was read.
+//
+// A connection that the sink has made survives this process. The bytes go from the child's pipe to the socket, and from
+// the socket to the child's stdin, in the kernel (splice(2)), which takes out of the one what the other has accepted:
+// so where a process of this plugin is killed its successor goes on exactly there, and the peer notices nothing.
 //
 // With listen, every reader that is connected when a chunk comes gets all of it, and a reader that does not read holds
 // up the others. While none is connected the child waits, once its pipe is full.
@@ -61,11 +65,9 @@ func Plugin() sink.Plugin {
 			}
 			o.Location = s.location()
 			p := port{
-				troubles: &troubles{report: o.Trouble}, outputs: s.outputs,
-				retryFirst: 100 * time.Millisecond, retryMost: 5 * time.Second,
-			}
-			if o.Input != nil {
-				p.input = o.Input
+				holder:  o,
+				retries: &sink.Retries{Report: o.Trouble, First: 100 * time.Millisecond, Most: 5 * time.Second},
+				input:   o.Input, outputs: s.outputs,
 			}
 			// Not returned at once: an interface with a nil pointer in it is not nil.
 			if s.listen {
@@ -75,6 +77,7 @@ func Plugin() sink.Plugin {
 				}
 				return l, nil
 			}
+			o.Unseen = true
 			d, err := openDialled(ctx, s, p, o.Again)
 			if err != nil {
 				return nil, err
@@ -93,7 +96,7 @@ func owner(c sink.Child) string {
 }
 
 // Write puts out one chunk.
-func (d *dialled) Write(ctx context.Context, c *sink.Chunk) error { return d.put(ctx, c.Data, c.Last) }
+func (d *dialled) Write(ctx context.Context, c *sink.Chunk) error { return d.put(ctx, c, c.Last) }
 
 // Write puts out one chunk.
 func (l *listener) Write(ctx context.Context, c *sink.Chunk) error { return l.put(ctx, c.Data, c.Last) }

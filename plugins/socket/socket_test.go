@@ -4,11 +4,16 @@ import (
 	"context"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/muxd/muxd/sink"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -30,36 +35,102 @@ func (c told) next(t *testing.T) error {
 	}
 }
 
+// held is what a test's sinks park.
+type held struct {
+	parked map[string][]*os.File
+	over   bool
+}
+
+func (h *held) Park(tag string, files ...syscall.Conn) error {
+	for _, f := range h.parked[tag] {
+		f.Close()
+	}
+	delete(h.parked, tag)
+	for _, c := range files {
+		f, err := c.(interface{ File() (*os.File, error) }).File()
+		if err != nil {
+			return err
+		}
+		h.parked[tag] = append(h.parked[tag], f)
+	}
+	return nil
+}
+
+func (h *held) Parked(tag string) []*os.File {
+	var out []*os.File
+	for _, f := range h.parked[tag] {
+		d, err := dupFile(f)
+		if err != nil {
+			panic(err)
+		}
+		out = append(out, d)
+	}
+	return out
+}
+
+// dupFile returns a copy of f, owned by the caller.
+func dupFile(f *os.File) (d *os.File, err error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	raw.Control(func(fd uintptr) {
+		var n int
+		if n, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3); err == nil {
+			d = os.NewFile(uintptr(n), f.Name())
+		}
+	})
+	return d, err
+}
+
+func (h *held) Over() bool { return h.over }
+
 // testPort has a stdin where input is not nil, and quick retries.
-func testPort(input io.WriteCloser, outputs int) (port, told) {
+func testPort(t *testing.T, input *sink.Input, outputs int) (port, told) {
 	c := make(told, 100)
+	h := &held{parked: map[string][]*os.File{}, over: true}
+	t.Cleanup(func() {
+		for tag := range h.parked {
+			h.Park(tag)
+		}
+	})
 	return port{
-		troubles: &troubles{report: func(err error) { c <- err }}, input: input, outputs: outputs,
-		retryFirst: time.Millisecond, retryMost: 5 * time.Millisecond,
+		holder:  h,
+		retries: &sink.Retries{Report: func(err error) { c <- err }, First: time.Millisecond, Most: 5 * time.Millisecond},
+		input:   input, outputs: outputs,
 	}, c
 }
 
 // child is the end of a stdin that a child has.
-type child struct {
-	*io.PipeReader
-}
+type child struct{ *os.File }
 
-func newChild() (child, io.WriteCloser) {
-	r, w := io.Pipe()
-	return child{r}, w
+func newChild(t *testing.T) (child, *sink.Input) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := sink.NewInput(w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close(); in.Close() })
+	return child{r}, in
 }
 
 // wants reads so much, and compares.
 func (c child) wants(t *testing.T, want string) {
 	t.Helper()
+	c.SetReadDeadline(time.Now().Add(patience))
 	b := make([]byte, len(want))
-	if _, err := io.ReadFull(c, b); err != nil || string(b) != want {
-		t.Fatalf("the child read %q, %v, want %q", b, err, want)
+	if n, err := io.ReadFull(c, b); err != nil || string(b) != want {
+		t.Fatalf("the child read %.60q, %v, want %.60q", b[:n], err, want)
 	}
 }
 
 func (c child) wantsEOF(t *testing.T) {
 	t.Helper()
+	c.SetReadDeadline(time.Now().Add(patience))
 	if n, err := c.Read(make([]byte, 1)); n != 0 || err != io.EOF {
 		t.Fatalf("the child read %d bytes, %v, want EOF", n, err)
 	}
@@ -136,20 +207,41 @@ func temp(t *testing.T) string { return filepath.Join(t.TempDir(), "s") }
 
 // output is what both kinds of sink have.
 type output interface {
-	put(ctx context.Context, data []byte, last bool) error
+	Write(ctx context.Context, c *sink.Chunk) error
 	Close() error
+}
+
+// piece is a chunk that is moved by being written.
+type piece struct{ data []byte }
+
+func (p *piece) Left() int { return len(p.data) }
+
+func (p *piece) Move(fd uintptr, n int) (int, error) {
+	k, err := unix.SendmsgN(int(fd), p.data[:n], nil, nil, unix.MSG_NOSIGNAL)
+	if err == nil {
+		p.data = p.data[k:]
+	}
+	return k, err
+}
+
+// putting puts text out to either kind of sink, and blocks as that does.
+func putting(ctx context.Context, o output, text []byte, last bool) error {
+	if d, ok := o.(*dialled); ok {
+		return d.put(ctx, &piece{text}, last)
+	}
+	return o.Write(ctx, &sink.Chunk{Stream: sink.Stdout, Data: text, Last: last})
 }
 
 func put(t *testing.T, o output, text string) {
 	t.Helper()
-	if err := o.put(context.Background(), []byte(text), false); err != nil {
+	if err := putting(context.Background(), o, []byte(text), false); err != nil {
 		t.Fatalf("put %.60q: %v", text, err)
 	}
 }
 
 func putLast(t *testing.T, o output) {
 	t.Helper()
-	if err := o.put(context.Background(), nil, true); err != nil {
+	if err := putting(context.Background(), o, nil, true); err != nil {
 		t.Fatalf("put the last: %v", err)
 	}
 }
