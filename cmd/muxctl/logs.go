@@ -134,6 +134,7 @@ func harmless(text []byte) string {
 
 func (a *app) eventsCmd() *cobra.Command {
 	var follow bool
+	var after uint64
 	c := &cobra.Command{
 		Use: "events [ID]", Short: "Tell what has happened, with -f also what happens", Args: args(cobra.MaximumNArgs(1)), ValidArgsFunction: a.completeChildren,
 		RunE: func(c *cobra.Command, argv []string) error {
@@ -141,40 +142,27 @@ func (a *app) eventsCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			req := &controlpb.EventsRequest{Follow: follow}
+			req := &controlpb.EventsRequest{Follow: follow, After: after}
 			if len(argv) > 0 {
 				req.Child = argv[0]
 			}
-			s, err := m.API.Events(c.Context(), req)
-			if err != nil {
-				return err
-			}
-			for {
-				ev, err := s.Recv()
-				switch {
-				case errors.Is(err, io.EOF):
-					return nil
-				case err != nil:
-					return m.Plain(err)
-				}
+			return m.Events(c.Context(), req, func(ev *controlpb.Event) error {
 				if a.output == "json" {
-					err = printJSONLine(map[string]any{
+					return printJSONLine(map[string]any{
 						"seq": ev.Seq, "time": timeOf(ev.Time), "kind": ev.Kind, "child": ev.Child, "name": ev.Name,
 						"stream": ev.Stream, "text": ev.Text,
 					})
-				} else {
-					what := ev.Kind
-					if ev.Stream != "" {
-						what = ev.Stream + " " + ev.Kind
-					}
-					_, err = fmt.Printf("%s  %-12s %-18s %s\n", time.Unix(0, ev.Time).Format("15:04:05.000000"), ev.Name, what, ev.Text)
 				}
-				if err != nil {
-					return err
+				what := ev.Kind
+				if ev.Stream != "" {
+					what = ev.Stream + " " + ev.Kind
 				}
-			}
+				_, err := fmt.Printf("%s  %-12s %-18s %s\n", time.Unix(0, ev.Time).Format("15:04:05.000000"), ev.Name, what, ev.Text)
+				return err
+			})
 		},
 	}
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what happens")
+	c.Flags().Uint64Var(&after, "after", 0, "only events behind the one with number `SEQ`, which -o json shows")
 	return c
 }

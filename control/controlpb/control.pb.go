@@ -1854,7 +1854,8 @@ func (*LogsResponse) Descriptor() ([]byte, []int) {
 type EventsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Follow        bool                   `protobuf:"varint,1,opt,name=follow,proto3" json:"follow,omitempty"`
-	Child         string                 `protobuf:"bytes,2,opt,name=child,proto3" json:"child,omitempty"` // empty: all
+	Child         string                 `protobuf:"bytes,2,opt,name=child,proto3" json:"child,omitempty"`  // empty: all
+	After         uint64                 `protobuf:"varint,3,opt,name=after,proto3" json:"after,omitempty"` // only those whose seq is more
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1901,6 +1902,13 @@ func (x *EventsRequest) GetChild() string {
 		return x.Child
 	}
 	return ""
+}
+
+func (x *EventsRequest) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
 }
 
 type Event struct {
@@ -2907,10 +2915,11 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x04tail\x18\x05 \x01(\x03R\x04tail\x12\x14\n" +
 	"\x05since\x18\x06 \x01(\x03R\x05since\x12\x16\n" +
 	"\x06stream\x18\a \x01(\tR\x06stream\"\x0e\n" +
-	"\fLogsResponse\"=\n" +
+	"\fLogsResponse\"S\n" +
 	"\rEventsRequest\x12\x16\n" +
 	"\x06follow\x18\x01 \x01(\bR\x06follow\x12\x14\n" +
-	"\x05child\x18\x02 \x01(\tR\x05child\"\x97\x01\n" +
+	"\x05child\x18\x02 \x01(\tR\x05child\x12\x14\n" +
+	"\x05after\x18\x03 \x01(\x04R\x05after\"\x97\x01\n" +
 	"\x05Event\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x03R\x04time\x12\x12\n" +

@@ -72,7 +72,8 @@ type ControlClient interface {
 	Attach(ctx context.Context, in *AttachRequest, opts ...grpc.CallOption) (*AttachResponse, error)
 	// Logs reads back what a child's sinks have kept; the socket is sent under `ticket`.
 	Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (*LogsResponse, error)
-	// Events tells what has happened since `since`, and with `follow` what happens.
+	// Events tells what has happened, and with `follow` what happens. Events are numbered, whatever agent they happen under: a call that
+	// broke goes on with `after`.
 	Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error)
 	// Redirect moves an output stream of a running child to another sink: the output of the old one, followed by that of the new
 	// one, is the stream. FAILED_PRECONDITION where the stream cannot be moved; then it stays where it is.
@@ -308,7 +309,8 @@ type ControlServer interface {
 	Attach(context.Context, *AttachRequest) (*AttachResponse, error)
 	// Logs reads back what a child's sinks have kept; the socket is sent under `ticket`.
 	Logs(context.Context, *LogsRequest) (*LogsResponse, error)
-	// Events tells what has happened since `since`, and with `follow` what happens.
+	// Events tells what has happened, and with `follow` what happens. Events are numbered, whatever agent they happen under: a call that
+	// broke goes on with `after`.
 	Events(*EventsRequest, grpc.ServerStreamingServer[Event]) error
 	// Redirect moves an output stream of a running child to another sink: the output of the old one, followed by that of the new
 	// one, is the stream. FAILED_PRECONDITION where the stream cannot be moved; then it stays where it is.

@@ -53,7 +53,7 @@ type Agent struct {
 	sessions *sessions
 	control  *fd.FD // the listening sockets, for a keeper that this process has to become
 	fdSock   *fd.FD
-	events   journalOfEvents
+	events   *eventHistory
 	ctx      context.Context // done when the agent ends
 	cancel   context.CancelFunc
 	work     sync.WaitGroup // goroutines that follow children
@@ -135,6 +135,8 @@ func (a *Agent) run() error {
 	if lost > 0 {
 		a.log.Error("children of a muxd that ran before the machine was started anew are gone", "children", lost)
 	}
+	a.events = newEvents(a.o.RuntimeDir, from == ownFirst, a.log)
+	defer a.events.close()
 	plugins := filepath.Join(a.o.RuntimeDir, "plugins")
 	if err := os.MkdirAll(plugins, 0o700); err != nil {
 		return fmt.Errorf("make the plugins' directory: %w", err)

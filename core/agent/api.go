@@ -377,13 +377,22 @@ func (s *api) Events(req *controlpb.EventsRequest, out grpc.ServerStreamingServe
 	id := ""
 	if req.Child != "" {
 		c, err := s.a.find(req.Child)
-		if err != nil {
+		if err == nil {
+			id = c.rec.Id
+		} else if id = s.a.events.about(req.Child); id == "" { // it may have been removed
 			return err
 		}
-		id = c.rec.Id
 	}
-	var seq uint64
-	for {
+	if err := out.SendHeader(nil); err != nil { // a client that follows knows from now on that it does
+		return err
+	}
+	seq := req.After
+	for over := false; ; {
+		select {
+		case <-s.a.ended:
+			over = true // what has been told by now is the last
+		default:
+		}
 		events, more := s.a.events.after(seq)
 		for _, ev := range events {
 			seq = ev.Seq
@@ -394,15 +403,14 @@ func (s *api) Events(req *controlpb.EventsRequest, out grpc.ServerStreamingServe
 				return err
 			}
 		}
-		if !req.Follow {
+		if over || !req.Follow {
 			return nil
 		}
 		select {
 		case <-more:
 		case <-out.Context().Done():
 			return nil
-		case <-s.a.ctx.Done():
-			return nil
+		case <-s.a.ended:
 		}
 	}
 }
