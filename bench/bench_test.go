@@ -1,0 +1,102 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"strings"
+	"testing"
+	"testing/iotest"
+)
+
+// written is what a child of that shape writes.
+func written(s shape, blocks int64) []byte {
+	var out bytes.Buffer
+	b := s.block()
+	for i := range blocks {
+		number(b, uint64(i))
+		out.Write(b)
+	}
+	return out.Bytes()
+}
+
+// TestExpectFindsWhatIsWrong: a comparison that lets something through would make every figure worthless.
+func TestExpectFindsWhatIsWrong(t *testing.T) {
+	for _, s := range shapes {
+		whole := written(s, 3)
+		if err := s.expect(iotest.HalfReader(bytes.NewReader(whole)), 3); err != nil {
+			t.Errorf("%s: %v", s.name, err)
+		}
+		n := s.size()
+		for name, wrong := range map[string][]byte{
+			"a byte less":   whole[:len(whole)-1],
+			"a byte more":   append(bytes.Clone(whole), 'x'),
+			"a lost line":   append(bytes.Clone(whole[:n]), whole[n+s.line:]...),
+			"a double line": append(bytes.Clone(whole[:n+s.line]), whole[n:]...),
+			"blocks in another order": bytes.Join([][]byte{
+				whole[n : 2*n], whole[:n], whole[2*n:],
+			}, nil),
+		} {
+			if err := s.expect(bytes.NewReader(wrong), 3); err == nil {
+				t.Errorf("%s: %s was let through", s.name, name)
+			}
+		}
+	}
+}
+
+func TestUnwrap(t *testing.T) {
+	for name, c := range map[string]struct {
+		unwrap func(io.Reader) io.Reader
+		log    string
+	}{
+		"cri":    {fromCRI, "2026-05-04T12:00:00Z stdout P a b\n2026-05-04T12:00:00Z stdout F  c\n2026-05-04T12:00:00Z stdout F \n"},
+		"tai64n": {fromTAI64N, "@400000006b021e39001a2d3e a b c\n@400000006b021e39001a2d3e \n"},
+		"iso":    {fromISO, "2026-11-21 22:41:24.005385007  a b c\n2026-11-21 22:41:24.005385007  \n"},
+	} {
+		got, err := io.ReadAll(c.unwrap(strings.NewReader(c.log)))
+		if err != nil || string(got) != "a b c\n\n" {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+		if _, err := io.ReadAll(c.unwrap(strings.NewReader(c.log + "cut"))); err != io.ErrUnexpectedEOF {
+			t.Errorf("%s: a torn record gives %v", name, err)
+		}
+	}
+}
+
+// TestTrials: a target that names no contender could never be met, nor missed.
+func TestTrials(t *testing.T) {
+	seen := map[string]bool{}
+	for _, trial := range (&bench{bytes: 1}).trials() {
+		if seen[trial.name] || trial.subject() == "" || len(trial.lines) == 0 {
+			t.Errorf("%s: twice, without a subject, or without a line", trial.name)
+		}
+		seen[trial.name] = true
+		names := map[string]bool{"": true, bestPeer: true}
+		for _, c := range trial.contenders {
+			names[c.name] = true
+		}
+		for _, l := range trial.lines {
+			if !names[l.against] {
+				t.Errorf("%s: there is no %q", trial.name, l.against)
+			}
+		}
+	}
+}
+
+func TestTabulate(t *testing.T) {
+	trial := &trial{name: "t", contenders: []contender{{name: "m", role: subject}, {name: "p", role: peer}, {name: "q", role: peer}}, lines: []line{
+		{metric: "x", against: bestPeer, target: 2}, {metric: "x", against: "q", target: 0.5, atMost: true}, {metric: "y", target: 3},
+	}}
+	r := &result{trial: trial, samples: map[string]map[string][]float64{
+		"m": {"x": {9, 10, 50}}, "p": {"x": {5, 5, 5}}, "q": {"x": {4, 4, 4}},
+	}}
+	rows := tabulate([]*result{r})
+	if a := rows[0]; a.Against != "p" || a.Ratio != 2 || !a.Met || a.Muxd != (spread{10, 9, 50}) {
+		t.Errorf("%+v", a)
+	}
+	if b := rows[1]; b.Ratio != 2.5 || b.Met {
+		t.Errorf("%+v", b)
+	}
+	if c := rows[2]; c.Met || c.Missing == "" {
+		t.Errorf("a figure that was not measured counts: %+v", c)
+	}
+}
