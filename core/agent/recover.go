@@ -90,8 +90,11 @@ func (a *Agent) restore() ([]*child, error) {
 			a.openings[o.id] = o
 			o.plugin.Store(host.Dead(o.choice.spec.Name)) // until it is known to run
 		}
-		if c.over() {
+		switch {
+		case c.over():
 			close(c.finished)
+		case c.rec.State == stExited: // before a plugin tells of its streams: the last of them ends the wait
+			a.drainLater(c)
 		}
 		children = append(children, c)
 	}
@@ -223,7 +226,6 @@ func (a *Agent) resume(c *child, p *keeperpb.Process) {
 		}
 	case state == stExited:
 		a.mu.Lock()
-		a.drainLater(c)
 		for _, o := range c.openings {
 			a.follow(func() { a.settle(o) })
 		}
