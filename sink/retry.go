@@ -44,13 +44,18 @@ type Retry struct {
 // New returns a wait that has not begun.
 func (s *Retries) New() *Retry { return &Retry{all: s, next: s.First} }
 
-// Wait says what is wrong, the first time, and then blocks for about twice as long each time (between half and all of
-// that, so that many sinks do not come back to one peer in step), or until ctx is done: then it returns ctx's error.
-func (r *Retry) Wait(ctx context.Context, wrong error) error {
+// Begin says what is wrong, without a pause. Where the wait has begun already nothing happens.
+func (r *Retry) Begin(wrong error) {
 	if !r.begun {
 		r.begun = true
 		r.all.begin(wrong)
 	}
+}
+
+// Wait says what is wrong, the first time, and then blocks for about twice as long each time (between half and all of
+// that, so that many sinks do not come back to one peer in step), or until ctx is done: then it returns ctx's error.
+func (r *Retry) Wait(ctx context.Context, wrong error) error {
+	r.Begin(wrong)
 	timer := time.NewTimer(r.next/2 + rand.N(r.next/2+1))
 	defer timer.Stop()
 	r.next = min(2*r.next, r.all.Most)

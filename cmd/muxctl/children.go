@@ -292,7 +292,11 @@ func printChild(r *controlpb.Child) error {
 		if s.Error != "" {
 			where = s.Error
 		}
-		t.row(s.Stream, s.Spec, s.Wiring, s.State, sizeText(s.Bytes), viewers, where)
+		bytes := sizeText(s.Bytes)
+		if s.Dropped > 0 {
+			bytes += ", " + sizeText(s.Dropped) + " dropped"
+		}
+		t.row(s.Stream, s.Spec, s.Wiring, s.State, bytes, viewers, where)
 	}
 	return t.print()
 }

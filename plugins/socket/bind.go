@@ -15,34 +15,96 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// paths are those that the openings of this process listen on, and for which child.
+// paths are the addresses that the openings of this process listen on, and for which child.
 type paths struct {
 	mu     sync.Mutex
-	owners map[string]string
+	owners map[address]string
 }
 
-func (p *paths) take(path, owner string) error {
+func (p *paths) take(a address, owner string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if by, taken := p.owners[path]; taken {
-		return fmt.Errorf("listen on unix:%s: the sink of child %s listens there already; choose another path", path, by)
+	if by, taken := p.owners[a]; taken {
+		return fmt.Errorf("listen on %s: the sink of child %s listens there already; choose another address", a, by)
 	}
-	p.owners[path] = owner
+	p.owners[a] = owner
 	return nil
 }
 
-func (p *paths) giveBack(path string) {
+func (p *paths) giveBack(a address) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.owners, path)
+	delete(p.owners, a)
 }
 
-// bind listens on path. A socket file that is left over from somebody who listens no more is replaced; one that
-// somebody listens on, and anything that is not a socket, is not. The listener is returned, owned by the caller,
-// with what its file is.
-func bind(ctx context.Context, path string, perm os.FileMode) (*net.UnixListener, os.FileInfo, error) {
-	fail := func(err error) (*net.UnixListener, os.FileInfo, error) {
-		return nil, nil, fmt.Errorf("listen on unix:%s: %w", path, err)
+// backlog is how many readers wait to be accepted at most.
+const backlog = 128
+
+// listenAgain takes over the listening socket of an earlier process, or listens. It is returned, owned by the caller, with what
+// its file is where it has one.
+func (s settings) listenAgain(ctx context.Context, p port) (*os.File, os.FileInfo, error) {
+	files := p.Parked(parkedListener)
+	if len(files) == 0 {
+		return s.bind(ctx)
+	}
+	if !s.network.unix() {
+		return files[0], nil, nil
+	}
+	info, err := os.Lstat(s.name)
+	if err != nil || info.Mode()&fs.ModeSocket == 0 {
+		info = nil // somebody has removed it
+	}
+	return files[0], info, nil
+}
+
+// bind listens.
+func (s settings) bind(ctx context.Context) (*os.File, os.FileInfo, error) {
+	if s.network.unix() {
+		return s.bindUnix(ctx)
+	}
+	var f *os.File
+	var err error
+	if s.network == vsock {
+		f, err = listenVsock(s.name)
+	} else {
+		var ln net.Listener
+		if ln, err = (&net.ListenConfig{}).Listen(ctx, s.network.inGo(), s.name); err == nil {
+			f, err = copyOf(ln.(*net.TCPListener))
+			ln.Close()
+		}
+	}
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		err = fmt.Errorf("%w; somebody listens there already: choose another port", cause(err))
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		err = fmt.Errorf("%w; this machine does not have that address", cause(err))
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("listen on %s: %w", s.address, cause(err))
+	}
+	return f, nil, nil
+}
+
+// copyOf returns a copy of c's descriptor, owned by the caller.
+func copyOf(c syscall.Conn) (f *os.File, err error) {
+	ctlErr := control(c, func(fd int) {
+		var n int
+		if n, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3); err == nil {
+			f = os.NewFile(uintptr(n), "copy")
+		}
+	})
+	if err := errors.Join(ctlErr, err); err != nil {
+		return nil, fmt.Errorf("copy a socket: %w", err)
+	}
+	return f, nil
+}
+
+// bindUnix listens on a path. A socket file that is left over from somebody who listens no more is replaced; one that
+// somebody listens on, and anything that is not a socket, is not.
+func (s settings) bindUnix(ctx context.Context) (*os.File, os.FileInfo, error) {
+	path := s.name
+	fail := func(err error) (*os.File, os.FileInfo, error) {
+		return nil, nil, fmt.Errorf("listen on %s: %w", s.address, err)
 	}
 	unlock, err := lockDir(ctx, filepath.Dir(path))
 	if err != nil {
@@ -56,22 +118,24 @@ func bind(ctx context.Context, path string, perm os.FileMode) (*net.UnixListener
 	// gets in between bind(2) and chmod(2).
 	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		var modeErr error
-		err := raw.Control(func(fd uintptr) { modeErr = unix.Fchmod(int(fd), uint32(perm)) })
+		err := raw.Control(func(fd uintptr) { modeErr = unix.Fchmod(int(fd), uint32(s.perm)) })
 		return errors.Join(err, modeErr)
 	}}
-	any, err := config.Listen(ctx, "unix", path)
+	any, err := config.Listen(ctx, s.network.inGo(), path)
 	if err != nil {
 		return fail(explainBind(cause(err), path))
 	}
 	ln := any.(*net.UnixListener)
 	ln.SetUnlinkOnClose(false) // it would not look whose the file is by then
-	err = os.Chmod(path, perm)
+	err = os.Chmod(path, s.perm)
 	info, statErr := os.Lstat(path)
-	if err := errors.Join(err, statErr); err != nil {
-		ln.Close()
+	f, copyErr := copyOf(ln)
+	ln.Close()
+	if err := errors.Join(err, statErr, copyErr); err != nil {
+		f.Close()
 		return fail(err)
 	}
-	return ln, info, nil
+	return f, info, nil
 }
 
 // explainBind adds a way out.

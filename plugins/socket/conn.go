@@ -3,71 +3,22 @@ package socket
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io/fs"
+	"io"
 	"net"
 	"os"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/muxd/muxd/sink"
 )
 
-// conn is what *net.UnixConn and *net.TCPConn have in common.
+// conn is what the connections of all networks have in common.
 type conn interface {
 	net.Conn
 	syscall.Conn
 	CloseWrite() error
-}
-
-// dialTimeout bounds one attempt to connect.
-const dialTimeout = 5 * time.Second
-
-// dial connects to a, and returns the connection, owned by the caller.
-func dial(ctx context.Context, a address) (conn, error) {
-	d := net.Dialer{Timeout: dialTimeout}
-	c, err := d.DialContext(ctx, a.network, a.name)
-	if err != nil {
-		return nil, explainDial(err, a)
-	}
-	return c.(conn), nil
-}
-
-// connOf is the connection that f is. It takes ownership of f.
-func connOf(f *os.File) (conn, error) {
-	defer f.Close()
-	c, err := net.FileConn(f)
-	if err != nil {
-		return nil, fmt.Errorf("take a connection over: %w", err)
-	}
-	return c.(conn), nil
-}
-
-// explainDial adds a way out.
-func explainDial(err error, a address) error {
-	var hint string
-	var dns *net.DNSError
-	switch {
-	case errors.Is(err, unix.ECONNREFUSED):
-		hint = "nobody listens there: start the peer first"
-	case errors.Is(err, unix.ENOENT):
-		hint = "there is no such socket: start the peer first"
-	case errors.Is(err, unix.EPROTOTYPE):
-		hint = "it is not a stream socket"
-	case errors.Is(err, fs.ErrPermission):
-		hint = fmt.Sprintf("let user id %d connect there", os.Geteuid())
-	case errors.As(err, &dns):
-		hint = "check the host's name"
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		hint = "the peer does not answer: check the address and the firewall"
-	}
-	if a.network == "unix" && (errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT)) {
-		hint += ", or let readers connect here with socket:listen=" + a.String()
-	}
-	if hint == "" {
-		return fmt.Errorf("connect to %s: %w", a, cause(err))
-	}
-	return fmt.Errorf("connect to %s: %w; %s", a, cause(err), hint)
 }
 
 // cause is err without net's own words for the operation and the address.
@@ -189,9 +140,38 @@ func awaitHangup(c conn) {
 	if err != nil {
 		return
 	}
-	raw.Read(func(fd uintptr) bool {
-		p := []unix.PollFd{{Fd: int32(fd)}} // POLLHUP and POLLERR are always asked for
-		n, err := unix.Poll(p, 0)
-		return err != nil && err != unix.EINTR || n > 0
-	})
+	raw.Read(func(fd uintptr) bool { return hungUpFD(int(fd)) })
 }
+
+// hungUp says whether the peer has closed the connection altogether.
+func hungUp(c conn) (yes bool) {
+	control(c, func(fd int) { yes = hungUpFD(fd) })
+	return yes
+}
+
+func hungUpFD(fd int) bool {
+	p := []unix.PollFd{{Fd: int32(fd)}} // POLLHUP and POLLERR are always asked for
+	n, err := unix.Poll(p, 0)
+	return err != nil && err != unix.EINTR || n > 0
+}
+
+// copyInput gives the child what c sends, where it cannot be spliced: packets, whose bounds do not count, and what is
+// encrypted. What has been read and not been written when this process is killed is lost. It returns as Input.SpliceFrom does.
+func copyInput(to *sink.Input, c conn) error {
+	b := make([]byte, packetMost)
+	for {
+		n, err := c.Read(b)
+		if _, inputErr := to.Write(b[:n]); inputErr != nil {
+			return sink.ErrInputOver
+		}
+		switch {
+		case errors.Is(err, io.EOF), err == nil && n == 0: // of packets an empty one, or the end
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// packetMost is the longest packet that is taken from a peer: more than a Unix socket sends by default (wmem_default).
+const packetMost = 256 << 10

@@ -20,19 +20,25 @@ import (
 //
 // Whoever finds the connection broken has the turn and makes it anew: the writer, or the goroutine that reads the
 // child's stdin.
+//
+// Where the bytes can be moved as they are, they are (put). Otherwise they are rendered into a queue, which a goroutine
+// sends (enqueue, sendAll).
 type dialled struct {
 	port
-	address address
-	ctx     context.Context // done at Close
-	cancel  context.CancelFunc
-	turn    turn // to write, to connect, and for port.outputs
-	ended   bool // no output comes any more; guarded by turn
+	settings
+	ctx    context.Context // done at Close
+	cancel context.CancelFunc
+	turn   turn   // to write and to connect
+	ended  bool   // no output comes any more; guarded by turn
+	queue  *queue // nil where bytes are moved
+
+	last sync.Mutex // for port.outputs
 
 	mu     sync.Mutex
 	conn   conn // the newest; may be broken, and nil before there was one
 	closed bool
 
-	reader  sync.WaitGroup
+	work    sync.WaitGroup
 	reading chan struct{} // closed when nobody reads stdin from the peer; nil where nobody ever does
 }
 
@@ -45,35 +51,72 @@ const parkedConn = "conn"
 // openDialled connects, or takes over the connection of an earlier process of this plugin. It fails where the peer cannot
 // be reached; but where the child runs already, since that process had its streams, they wait for the peer instead.
 func openDialled(ctx context.Context, s settings, p port, again bool) (*dialled, error) {
-	c, err := parkedConnection(p)
-	if c == nil && err == nil {
-		c, err = dial(ctx, s.address)
-	}
-	if err == nil {
-		if err = p.Park(parkedConn, c); err != nil {
-			c.Close()
-			return nil, err
-		}
+	d := &dialled{port: p, settings: s, turn: newTurn()}
+	var err error
+	if d.conn, err = d.parked(); d.conn == nil && err == nil {
+		d.conn, err = d.connect(ctx)
 	}
 	if err != nil && !again {
 		return nil, err
 	}
-	d := &dialled{port: p, address: s.address, turn: newTurn(), conn: c}
+	if !s.moves() && s.outputs > 0 {
+		if d.queue, err = d.openQueue(); err != nil {
+			if d.conn != nil {
+				d.conn.Close()
+			}
+			return nil, err
+		}
+	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
-	if p.input != nil {
+	if d.queue != nil {
+		d.work.Go(d.sendAll)
+	}
+	if p.input != nil && s.network == unixGram {
+		p.input.Close() // nobody answers datagrams
+	} else if p.input != nil {
 		d.reading = make(chan struct{})
-		d.reader.Go(d.readInput)
+		d.work.Go(d.readInput)
 	}
 	return d, nil
 }
 
-// parkedConnection is what an earlier process had; nil where there is none.
-func parkedConnection(p port) (conn, error) {
-	files := p.Parked(parkedConn)
+// parked is the connection of an earlier process; nil where there is none.
+func (d *dialled) parked() (conn, error) {
+	files := d.Parked(parkedConn)
 	if len(files) == 0 {
 		return nil, nil
 	}
-	return connOf(files[0])
+	c, err := d.connOf(files[0])
+	if err == nil {
+		err = d.Park(parkedConn, c)
+	}
+	return c, err
+}
+
+// connect makes a connection, and parks it.
+func (d *dialled) connect(ctx context.Context) (conn, error) {
+	c, err := d.dial(ctx)
+	if err != nil || d.network == secure {
+		return c, err // the keys of a TLS connection are in this process: it ends with it
+	}
+	if err := d.Park(parkedConn, c); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// openQueue makes the queue, or finds that of an earlier process.
+func (d *dialled) openQueue() (*queue, error) {
+	queues, err := openQueues(d.settings, d.port, 1)
+	if err != nil {
+		return nil, err
+	}
+	q := queues[0]
+	if !q.used() {
+		q.begin()
+	}
+	return q, q.open(d.settings, d.port)
 }
 
 // unseen is a chunk whose bytes are moved without being looked at.
@@ -93,17 +136,64 @@ func (d *dialled) put(ctx context.Context, chunk unseen, last bool) error {
 			return err
 		}
 	}
-	if !last {
-		return nil
-	}
-	if d.outputs--; d.outputs == 0 {
-		d.ended = true
-		c := d.current()
-		if c != nil && c.CloseWrite() == nil { // otherwise the peer is dead, and nothing is left to send
-			linger(ctx, c, time.Now().Add(lingerTime), !d.readsInput())
-		}
+	if last && d.isLast() {
+		d.finish(ctx)
 	}
 	return nil
+}
+
+// isLast counts a stream that has ended, and says whether it was the last one.
+func (d *dialled) isLast() bool {
+	d.last.Lock()
+	defer d.last.Unlock()
+	d.port.outputs--
+	return d.port.outputs == 0
+}
+
+// finish tells the peer that no output comes any more, and lets it take in what it has been sent. The turn is held.
+func (d *dialled) finish(ctx context.Context) {
+	d.ended = true
+	c := d.current()
+	if c != nil && c.CloseWrite() == nil && !d.network.packets() { // otherwise the peer is dead, and nothing is left to send
+		linger(ctx, c, time.Now().Add(lingerTime), !d.readsInput())
+	}
+}
+
+// enqueue puts the chunk at offset into the queue, and returns what is left of it: an unfinished line. After the last chunk
+// it blocks until the peer has been sent all, as long as the policy wants it to.
+func (d *dialled) enqueue(ctx context.Context, offset uint64, p part) (rest []byte, err error) {
+	records, rest := p.records(d.queue.framing, d.longest)
+	if err := d.queue.append(ctx, streamNumber(p.stream), offset, records); err != nil {
+		return nil, err
+	}
+	tellDropped(d.port, d.queue.dropped())
+	if !p.last {
+		return rest, nil
+	}
+	err = d.queue.flush(ctx)
+	tellDropped(d.port, d.queue.dropped())
+	if d.isLast() && err == nil {
+		if err := d.turn.lock(ctx); err != nil {
+			return nil, err
+		}
+		defer d.turn.unlock()
+		d.finish(ctx)
+	}
+	return nil, err
+}
+
+// sendAll sends what is in the queue, until Close.
+func (d *dialled) sendAll() {
+	for d.queue.take(d.ctx) == nil {
+		if d.turn.lock(d.ctx) != nil {
+			return
+		}
+		err := d.send(d.ctx, func(c conn) error { return d.queue.send(d.ctx, c) })
+		d.turn.unlock()
+		if err != nil {
+			return
+		}
+	}
 }
 
 // send has write write to the connection, and to the next one as often as it fails. It blocks until write succeeds or
@@ -160,13 +250,8 @@ func (d *dialled) reconnect(ctx context.Context, broken conn, wrong error) (conn
 		if err := try.Wait(ctx, wrong); err != nil {
 			return nil, err
 		}
-		c, err := dial(ctx, d.address)
+		c, err := d.connect(ctx)
 		if err != nil {
-			wrong = err
-			continue
-		}
-		if err := d.Park(parkedConn, c); err != nil {
-			c.Close()
 			wrong = err
 			continue
 		}
@@ -192,7 +277,7 @@ func (d *dialled) readInput() {
 	for c := d.current(); ; {
 		wrong := errNeverConnected
 		if c != nil {
-			wrong = d.input.SpliceFrom(c)
+			wrong = d.feed(d.input, c)
 		}
 		if wrong == nil || errors.Is(wrong, sink.ErrInputOver) {
 			return
@@ -210,6 +295,14 @@ func (d *dialled) readInput() {
 	}
 }
 
+// feed gives the child what c sends.
+func (s settings) feed(to *sink.Input, c conn) error {
+	if s.network.spliced() {
+		return to.SpliceFrom(c)
+	}
+	return copyInput(to, c)
+}
+
 // Close closes the connection, and returns when nobody reads from it.
 func (d *dialled) Close() error {
 	d.cancel()
@@ -223,7 +316,8 @@ func (d *dialled) Close() error {
 	if d.input != nil {
 		d.input.Close()
 	}
-	d.reader.Wait()
+	d.work.Wait()
+	d.queue.close()
 	if errors.Is(err, net.ErrClosed) {
 		return nil // it was broken
 	}

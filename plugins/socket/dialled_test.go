@@ -17,7 +17,7 @@ import (
 
 func connectTo(t *testing.T, a address, p port) *dialled {
 	t.Helper()
-	d, err := openDialled(t.Context(), settings{address: a}, p, false)
+	d, err := openDialled(t.Context(), at(a), p, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestDialFails(t *testing.T) {
 		{address{"unix", plain}, unix.ECONNREFUSED, "nobody listens there"},
 		{address{"tcp", "127.0.0.1:1"}, unix.ECONNREFUSED, "start the peer first"},
 	} {
-		_, err := openDialled(t.Context(), settings{address: c.address}, p, false)
+		_, err := openDialled(t.Context(), at(c.address), p, false)
 		if !errors.Is(err, c.errno) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), c.name) {
 			t.Errorf("%v: %v", c.address, err)
 		}
@@ -195,7 +195,7 @@ func TestComesAgainWithoutAPeer(t *testing.T) {
 	path := temp(t)
 	child, input := newChild(t)
 	p, troubles := testPort(t, input, 1)
-	d, err := openDialled(t.Context(), settings{address: address{"unix", path}}, p, true)
+	d, err := openDialled(t.Context(), at(address{"unix", path}), p, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +215,7 @@ func TestComesAgainWithoutAPeer(t *testing.T) {
 
 	// It may also end before there is a peer.
 	p, _ = testPort(t, nil, 1)
-	if d, err = openDialled(t.Context(), settings{address: address{"unix", temp(t)}}, p, true); err != nil {
+	if d, err = openDialled(t.Context(), at(address{"unix", temp(t)}), p, true); err != nil {
 		t.Fatal(err)
 	}
 	putLast(t, d)
@@ -374,7 +374,7 @@ func TestDialledKilled(t *testing.T) {
 	put(t, first, "one ")
 
 	p.input = input
-	second, err := openDialled(t.Context(), settings{address: a}, p, true)
+	second, err := openDialled(t.Context(), at(a), p, true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,15 +13,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func newPaths() *paths { return &paths{owners: map[string]string{}} }
+func newPaths() *paths { return &paths{owners: map[address]string{}} }
 
 func listenOn(t *testing.T, path string, p port) *listener {
 	t.Helper()
-	l, err := openListener(t.Context(), settings{address: address{"unix", path}, perm: 0o600}, p, newPaths(), "web")
+	l, err := openListener(t.Context(), at(address{unixStream, path}), p, newPaths())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return l
+}
+
+func readersOf(l *listener) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.readers)
 }
 
 func TestListener(t *testing.T) {
@@ -88,7 +94,7 @@ func TestListenerInput(t *testing.T) {
 
 	// One that is gone is let go, although nothing is written.
 	a.Close()
-	for len(l.list()) != 1 {
+	for readersOf(l) != 1 {
 		b.says(".")
 		child.wants(t, ".")
 	}
@@ -158,7 +164,7 @@ func TestListenerGivenUp(t *testing.T) {
 		p, _ := p()
 		l := listenOn(t, temp(t), p)
 		ctx, cancel := context.WithCancel(context.Background())
-		sent := later(func() error { return putting(ctx, l, []byte("x"), false) })
+		sent := later(func() error { return putting(ctx, l, make([]byte, 2<<20), false) })
 		cancel()
 		if err := comes(t, sent); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: put returned %v", name, err)
@@ -186,14 +192,16 @@ func TestAcceptedWhileClosing(t *testing.T) {
 	shut(t, l)
 	srv, a := newServer(t, "unix", temp(t))
 	late := dialPeer(t, a.name)
-	l.add(srv.accept().conn)
+	l.admit(srv.accept().conn)
 	late.wantsEOF()
 }
 
 func TestBind(t *testing.T) {
-	p, _ := testPort(t, nil, 1)
 	open := func(path string, taken *paths) (*listener, error) {
-		return openListener(t.Context(), settings{address: address{"unix", path}, perm: 0o660}, p, taken, "web")
+		s := at(address{unixStream, path})
+		s.perm = 0o660
+		p, _ := testPort(t, nil, 1)
+		return openListener(t.Context(), s, p, taken)
 	}
 	refused := func(what, path string, taken *paths, want string) {
 		t.Helper()

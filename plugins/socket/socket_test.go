@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -37,17 +38,47 @@ func (c told) next(t *testing.T) error {
 
 // held is what a test's sinks park.
 type held struct {
-	parked map[string][]*os.File
-	over   bool
+	mu      sync.Mutex
+	parked  map[string][]*os.File
+	memory  []byte
+	dropped map[sink.Stream]uint64
+	over    bool
+}
+
+func newHeld(t *testing.T) *held {
+	h := &held{parked: map[string][]*os.File{}, dropped: map[sink.Stream]uint64{}, over: true}
+	t.Cleanup(func() {
+		for tag := range h.parked {
+			h.Park(tag)
+		}
+	})
+	return h
+}
+
+func (h *held) Memory(size int) ([]byte, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.memory == nil {
+		h.memory = make([]byte, size)
+	}
+	return h.memory, nil
+}
+
+func (h *held) Dropped(st sink.Stream, total uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.dropped[st] = total
 }
 
 func (h *held) Park(tag string, files ...syscall.Conn) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	for _, f := range h.parked[tag] {
 		f.Close()
 	}
 	delete(h.parked, tag)
 	for _, c := range files {
-		f, err := c.(interface{ File() (*os.File, error) }).File()
+		f, err := dupFile(c)
 		if err != nil {
 			return err
 		}
@@ -57,6 +88,8 @@ func (h *held) Park(tag string, files ...syscall.Conn) error {
 }
 
 func (h *held) Parked(tag string) []*os.File {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	var out []*os.File
 	for _, f := range h.parked[tag] {
 		d, err := dupFile(f)
@@ -69,7 +102,7 @@ func (h *held) Parked(tag string) []*os.File {
 }
 
 // dupFile returns a copy of f, owned by the caller.
-func dupFile(f *os.File) (d *os.File, err error) {
+func dupFile(f syscall.Conn) (d *os.File, err error) {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return nil, err
@@ -77,7 +110,7 @@ func dupFile(f *os.File) (d *os.File, err error) {
 	raw.Control(func(fd uintptr) {
 		var n int
 		if n, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3); err == nil {
-			d = os.NewFile(uintptr(n), f.Name())
+			d = os.NewFile(uintptr(n), "copy")
 		}
 	})
 	return d, err
@@ -88,14 +121,9 @@ func (h *held) Over() bool { return h.over }
 // testPort has a stdin where input is not nil, and quick retries.
 func testPort(t *testing.T, input *sink.Input, outputs int) (port, told) {
 	c := make(told, 100)
-	h := &held{parked: map[string][]*os.File{}, over: true}
-	t.Cleanup(func() {
-		for tag := range h.parked {
-			h.Park(tag)
-		}
-	})
 	return port{
-		holder:  h,
+		holder:  newHeld(t),
+		child:   sink.Child{ID: "k3x9", Name: "web", Run: 1},
 		retries: &sink.Retries{Report: func(err error) { c <- err }, First: time.Millisecond, Most: 5 * time.Millisecond},
 		input:   input, outputs: outputs,
 	}, c
@@ -172,14 +200,14 @@ type server struct {
 	ln net.Listener
 }
 
-func newServer(t *testing.T, network, name string) (server, address) {
+func newServer(t *testing.T, kind, name string) (server, address) {
 	t.Helper()
-	ln, err := net.Listen(network, name)
+	ln, err := net.Listen(kind, name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ln.Close() })
-	return server{t, ln}, address{network, ln.Addr().String()}
+	return server{t, ln}, address{inOurs(kind), ln.Addr().String()}
 }
 
 func (s server) accept() peer {
@@ -201,6 +229,24 @@ func dialPeer(t *testing.T, path string) peer {
 	}
 	t.Cleanup(func() { c.Close() })
 	return peer{t, c.(conn)}
+}
+
+// at is what the options' defaults make of an address.
+func at(a address) settings {
+	return settings{
+		address: a, perm: 0o600, policy: block, framing: "raw", longest: 7 << 10, queue: 1 << 20, outputs: 1,
+	}
+}
+
+// inOurs is what we call a network of package net.
+func inOurs(kind string) network {
+	switch kind {
+	case "unixpacket":
+		return unixPacket
+	case "unixgram":
+		return unixGram
+	}
+	return network(kind)
 }
 
 func temp(t *testing.T) string { return filepath.Join(t.TempDir(), "s") }
@@ -226,10 +272,19 @@ func (p *piece) Move(fd uintptr, n int) (int, error) {
 
 // putting puts text out to either kind of sink, and blocks as that does.
 func putting(ctx context.Context, o output, text []byte, last bool) error {
-	if d, ok := o.(*dialled); ok {
-		return d.put(ctx, &piece{text}, last)
+	p := part{stream: sink.Stdout, data: text, last: last}
+	offset := uint64(time.Now().UnixNano()) // another for each chunk
+	var err error
+	switch o := o.(type) {
+	case *dialled:
+		if o.queue == nil {
+			return o.put(ctx, &piece{text}, last)
+		}
+		_, err = o.enqueue(ctx, offset, p)
+	case *listener:
+		_, err = o.put(ctx, offset, p)
 	}
-	return o.Write(ctx, &sink.Chunk{Stream: sink.Stdout, Data: text, Last: last})
+	return err
 }
 
 func put(t *testing.T, o output, text string) {
