@@ -1,0 +1,244 @@
+package stage
+
+import (
+	"cmp"
+	"fmt"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/muxd/muxd/internal/fd"
+)
+
+// The state memory of a Fan, as that of an Engine, is a memfd that outlives the process:
+//
+//	0             how many slots have ever been used
+//	4096 + 8*i    binding of stage i: (slot + 1)<<16 | branch<<8 | role, or 0
+//	slot k at     fanHeader + k*fanSlotSize:
+//	  0           word: bit 0 a chunk is on the way into the stages, bit 1 which committed count, bit 2 the stream has
+//	              ended, bits 8-15 the branch whose stage gets it last
+//	  8, 16       bytes of the stream that all stages have got
+//	  24          length of the key, then the key; 0: the slot is free
+//	  256 + 160*b branch b:
+//	    0         word: bit 0 something is being dropped, bit 1 which dropped count, bit 2 from which role
+//	    8, 16     bytes that were dropped
+//	    24        how many bytes stay where something is being dropped
+//	    32        offset of the stream at which the branch began
+//	    40        length of the key, then the key; 0: there is no such branch
+//
+// A word changes with one atomic store from step to step, as an Engine's does.
+const (
+	fanHeader     = 64 << 10
+	fanSlotSize   = 4096
+	fanSlotsMost  = 32 << 10
+	fanBindings   = 4096
+	fanStagesMost = (fanHeader - fanBindings) / 8
+
+	atFanCommitted = 8
+	atFanKeyLen    = 24
+	atFanKey       = 32
+	fanKeyMost     = atFanBranches - atFanKey
+
+	atFanBranches  = 256
+	fanBranchSize  = 160
+	BranchesMost   = 16 // of a source
+	atDropped      = 8
+	atRest         = 24
+	atBegin        = 32
+	atBranchKeyLen = 40
+	atBranchKey    = 48
+	branchKeyMost  = fanBranchSize - atBranchKey
+)
+
+// Bits of a source's word, and of a branch's.
+const (
+	fanMoving    = 1 << 0
+	fanCommitted = 1 << 1
+	fanEnded     = 1 << 2
+	fanLastShift = 8
+
+	branchDrops   = 1 << 0
+	branchDropped = 1 << 1
+	branchRole    = 1 << 2
+)
+
+// The roles of a stage.
+const (
+	roleStage = 0 // what came last
+	roleQueue = 1 // what came before that, of a branch that drops the oldest
+)
+
+// binding says whose a stage is.
+type binding struct{ slot, branch, role int }
+
+type fanMemory struct {
+	file *fd.FD
+	base []byte
+}
+
+const fanMemorySize = fanHeader + fanSlotsMost*fanSlotSize
+
+func newFanMemory() (*fanMemory, error) {
+	n, err := unix.MemfdCreate("muxd-fan", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make state memory: %w", err)
+	}
+	f := fd.New(n)
+	if err := unix.Ftruncate(n, fanMemorySize); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("size state memory: %w", err)
+	}
+	return mapFanMemory(f)
+}
+
+// mapFanMemory takes ownership of f, the state memory of this process or of its predecessor.
+func mapFanMemory(f *fd.FD) (*fanMemory, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(f.Int(), &st); err != nil || st.Size != fanMemorySize {
+		f.Close()
+		return nil, fmt.Errorf("state memory of %d bytes, want %d: %w", st.Size, fanMemorySize, cmp.Or(err, error(unix.EINVAL)))
+	}
+	base, err := unix.Mmap(f.Int(), 0, fanMemorySize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("map state memory: %w", err)
+	}
+	return &fanMemory{file: f, base: base}, nil
+}
+
+func (m *fanMemory) close() error {
+	m.file.Close()
+	return unix.Munmap(m.base)
+}
+
+// bind records whose stage i is; a negative slot: nobody's.
+func (m *fanMemory) bind(i int, b binding) {
+	v := uint64(0)
+	if b.slot >= 0 {
+		v = uint64(b.slot+1)<<16 | uint64(b.branch)<<8 | uint64(b.role)
+	}
+	atomic.StoreUint64(word(m.base, fanBindings+8*i), v)
+}
+
+func (m *fanMemory) bound(i int) binding {
+	v := atomic.LoadUint64(word(m.base, fanBindings+8*i))
+	return binding{slot: int(v>>16) - 1, branch: int(v >> 8 & 0xff), role: int(v & 0xff)}
+}
+
+func (m *fanMemory) used() int { return int(min(atomic.LoadUint64(word(m.base, 0)), fanSlotsMost)) }
+
+func (m *fanMemory) slot(k int) fanSlot {
+	at := fanHeader + k*fanSlotSize
+	return fanSlot(m.base[at : at+fanSlotSize])
+}
+
+// claim gives the free slot k to a source.
+func (m *fanMemory) claim(k int, key string) fanSlot {
+	s := m.slot(k)
+	setKey(s, atFanKeyLen, key)
+	if k >= m.used() {
+		atomic.StoreUint64(word(m.base, 0), uint64(k+1))
+	}
+	return s
+}
+
+// clear makes a slot new, and gives its page back.
+func (m *fanMemory) clear(k int) {
+	unix.Fallocate(m.file.Int(), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE,
+		int64(fanHeader+k*fanSlotSize), fanSlotSize)
+}
+
+// setKey records a key whose length is at and which stands behind it: the length last, so that there is a key or none.
+func setKey(b []byte, at int, key string) {
+	copy(b[at+8:], key)
+	atomic.StoreUint64(word(b, at), uint64(len(key)))
+}
+
+func getKey(b []byte, at, most int) string {
+	n := min(atomic.LoadUint64(word(b, at)), uint64(most))
+	return string(b[at+8 : at+8+int(n)])
+}
+
+// fanSlot is one source's part of the state memory.
+type fanSlot []byte
+
+func (s fanSlot) key() string    { return getKey(s, atFanKeyLen, fanKeyMost) }
+func (s fanSlot) load() uint64   { return atomic.LoadUint64(word(s, 0)) }
+func (s fanSlot) store(w uint64) { atomic.StoreUint64(word(s, 0), w) }
+func (s fanSlot) committed() uint64 {
+	return atomic.LoadUint64(word(s, atFanCommitted+8*bit(s.load(), fanCommitted)))
+}
+
+// moving records that a chunk is on the way into the stages, and that branch last gets it last.
+func (s fanSlot) moving(last int) {
+	s.store(s.load()&fanCommitted | fanMoving | uint64(last)<<fanLastShift)
+}
+
+// still records that none is: that what there was of one did not come to the last branch.
+func (s fanSlot) still() { s.store(s.load() & fanCommitted) }
+
+// last is the branch that gets the chunk last which is on the way; false where none is.
+func (s fanSlot) last() (int, bool) {
+	w := s.load()
+	return int(w >> fanLastShift & 0xff), w&fanMoving != 0
+}
+
+// commit records that every stage has got n bytes more.
+func (s fanSlot) commit(n int) {
+	next := s.load()&fanCommitted ^ fanCommitted
+	atomic.StoreUint64(word(s, atFanCommitted+8*bit(next, fanCommitted)), s.committed()+uint64(n))
+	s.store(next)
+}
+
+// end records that the stream has ended, and that every branch has got all of it.
+func (s fanSlot) end() { s.store(s.load() | fanEnded) }
+
+func (s fanSlot) ended() bool { return s.load()&fanEnded != 0 }
+
+// branch is branch b's part of the slot.
+func (s fanSlot) branch(b int) branchSlot {
+	at := atFanBranches + b*fanBranchSize
+	return branchSlot(s[at : at+fanBranchSize])
+}
+
+// branchSlot is one branch's part of a slot.
+type branchSlot []byte
+
+func (s branchSlot) key() string    { return getKey(s, atBranchKeyLen, branchKeyMost) }
+func (s branchSlot) load() uint64   { return atomic.LoadUint64(word(s, 0)) }
+func (s branchSlot) store(w uint64) { atomic.StoreUint64(word(s, 0), w) }
+func (s branchSlot) begin() uint64  { return atomic.LoadUint64(word(s, atBegin)) }
+
+// claim gives the free branchSlot to a branch that begins at an offset.
+func (s branchSlot) claim(key string, begin uint64) {
+	clear(s)
+	atomic.StoreUint64(word(s, atBegin), begin)
+	setKey(s, atBranchKeyLen, key)
+}
+
+func (s branchSlot) free() { atomic.StoreUint64(word(s, atBranchKeyLen), 0) }
+
+// dropped is how many bytes were dropped.
+func (s branchSlot) dropped() uint64 {
+	return atomic.LoadUint64(word(s, atDropped+8*bit(s.load(), branchDropped)))
+}
+
+// drops records that n bytes are going to be dropped from what has that role, so that rest stay there.
+func (s branchSlot) drops(n, rest, role int) {
+	w := s.load() & branchDropped
+	atomic.StoreUint64(word(s, atRest), uint64(rest))
+	atomic.StoreUint64(word(s, atDropped+8*(1-bit(w, branchDropped))), s.dropped()+uint64(n))
+	if role == roleQueue {
+		w |= branchRole
+	}
+	s.store(w | branchDrops)
+}
+
+// dropping is what drops recorded; false where nothing is being dropped.
+func (s branchSlot) dropping() (role, rest int, drops bool) {
+	w := s.load()
+	return bit(w, branchRole), int(atomic.LoadUint64(word(s, atRest))), w&branchDrops != 0
+}
+
+// told counts what was dropped.
+func (s branchSlot) told() { s.store(s.load()&branchDropped ^ branchDropped) }
