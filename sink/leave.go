@@ -13,16 +13,21 @@ import (
 // leaveMargin is how long before the call's deadline the sink decides to keep the stream, so that its answer is in time.
 const leaveMargin = 100 * time.Millisecond
 
+// early is ctx with a deadline that leaves time for an answer.
+func early(ctx context.Context) (context.Context, context.CancelFunc) {
+	if deadline, ok := ctx.Deadline(); ok {
+		return context.WithDeadline(ctx, deadline.Add(-leaveMargin))
+	}
+	return ctx, func() {}
+}
+
 func (s *server) Leave(ctx context.Context, req *sinkpb.LeaveRequest) (*sinkpb.LeaveResponse, error) {
 	o, err := s.find(req.Opening)
 	if err != nil {
 		return nil, err
 	}
-	if deadline, ok := ctx.Deadline(); ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-leaveMargin))
-		defer cancel()
-	}
+	ctx, cancel := early(ctx)
+	defer cancel()
 	s.mu.Lock()
 	var f *flow
 	for _, have := range o.flows {

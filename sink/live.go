@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -35,7 +36,8 @@ type opening struct {
 	parked    map[string][]syscall.Conn // what the sink has parked, by tag; server.mu
 	tags      map[string]bool           // under which something was parked, by a predecessor too; server.mu
 	closing   sync.Once
-	forgotten atomic.Bool // nobody comes again
+	forgotten atomic.Bool      // nobody comes again
+	branches  []*sinkpb.Branch // as they were when it was opened
 	flows     []*flow
 	input     *flow // once stdin has been closed; server.mu
 }
@@ -94,7 +96,7 @@ func (o *opening) openConsoleAgain(ctx context.Context, ticket fdchan.Ticket) (*
 }
 
 func (o *opening) openPipes(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {
-	d, err := o.srv.ep().Take(ctx, ticket, len(o.pub.Streams))
+	d, err := o.srv.ep().Take(ctx, ticket, len(o.pub.Streams)+len(o.branches))
 	if err != nil {
 		return nil, openError(err)
 	}
@@ -115,6 +117,15 @@ func (o *opening) openPipes(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.
 		o.srv.mu.Lock()
 		o.pub.Input = in
 		o.srv.mu.Unlock()
+	}
+	if o.srv.plugin.Copies {
+		far, ends := d.FDs[0], slices.Clone(d.FDs[1:])
+		clear(d.FDs)
+		if err := o.copies(far, ends, o.branches); err != nil {
+			return fail(err)
+		}
+		d.Ack()
+		return &sinkpb.OpenResponse{Wiring: sinkpb.Wiring_PIPE}, nil
 	}
 	if _, err := o.srv.engine(); err != nil {
 		return fail(err)
@@ -305,7 +316,8 @@ func (o *opening) close(forget bool) {
 type flow struct {
 	op     *opening
 	stream Stream
-	src    *stage.Source
+	src    source
+	fan    *stage.FanSource // the same as src, where it is one
 	chunk  Chunk
 	done   chan struct{} // closed when nothing more is written
 
@@ -321,6 +333,9 @@ type told struct {
 	held    bool   // trouble is why the stream is held back
 	bytes   uint64 // at the end
 	dropped uint64
+
+	missed     map[string]uint64 // by branch
+	missedTold time.Time
 }
 
 // stageSlot is the author's view of a stage.Slot.

@@ -100,26 +100,33 @@ func (s *server) engine() (*stage.Engine, error) {
 	if s.eng != nil {
 		return s.eng, nil
 	}
+	eng, err := stage.New(s.stageOptions(func(name string) bool {
+		return !strings.HasPrefix(name, parkMemory) && !strings.HasPrefix(name, parkOwn) && !strings.HasPrefix(name, stage.ParkFan)
+	}))
+	s.eng = eng
+	return eng, err
+}
+
+// stageOptions are those of an engine that takes what a predecessor parked under such names.
+func (s *server) stageOptions(mine func(name string) bool) stage.Options {
 	parked := map[string][]*fd.FD{}
 	s.mu.Lock()
 	crashed := s.crashed
 	for name, fds := range s.recovered {
-		if !strings.HasPrefix(name, parkMemory) && !strings.HasPrefix(name, parkOwn) {
+		if mine(name) {
 			parked[name] = fds
 			delete(s.recovered, name)
 		}
 	}
 	s.mu.Unlock()
-	eng, err := stage.New(stage.Options{
+	return stage.Options{
 		Park: s.park, Parked: parked, Crashed: crashed,
 		Live: func(key string) bool {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			return s.live[key[:max(strings.LastIndexByte(key, '/'), 0)]]
 		},
-	})
-	s.eng = eng
-	return eng, err
+	}
 }
 
 // parkedMemory is Opening.Memory.
@@ -197,10 +204,15 @@ func (o *opening) dropMemory(forget bool) {
 // Repark parks everything again: whoever held it has died.
 func (s *server) Repark(ctx context.Context, _ *sinkpb.ReparkRequest) (*sinkpb.ReparkResponse, error) {
 	s.starting.Lock()
-	eng := s.eng
+	eng, copier := s.eng, s.copier
 	s.starting.Unlock()
 	if eng != nil {
 		if err := eng.Repark(); err != nil {
+			return nil, openError(err)
+		}
+	}
+	if copier != nil {
+		if err := copier.Repark(); err != nil {
 			return nil, openError(err)
 		}
 	}
@@ -223,7 +235,7 @@ func (s *server) Repark(ctx context.Context, _ *sinkpb.ReparkRequest) (*sinkpb.R
 	return &sinkpb.ReparkResponse{}, nil
 }
 
-// repark parks what o has, and the far ends of its streams.
+// repark parks what o has, the far ends of its streams, and the pipes of its branches.
 func (o *opening) repark() error {
 	copies := map[string][]*fd.FD{}
 	defer func() {
@@ -234,6 +246,16 @@ func (o *opening) repark() error {
 	keep := func(name string, f *fd.FD, err error) {
 		if err == nil { // what is closed has just ended
 			copies[name] = append(copies[name], f)
+		}
+	}
+	o.srv.mu.Lock()
+	flows := o.flows
+	o.srv.mu.Unlock()
+	for _, f := range flows {
+		if f.fan != nil {
+			for id, d := range f.fan.DupBranches() {
+				keep("far/"+id+"/in", d, nil)
+			}
 		}
 	}
 	o.srv.mu.Lock()

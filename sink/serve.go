@@ -109,6 +109,9 @@ func (p *Plugin) valid() error {
 		return errors.New("Plugin.Name is empty")
 	case len(p.Carries) == 0:
 		return errors.New("Plugin.Carries is empty")
+	case p.Copies && (p.Open != nil || p.OpenConsole != nil || p.carries(Stdin) || p.carries(Console)):
+		return errors.New("with Plugin.Copies neither Open nor OpenConsole is called, and only Stdout and Stderr are carried")
+	case p.Copies:
 	case (p.Open == nil) == (p.OpenConsole == nil):
 		return errors.New("exactly one of Plugin.Open and Plugin.OpenConsole must be set")
 	case (p.OpenConsole != nil) != p.carries(Console), p.carries(Console) && len(p.Carries) > 1:

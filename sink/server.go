@@ -27,8 +27,9 @@ type server struct {
 	plugin  *Plugin
 	channel *channel
 
-	starting sync.Mutex // for eng, until it is made
+	starting sync.Mutex // for eng and copier, until they are made
 	eng      *stage.Engine
+	copier   *stage.Fan
 
 	mu        sync.Mutex
 	openings  map[string]*opening
@@ -65,6 +66,9 @@ func (s *server) close() {
 	}
 	if s.eng != nil {
 		s.eng.Close()
+	}
+	if s.copier != nil {
+		s.copier.Close()
 	}
 	s.ep().Close()
 }
@@ -117,6 +121,10 @@ func (s *server) Open(ctx context.Context, req *sinkpb.OpenRequest) (*sinkpb.Ope
 	}
 	o := newOpening(s, req.Opening, r, wiring)
 	o.pub.Again = req.Again
+	if s.plugin.Copies && len(req.Streams) != 1 || !s.plugin.Copies && len(req.Branches) > 0 {
+		return nil, status.Errorf(codes.InvalidArgument, "open: sink %s with %d branches for %d streams", s.plugin.Name, len(req.Branches), len(req.Streams))
+	}
+	o.branches = req.Branches
 	if size := req.Size; size.GetRows() > 0 && size.GetCols() > 0 {
 		o.pub.Rows, o.pub.Cols = int(size.Rows), int(size.Cols)
 	}
@@ -148,7 +156,7 @@ func (s *server) openedBefore(ctx context.Context, o *opening, ticket fdchan.Tic
 		return nil, o.openErr
 	}
 	if o.wiring == Pipe {
-		d, err := s.ep().Take(ctx, ticket, len(o.pub.Streams))
+		d, err := s.ep().Take(ctx, ticket, len(o.pub.Streams)+len(o.branches))
 		if err != nil {
 			return nil, openError(err)
 		}

@@ -54,7 +54,7 @@ const (
 	Path     = spec.Path     // string, absolute
 )
 
-// Plugin is what an executable serves. Name, Carries and exactly one of Open and OpenConsole are required.
+// Plugin is what an executable serves. Name, Carries and exactly one of Open, OpenConsole and Copies are required.
 type Plugin struct {
 	Name    string // what a sink spec begins with
 	Version string
@@ -77,6 +77,10 @@ type Plugin struct {
 
 	// OpenConsole makes a console. It must call o.Terminal; of one that comes o.Again, o.Master gives the terminal.
 	OpenConsole func(ctx context.Context, o *Opening) (ConsoleSink, error)
+
+	// Copies is for the plugin that stands between a stream and several sinks, its branches: the SDK copies the stream into
+	// their pipes, each with its policy, and no byte of it comes into the process. muxd uses the plugin called fanout for that.
+	Copies bool
 
 	// Logs reads back what sinks opened with a request equal to q.Request have kept, in the order in which it was
 	// written, and calls emit for each record. It returns at the end of the log, or with q.Follow when ctx is done;

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"maps"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -99,6 +100,7 @@ func (s *server) tell(w *watcher, out grpc.ServerStreamingServer[sinkpb.Event]) 
 func (f *flow) events() []*sinkpb.Event {
 	f.op.srv.mu.Lock()
 	now, viewers := f.told, f.op.count
+	now.missed = maps.Clone(f.missed)
 	f.op.srv.mu.Unlock()
 	ev := func() *sinkpb.Event {
 		return &sinkpb.Event{Opening: f.op.pub.ID, Stream: sinkpb.Stream(f.stream)}
@@ -111,6 +113,11 @@ func (f *flow) events() []*sinkpb.Event {
 		v := ev()
 		v.What = &sinkpb.Event_Viewers{Viewers: &sinkpb.Viewers{Count: uint32(viewers)}}
 		out = append(out, v)
+	}
+	for branch, n := range now.missed {
+		e := ev()
+		e.What = &sinkpb.Event_Dropped{Dropped: &sinkpb.Dropped{Branch: branch, Bytes: n}}
+		out = append(out, e)
 	}
 	if now.eof {
 		e := ev()
@@ -160,6 +167,7 @@ func (s *server) Stat(_ context.Context, req *sinkpb.StatRequest) (*sinkpb.StatR
 		st := &sinkpb.StreamStat{
 			Stream: sinkpb.Stream(f.stream), Bytes: f.src.Committed(), Eof: now.eof, Flushed: now.flushed,
 			Error: now.trouble, Location: o.pub.Location, Dropped: now.dropped,
+			Branches: f.branchStats(),
 		}
 		if now.failed != "" {
 			st.Error = now.failed

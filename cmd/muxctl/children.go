@@ -284,6 +284,10 @@ func printChild(r *controlpb.Child) error {
 	fmt.Println()
 	t := newTable("STREAM", "SINK", "WIRING", "STATE", "BYTES", "VIEWERS", "WHERE")
 	for _, s := range r.Sinks {
+		stream := s.Stream
+		if s.Branch > 0 {
+			stream = fmt.Sprintf("%s/%d", s.Stream, s.Branch)
+		}
 		viewers := ""
 		if s.Stream == "console" {
 			viewers = fmt.Sprintf("%d (%dx%d)", s.Viewers, r.Size.GetRows(), r.Size.GetCols())
@@ -293,10 +297,10 @@ func printChild(r *controlpb.Child) error {
 			where = s.Error
 		}
 		bytes := sizeText(s.Bytes)
-		if s.Dropped > 0 {
-			bytes += ", " + sizeText(s.Dropped) + " dropped"
+		if n := s.Missed + s.Dropped; n > 0 {
+			bytes += ", " + sizeText(n) + " dropped"
 		}
-		t.row(s.Stream, s.Spec, s.Wiring, s.State, bytes, viewers, where)
+		t.row(stream, s.Spec, s.Wiring, s.State, bytes, viewers, where)
 	}
 	return t.print()
 }

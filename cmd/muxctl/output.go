@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -85,6 +86,9 @@ type sinkView struct {
 	Viewers  int    `json:"viewers"`
 	Error    string `json:"error,omitempty"`
 	Location string `json:"location,omitempty"`
+	Branch   int    `json:"branch,omitempty"` // where a stream has several sinks: which of them
+	Policy   string `json:"policy,omitempty"`
+	Missed   uint64 `json:"missed,omitempty"` // of a branch: dropped before it came to the sink
 }
 
 type holderView struct {
@@ -119,6 +123,7 @@ func viewOf(r *controlpb.Child) childView {
 		v.Sinks = append(v.Sinks, sinkView{
 			Stream: s.Stream, Spec: s.Spec, Plugin: s.Plugin, Wiring: s.Wiring, State: s.State, Bytes: s.Bytes,
 			Dropped: s.Dropped, Viewers: int(s.Viewers), Error: s.Error, Location: s.Location,
+			Branch: int(s.Branch), Policy: s.Policy, Missed: s.Missed,
 		})
 	}
 	for _, h := range r.Holders {
@@ -190,11 +195,16 @@ func timeText(nanos int64) string {
 
 func sizeText(n uint64) string { return units.BytesSize(float64(n)) }
 
+// copied says whether s copies its stream to several sinks, rather than being one.
+func copied(r *controlpb.Child, s *controlpb.Sink) bool {
+	return s.Branch == 0 && slices.ContainsFunc(r.Sinks, func(o *controlpb.Sink) bool { return o.Stream == s.Stream && o.Branch > 0 })
+}
+
 // sinksText names a child's sinks, each once.
 func sinksText(r *controlpb.Child) string {
 	var out []string
 	for _, s := range r.Sinks {
-		if s.Wiring == "null" || len(out) > 0 && out[len(out)-1] == s.Spec {
+		if s.Wiring == "null" || copied(r, s) || len(out) > 0 && out[len(out)-1] == s.Spec {
 			continue
 		}
 		out = append(out, s.Spec)

@@ -18,16 +18,17 @@ import (
 
 // spawnFlags are the flags of spawn and run.
 type spawnFlags struct {
-	name, sink, stdin, stdout, stderr string
-	env                               []string
-	clearEnv                          bool
-	cwd, user, umask                  string
-	rlimits                           []string
-	restart                           string
-	size                              string
-	grace                             time.Duration
-	remove, attach                    bool
-	detachKeys                        string
+	name, sink, stdin string
+	stdout, stderr    []string
+	env               []string
+	clearEnv          bool
+	cwd, user, umask  string
+	rlimits           []string
+	restart           string
+	size              string
+	grace             time.Duration
+	remove, attach    bool
+	detachKeys        string
 }
 
 func (f *spawnFlags) register(c *cobra.Command) {
@@ -36,8 +37,8 @@ func (f *spawnFlags) register(c *cobra.Command) {
 	fl.StringVar(&f.name, "name", "", "a `NAME` for the child, unique among the living")
 	fl.StringVar(&f.sink, "sink", "", "the `SINK` of all streams that it can carry")
 	fl.StringVar(&f.stdin, "stdin", "", "the `SINK` that stdin comes from")
-	fl.StringVar(&f.stdout, "stdout", "", "the `SINK` of stdout")
-	fl.StringVar(&f.stderr, "stderr", "", "the `SINK` of stderr")
+	fl.StringArrayVar(&f.stdout, "stdout", nil, "the `SINK` of stdout; may be repeated: each sink gets all of it")
+	fl.StringArrayVar(&f.stderr, "stderr", nil, "the `SINK` of stderr; may be repeated")
 	fl.StringArrayVarP(&f.env, "env", "e", nil, "`K=V` for the environment; K alone takes it from muxctl's own; may be repeated")
 	fl.BoolVar(&f.clearEnv, "clear-env", false, "give the child no environment but that of --env")
 	fl.StringVar(&f.cwd, "cwd", "", "the child's working `DIR` (default muxctl's own)")
@@ -72,11 +73,16 @@ func (f *spawnFlags) spec(argv []string) (*controlpb.ChildSpec, error) {
 		f.cwd = cwd + "/" + f.cwd
 	}
 	cs.Cwd = []byte(f.cwd)
-	for _, s := range []struct{ stream, spec string }{
-		{"", f.sink}, {"stdin", f.stdin}, {"stdout", f.stdout}, {"stderr", f.stderr},
+	for _, s := range []struct {
+		stream string
+		specs  []string
+	}{
+		{"", []string{f.sink}}, {"stdin", []string{f.stdin}}, {"stdout", f.stdout}, {"stderr", f.stderr},
 	} {
-		if s.spec != "" {
-			cs.Sinks = append(cs.Sinks, &controlpb.SinkChoice{Stream: s.stream, Spec: s.spec})
+		for _, spec := range s.specs {
+			if spec != "" {
+				cs.Sinks = append(cs.Sinks, &controlpb.SinkChoice{Stream: s.stream, Spec: spec})
+			}
 		}
 	}
 	if f.umask != "" {
@@ -183,7 +189,8 @@ func (a *app) spawnCmd() *cobra.Command {
 Without a sink option the child gets muxd's default_sink (pty). A stream that no sink carries is /dev/null.`,
 		Example: `  muxctl spawn --name web --sink file:/var/log/web.log -- ./server --port 80
   muxctl spawn --sink pty -- bash
-  muxctl spawn --stdout file:out.log --stderr file:err.log -- make`,
+  muxctl spawn --stdout file:out.log --stderr file:err.log -- make
+  muxctl spawn --stdout file:out.log --stdout socket:unix:/run/collector,branch=drop-oldest -- ./server`,
 		Args: args(cobra.MinimumNArgs(1)),
 		RunE: func(c *cobra.Command, argv []string) error {
 			if f.attach {

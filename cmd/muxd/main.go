@@ -15,6 +15,7 @@ import (
 	"github.com/muxd/muxd/core/config"
 	"github.com/muxd/muxd/core/keeper"
 	"github.com/muxd/muxd/internal/fd"
+	"github.com/muxd/muxd/plugins/fanout"
 	"github.com/muxd/muxd/plugins/file"
 	"github.com/muxd/muxd/plugins/pty"
 	"github.com/muxd/muxd/plugins/socket"
@@ -25,7 +26,7 @@ import (
 var version = "dev"
 
 // builtin makes the plugins that are part of this binary.
-var builtin = map[string]func() sink.Plugin{"file": file.Plugin, "pty": pty.Plugin, "socket": socket.Plugin}
+var builtin = map[string]func() sink.Plugin{"fanout": fanout.Plugin, "file": file.Plugin, "pty": pty.Plugin, "socket": socket.Plugin}
 
 func main() {
 	// What muxd runs as itself has its own first word, before any flag.

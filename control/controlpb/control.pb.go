@@ -77,6 +77,55 @@ func (Restart) EnumDescriptor() ([]byte, []int) {
 	return file_control_controlpb_control_proto_rawDescGZIP(), []int{0}
 }
 
+type RedirectRequest_How int32
+
+const (
+	RedirectRequest_INSTEAD RedirectRequest_How = 0 // the stream moves to the sink
+	RedirectRequest_ADD     RedirectRequest_How = 1 // the sink gets the stream too, from here on
+	RedirectRequest_REMOVE  RedirectRequest_How = 2 // the sink, which is one of several, gets no more of it; `spec` is as it was given, or its Sink.branch
+)
+
+// Enum value maps for RedirectRequest_How.
+var (
+	RedirectRequest_How_name = map[int32]string{
+		0: "INSTEAD",
+		1: "ADD",
+		2: "REMOVE",
+	}
+	RedirectRequest_How_value = map[string]int32{
+		"INSTEAD": 0,
+		"ADD":     1,
+		"REMOVE":  2,
+	}
+)
+
+func (x RedirectRequest_How) Enum() *RedirectRequest_How {
+	p := new(RedirectRequest_How)
+	*p = x
+	return p
+}
+
+func (x RedirectRequest_How) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RedirectRequest_How) Descriptor() protoreflect.EnumDescriptor {
+	return file_control_controlpb_control_proto_enumTypes[1].Descriptor()
+}
+
+func (RedirectRequest_How) Type() protoreflect.EnumType {
+	return &file_control_controlpb_control_proto_enumTypes[1]
+}
+
+func (x RedirectRequest_How) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RedirectRequest_How.Descriptor instead.
+func (RedirectRequest_How) EnumDescriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{28, 0}
+}
+
 type SpawnRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Chosen by the client, unique: a repeated request with the same id does nothing new and gets the same answer.
@@ -567,7 +616,7 @@ func (x *Rlimit) GetHard() uint64 {
 	return 0
 }
 
-// What --sink, --stdin, --stdout and --stderr say. Where there is none at all the configured default sink gets what it can
+// What --sink, --stdin, --stdout and --stderr say. A stdout or stderr that is named more than once has several sinks. Where there is none at all the configured default sink gets what it can
 // carry. A stream that no sink carries is /dev/null.
 type SinkChoice struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -905,6 +954,9 @@ type Sink struct {
 	Viewers       uint32                 `protobuf:"varint,8,opt,name=viewers,proto3" json:"viewers,omitempty"`
 	Error         string                 `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
 	Location      string                 `protobuf:"bytes,10,opt,name=location,proto3" json:"location,omitempty"`
+	Branch        uint32                 `protobuf:"varint,11,opt,name=branch,proto3" json:"branch,omitempty"` // where the stream has several sinks: which of them, from 1; 0 is what copies it to them, or the only one
+	Policy        string                 `protobuf:"bytes,12,opt,name=policy,proto3" json:"policy,omitempty"`  // of a branch: block, drop-oldest or drop-newest
+	Missed        uint64                 `protobuf:"varint,13,opt,name=missed,proto3" json:"missed,omitempty"` // of a branch: bytes that its policy dropped before they came to the sink
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1007,6 +1059,27 @@ func (x *Sink) GetLocation() string {
 		return x.Location
 	}
 	return ""
+}
+
+func (x *Sink) GetBranch() uint32 {
+	if x != nil {
+		return x.Branch
+	}
+	return 0
+}
+
+func (x *Sink) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *Sink) GetMissed() uint64 {
+	if x != nil {
+		return x.Missed
+	}
+	return 0
 }
 
 type Holder struct {
@@ -2009,6 +2082,7 @@ type RedirectRequest struct {
 	Stream        string                 `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"` // stdout or stderr
 	Spec          string                 `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
 	Cwd           []byte                 `protobuf:"bytes,4,opt,name=cwd,proto3" json:"cwd,omitempty"` // of the client, for relative paths
+	How           RedirectRequest_How    `protobuf:"varint,5,opt,name=how,proto3,enum=muxd.control.v1.RedirectRequest_How" json:"how,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2069,6 +2143,13 @@ func (x *RedirectRequest) GetCwd() []byte {
 		return x.Cwd
 	}
 	return nil
+}
+
+func (x *RedirectRequest) GetHow() RedirectRequest_How {
+	if x != nil {
+		return x.How
+	}
+	return RedirectRequest_INSTEAD
 }
 
 type PluginsRequest struct {
@@ -2851,7 +2932,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"systemUsec\x12\x17\n" +
 	"\amax_rss\x18\x15 \x01(\x03R\x06maxRss\x12)\n" +
 	"\x04size\x18\x16 \x01(\v2\x15.muxd.control.v1.SizeR\x04size\x12\x16\n" +
-	"\x06remove\x18\x17 \x01(\bR\x06remove\"\xf4\x01\n" +
+	"\x06remove\x18\x17 \x01(\bR\x06remove\"\xbc\x02\n" +
 	"\x04Sink\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\tR\x06stream\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\tR\x04spec\x12\x16\n" +
@@ -2863,7 +2944,10 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\aviewers\x18\b \x01(\rR\aviewers\x12\x14\n" +
 	"\x05error\x18\t \x01(\tR\x05error\x12\x1a\n" +
 	"\blocation\x18\n" +
-	" \x01(\tR\blocation\"L\n" +
+	" \x01(\tR\blocation\x12\x16\n" +
+	"\x06branch\x18\v \x01(\rR\x06branch\x12\x16\n" +
+	"\x06policy\x18\f \x01(\tR\x06policy\x12\x16\n" +
+	"\x06missed\x18\r \x01(\x04R\x06missed\"L\n" +
 	"\x06Holder\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\tR\x06stream\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x18\n" +
@@ -2927,12 +3011,18 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x05child\x18\x04 \x01(\tR\x05child\x12\x12\n" +
 	"\x04name\x18\x05 \x01(\tR\x04name\x12\x16\n" +
 	"\x06stream\x18\x06 \x01(\tR\x06stream\x12\x12\n" +
-	"\x04text\x18\a \x01(\tR\x04text\"e\n" +
+	"\x04text\x18\a \x01(\tR\x04text\"\xc6\x01\n" +
 	"\x0fRedirectRequest\x12\x14\n" +
 	"\x05child\x18\x01 \x01(\tR\x05child\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x12\n" +
 	"\x04spec\x18\x03 \x01(\tR\x04spec\x12\x10\n" +
-	"\x03cwd\x18\x04 \x01(\fR\x03cwd\",\n" +
+	"\x03cwd\x18\x04 \x01(\fR\x03cwd\x126\n" +
+	"\x03how\x18\x05 \x01(\x0e2$.muxd.control.v1.RedirectRequest.HowR\x03how\"'\n" +
+	"\x03How\x12\v\n" +
+	"\aINSTEAD\x10\x00\x12\a\n" +
+	"\x03ADD\x10\x01\x12\n" +
+	"\n" +
+	"\x06REMOVE\x10\x02\",\n" +
 	"\x0ePluginsRequest\x12\x1a\n" +
 	"\bdescribe\x18\x01 \x01(\bR\bdescribe\"D\n" +
 	"\x0fPluginsResponse\x121\n" +
@@ -3023,109 +3113,111 @@ func file_control_controlpb_control_proto_rawDescGZIP() []byte {
 	return file_control_controlpb_control_proto_rawDescData
 }
 
-var file_control_controlpb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_control_controlpb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_control_controlpb_control_proto_goTypes = []any{
 	(Restart)(0),                  // 0: muxd.control.v1.Restart
-	(*SpawnRequest)(nil),          // 1: muxd.control.v1.SpawnRequest
-	(*SpawnResponse)(nil),         // 2: muxd.control.v1.SpawnResponse
-	(*ForkedRequest)(nil),         // 3: muxd.control.v1.ForkedRequest
-	(*ForkedResponse)(nil),        // 4: muxd.control.v1.ForkedResponse
-	(*ChildSpec)(nil),             // 5: muxd.control.v1.ChildSpec
-	(*Rlimit)(nil),                // 6: muxd.control.v1.Rlimit
-	(*SinkChoice)(nil),            // 7: muxd.control.v1.SinkChoice
-	(*Size)(nil),                  // 8: muxd.control.v1.Size
-	(*Child)(nil),                 // 9: muxd.control.v1.Child
-	(*Sink)(nil),                  // 10: muxd.control.v1.Sink
-	(*Holder)(nil),                // 11: muxd.control.v1.Holder
-	(*ListRequest)(nil),           // 12: muxd.control.v1.ListRequest
-	(*ListResponse)(nil),          // 13: muxd.control.v1.ListResponse
-	(*InspectRequest)(nil),        // 14: muxd.control.v1.InspectRequest
-	(*WaitRequest)(nil),           // 15: muxd.control.v1.WaitRequest
-	(*SignalRequest)(nil),         // 16: muxd.control.v1.SignalRequest
-	(*SignalResponse)(nil),        // 17: muxd.control.v1.SignalResponse
-	(*StopRequest)(nil),           // 18: muxd.control.v1.StopRequest
-	(*ResizeRequest)(nil),         // 19: muxd.control.v1.ResizeRequest
-	(*ResizeResponse)(nil),        // 20: muxd.control.v1.ResizeResponse
-	(*RemoveRequest)(nil),         // 21: muxd.control.v1.RemoveRequest
-	(*RemoveResponse)(nil),        // 22: muxd.control.v1.RemoveResponse
-	(*AttachRequest)(nil),         // 23: muxd.control.v1.AttachRequest
-	(*AttachResponse)(nil),        // 24: muxd.control.v1.AttachResponse
-	(*LogsRequest)(nil),           // 25: muxd.control.v1.LogsRequest
-	(*LogsResponse)(nil),          // 26: muxd.control.v1.LogsResponse
-	(*EventsRequest)(nil),         // 27: muxd.control.v1.EventsRequest
-	(*Event)(nil),                 // 28: muxd.control.v1.Event
-	(*RedirectRequest)(nil),       // 29: muxd.control.v1.RedirectRequest
-	(*PluginsRequest)(nil),        // 30: muxd.control.v1.PluginsRequest
-	(*PluginsResponse)(nil),       // 31: muxd.control.v1.PluginsResponse
-	(*Plugin)(nil),                // 32: muxd.control.v1.Plugin
-	(*PluginOption)(nil),          // 33: muxd.control.v1.PluginOption
-	(*RestartPluginRequest)(nil),  // 34: muxd.control.v1.RestartPluginRequest
-	(*RestartPluginResponse)(nil), // 35: muxd.control.v1.RestartPluginResponse
-	(*StatusRequest)(nil),         // 36: muxd.control.v1.StatusRequest
-	(*StatusResponse)(nil),        // 37: muxd.control.v1.StatusResponse
-	(*ReloadRequest)(nil),         // 38: muxd.control.v1.ReloadRequest
-	(*ReloadResponse)(nil),        // 39: muxd.control.v1.ReloadResponse
-	(*ShutdownRequest)(nil),       // 40: muxd.control.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 41: muxd.control.v1.ShutdownResponse
+	(RedirectRequest_How)(0),      // 1: muxd.control.v1.RedirectRequest.How
+	(*SpawnRequest)(nil),          // 2: muxd.control.v1.SpawnRequest
+	(*SpawnResponse)(nil),         // 3: muxd.control.v1.SpawnResponse
+	(*ForkedRequest)(nil),         // 4: muxd.control.v1.ForkedRequest
+	(*ForkedResponse)(nil),        // 5: muxd.control.v1.ForkedResponse
+	(*ChildSpec)(nil),             // 6: muxd.control.v1.ChildSpec
+	(*Rlimit)(nil),                // 7: muxd.control.v1.Rlimit
+	(*SinkChoice)(nil),            // 8: muxd.control.v1.SinkChoice
+	(*Size)(nil),                  // 9: muxd.control.v1.Size
+	(*Child)(nil),                 // 10: muxd.control.v1.Child
+	(*Sink)(nil),                  // 11: muxd.control.v1.Sink
+	(*Holder)(nil),                // 12: muxd.control.v1.Holder
+	(*ListRequest)(nil),           // 13: muxd.control.v1.ListRequest
+	(*ListResponse)(nil),          // 14: muxd.control.v1.ListResponse
+	(*InspectRequest)(nil),        // 15: muxd.control.v1.InspectRequest
+	(*WaitRequest)(nil),           // 16: muxd.control.v1.WaitRequest
+	(*SignalRequest)(nil),         // 17: muxd.control.v1.SignalRequest
+	(*SignalResponse)(nil),        // 18: muxd.control.v1.SignalResponse
+	(*StopRequest)(nil),           // 19: muxd.control.v1.StopRequest
+	(*ResizeRequest)(nil),         // 20: muxd.control.v1.ResizeRequest
+	(*ResizeResponse)(nil),        // 21: muxd.control.v1.ResizeResponse
+	(*RemoveRequest)(nil),         // 22: muxd.control.v1.RemoveRequest
+	(*RemoveResponse)(nil),        // 23: muxd.control.v1.RemoveResponse
+	(*AttachRequest)(nil),         // 24: muxd.control.v1.AttachRequest
+	(*AttachResponse)(nil),        // 25: muxd.control.v1.AttachResponse
+	(*LogsRequest)(nil),           // 26: muxd.control.v1.LogsRequest
+	(*LogsResponse)(nil),          // 27: muxd.control.v1.LogsResponse
+	(*EventsRequest)(nil),         // 28: muxd.control.v1.EventsRequest
+	(*Event)(nil),                 // 29: muxd.control.v1.Event
+	(*RedirectRequest)(nil),       // 30: muxd.control.v1.RedirectRequest
+	(*PluginsRequest)(nil),        // 31: muxd.control.v1.PluginsRequest
+	(*PluginsResponse)(nil),       // 32: muxd.control.v1.PluginsResponse
+	(*Plugin)(nil),                // 33: muxd.control.v1.Plugin
+	(*PluginOption)(nil),          // 34: muxd.control.v1.PluginOption
+	(*RestartPluginRequest)(nil),  // 35: muxd.control.v1.RestartPluginRequest
+	(*RestartPluginResponse)(nil), // 36: muxd.control.v1.RestartPluginResponse
+	(*StatusRequest)(nil),         // 37: muxd.control.v1.StatusRequest
+	(*StatusResponse)(nil),        // 38: muxd.control.v1.StatusResponse
+	(*ReloadRequest)(nil),         // 39: muxd.control.v1.ReloadRequest
+	(*ReloadResponse)(nil),        // 40: muxd.control.v1.ReloadResponse
+	(*ShutdownRequest)(nil),       // 41: muxd.control.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 42: muxd.control.v1.ShutdownResponse
 }
 var file_control_controlpb_control_proto_depIdxs = []int32{
-	5,  // 0: muxd.control.v1.SpawnRequest.child:type_name -> muxd.control.v1.ChildSpec
-	23, // 1: muxd.control.v1.SpawnRequest.attach:type_name -> muxd.control.v1.AttachRequest
-	6,  // 2: muxd.control.v1.ChildSpec.rlimits:type_name -> muxd.control.v1.Rlimit
-	7,  // 3: muxd.control.v1.ChildSpec.sinks:type_name -> muxd.control.v1.SinkChoice
+	6,  // 0: muxd.control.v1.SpawnRequest.child:type_name -> muxd.control.v1.ChildSpec
+	24, // 1: muxd.control.v1.SpawnRequest.attach:type_name -> muxd.control.v1.AttachRequest
+	7,  // 2: muxd.control.v1.ChildSpec.rlimits:type_name -> muxd.control.v1.Rlimit
+	8,  // 3: muxd.control.v1.ChildSpec.sinks:type_name -> muxd.control.v1.SinkChoice
 	0,  // 4: muxd.control.v1.ChildSpec.restart:type_name -> muxd.control.v1.Restart
-	8,  // 5: muxd.control.v1.ChildSpec.size:type_name -> muxd.control.v1.Size
+	9,  // 5: muxd.control.v1.ChildSpec.size:type_name -> muxd.control.v1.Size
 	0,  // 6: muxd.control.v1.Child.restart:type_name -> muxd.control.v1.Restart
-	10, // 7: muxd.control.v1.Child.sinks:type_name -> muxd.control.v1.Sink
-	11, // 8: muxd.control.v1.Child.holders:type_name -> muxd.control.v1.Holder
-	8,  // 9: muxd.control.v1.Child.size:type_name -> muxd.control.v1.Size
-	9,  // 10: muxd.control.v1.ListResponse.children:type_name -> muxd.control.v1.Child
-	8,  // 11: muxd.control.v1.ResizeRequest.size:type_name -> muxd.control.v1.Size
-	8,  // 12: muxd.control.v1.AttachRequest.size:type_name -> muxd.control.v1.Size
-	32, // 13: muxd.control.v1.PluginsResponse.plugins:type_name -> muxd.control.v1.Plugin
-	33, // 14: muxd.control.v1.Plugin.options:type_name -> muxd.control.v1.PluginOption
-	1,  // 15: muxd.control.v1.Control.Spawn:input_type -> muxd.control.v1.SpawnRequest
-	3,  // 16: muxd.control.v1.Control.Forked:input_type -> muxd.control.v1.ForkedRequest
-	12, // 17: muxd.control.v1.Control.List:input_type -> muxd.control.v1.ListRequest
-	14, // 18: muxd.control.v1.Control.Inspect:input_type -> muxd.control.v1.InspectRequest
-	15, // 19: muxd.control.v1.Control.Wait:input_type -> muxd.control.v1.WaitRequest
-	16, // 20: muxd.control.v1.Control.Signal:input_type -> muxd.control.v1.SignalRequest
-	18, // 21: muxd.control.v1.Control.Stop:input_type -> muxd.control.v1.StopRequest
-	19, // 22: muxd.control.v1.Control.Resize:input_type -> muxd.control.v1.ResizeRequest
-	21, // 23: muxd.control.v1.Control.Remove:input_type -> muxd.control.v1.RemoveRequest
-	23, // 24: muxd.control.v1.Control.Attach:input_type -> muxd.control.v1.AttachRequest
-	25, // 25: muxd.control.v1.Control.Logs:input_type -> muxd.control.v1.LogsRequest
-	27, // 26: muxd.control.v1.Control.Events:input_type -> muxd.control.v1.EventsRequest
-	29, // 27: muxd.control.v1.Control.Redirect:input_type -> muxd.control.v1.RedirectRequest
-	30, // 28: muxd.control.v1.Control.Plugins:input_type -> muxd.control.v1.PluginsRequest
-	34, // 29: muxd.control.v1.Control.RestartPlugin:input_type -> muxd.control.v1.RestartPluginRequest
-	36, // 30: muxd.control.v1.Control.Status:input_type -> muxd.control.v1.StatusRequest
-	38, // 31: muxd.control.v1.Control.Reload:input_type -> muxd.control.v1.ReloadRequest
-	40, // 32: muxd.control.v1.Control.Shutdown:input_type -> muxd.control.v1.ShutdownRequest
-	2,  // 33: muxd.control.v1.Control.Spawn:output_type -> muxd.control.v1.SpawnResponse
-	4,  // 34: muxd.control.v1.Control.Forked:output_type -> muxd.control.v1.ForkedResponse
-	13, // 35: muxd.control.v1.Control.List:output_type -> muxd.control.v1.ListResponse
-	9,  // 36: muxd.control.v1.Control.Inspect:output_type -> muxd.control.v1.Child
-	9,  // 37: muxd.control.v1.Control.Wait:output_type -> muxd.control.v1.Child
-	17, // 38: muxd.control.v1.Control.Signal:output_type -> muxd.control.v1.SignalResponse
-	9,  // 39: muxd.control.v1.Control.Stop:output_type -> muxd.control.v1.Child
-	20, // 40: muxd.control.v1.Control.Resize:output_type -> muxd.control.v1.ResizeResponse
-	22, // 41: muxd.control.v1.Control.Remove:output_type -> muxd.control.v1.RemoveResponse
-	24, // 42: muxd.control.v1.Control.Attach:output_type -> muxd.control.v1.AttachResponse
-	26, // 43: muxd.control.v1.Control.Logs:output_type -> muxd.control.v1.LogsResponse
-	28, // 44: muxd.control.v1.Control.Events:output_type -> muxd.control.v1.Event
-	9,  // 45: muxd.control.v1.Control.Redirect:output_type -> muxd.control.v1.Child
-	31, // 46: muxd.control.v1.Control.Plugins:output_type -> muxd.control.v1.PluginsResponse
-	35, // 47: muxd.control.v1.Control.RestartPlugin:output_type -> muxd.control.v1.RestartPluginResponse
-	37, // 48: muxd.control.v1.Control.Status:output_type -> muxd.control.v1.StatusResponse
-	39, // 49: muxd.control.v1.Control.Reload:output_type -> muxd.control.v1.ReloadResponse
-	41, // 50: muxd.control.v1.Control.Shutdown:output_type -> muxd.control.v1.ShutdownResponse
-	33, // [33:51] is the sub-list for method output_type
-	15, // [15:33] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	11, // 7: muxd.control.v1.Child.sinks:type_name -> muxd.control.v1.Sink
+	12, // 8: muxd.control.v1.Child.holders:type_name -> muxd.control.v1.Holder
+	9,  // 9: muxd.control.v1.Child.size:type_name -> muxd.control.v1.Size
+	10, // 10: muxd.control.v1.ListResponse.children:type_name -> muxd.control.v1.Child
+	9,  // 11: muxd.control.v1.ResizeRequest.size:type_name -> muxd.control.v1.Size
+	9,  // 12: muxd.control.v1.AttachRequest.size:type_name -> muxd.control.v1.Size
+	1,  // 13: muxd.control.v1.RedirectRequest.how:type_name -> muxd.control.v1.RedirectRequest.How
+	33, // 14: muxd.control.v1.PluginsResponse.plugins:type_name -> muxd.control.v1.Plugin
+	34, // 15: muxd.control.v1.Plugin.options:type_name -> muxd.control.v1.PluginOption
+	2,  // 16: muxd.control.v1.Control.Spawn:input_type -> muxd.control.v1.SpawnRequest
+	4,  // 17: muxd.control.v1.Control.Forked:input_type -> muxd.control.v1.ForkedRequest
+	13, // 18: muxd.control.v1.Control.List:input_type -> muxd.control.v1.ListRequest
+	15, // 19: muxd.control.v1.Control.Inspect:input_type -> muxd.control.v1.InspectRequest
+	16, // 20: muxd.control.v1.Control.Wait:input_type -> muxd.control.v1.WaitRequest
+	17, // 21: muxd.control.v1.Control.Signal:input_type -> muxd.control.v1.SignalRequest
+	19, // 22: muxd.control.v1.Control.Stop:input_type -> muxd.control.v1.StopRequest
+	20, // 23: muxd.control.v1.Control.Resize:input_type -> muxd.control.v1.ResizeRequest
+	22, // 24: muxd.control.v1.Control.Remove:input_type -> muxd.control.v1.RemoveRequest
+	24, // 25: muxd.control.v1.Control.Attach:input_type -> muxd.control.v1.AttachRequest
+	26, // 26: muxd.control.v1.Control.Logs:input_type -> muxd.control.v1.LogsRequest
+	28, // 27: muxd.control.v1.Control.Events:input_type -> muxd.control.v1.EventsRequest
+	30, // 28: muxd.control.v1.Control.Redirect:input_type -> muxd.control.v1.RedirectRequest
+	31, // 29: muxd.control.v1.Control.Plugins:input_type -> muxd.control.v1.PluginsRequest
+	35, // 30: muxd.control.v1.Control.RestartPlugin:input_type -> muxd.control.v1.RestartPluginRequest
+	37, // 31: muxd.control.v1.Control.Status:input_type -> muxd.control.v1.StatusRequest
+	39, // 32: muxd.control.v1.Control.Reload:input_type -> muxd.control.v1.ReloadRequest
+	41, // 33: muxd.control.v1.Control.Shutdown:input_type -> muxd.control.v1.ShutdownRequest
+	3,  // 34: muxd.control.v1.Control.Spawn:output_type -> muxd.control.v1.SpawnResponse
+	5,  // 35: muxd.control.v1.Control.Forked:output_type -> muxd.control.v1.ForkedResponse
+	14, // 36: muxd.control.v1.Control.List:output_type -> muxd.control.v1.ListResponse
+	10, // 37: muxd.control.v1.Control.Inspect:output_type -> muxd.control.v1.Child
+	10, // 38: muxd.control.v1.Control.Wait:output_type -> muxd.control.v1.Child
+	18, // 39: muxd.control.v1.Control.Signal:output_type -> muxd.control.v1.SignalResponse
+	10, // 40: muxd.control.v1.Control.Stop:output_type -> muxd.control.v1.Child
+	21, // 41: muxd.control.v1.Control.Resize:output_type -> muxd.control.v1.ResizeResponse
+	23, // 42: muxd.control.v1.Control.Remove:output_type -> muxd.control.v1.RemoveResponse
+	25, // 43: muxd.control.v1.Control.Attach:output_type -> muxd.control.v1.AttachResponse
+	27, // 44: muxd.control.v1.Control.Logs:output_type -> muxd.control.v1.LogsResponse
+	29, // 45: muxd.control.v1.Control.Events:output_type -> muxd.control.v1.Event
+	10, // 46: muxd.control.v1.Control.Redirect:output_type -> muxd.control.v1.Child
+	32, // 47: muxd.control.v1.Control.Plugins:output_type -> muxd.control.v1.PluginsResponse
+	36, // 48: muxd.control.v1.Control.RestartPlugin:output_type -> muxd.control.v1.RestartPluginResponse
+	38, // 49: muxd.control.v1.Control.Status:output_type -> muxd.control.v1.StatusResponse
+	40, // 50: muxd.control.v1.Control.Reload:output_type -> muxd.control.v1.ReloadResponse
+	42, // 51: muxd.control.v1.Control.Shutdown:output_type -> muxd.control.v1.ShutdownResponse
+	34, // [34:52] is the sub-list for method output_type
+	16, // [16:34] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_control_controlpb_control_proto_init() }
@@ -3139,7 +3231,7 @@ func file_control_controlpb_control_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_controlpb_control_proto_rawDesc), len(file_control_controlpb_control_proto_rawDesc)),
-			NumEnums:      1,
+			NumEnums:      2,
 			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,

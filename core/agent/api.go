@@ -193,6 +193,9 @@ func (a *Agent) stat(ctx context.Context, o *opening) {
 				continue
 			}
 			s.rec.Bytes, s.rec.Dropped, s.rec.Location = st.Bytes, st.Dropped, st.Location
+			for _, b := range st.Branches {
+				a.branchDropped(o, b.Id, b.Dropped)
+			}
 			if st.Size != nil {
 				o.child.rec.Size = &controlpb.Size{Rows: st.Size.Rows, Cols: st.Size.Cols}
 			}

@@ -154,6 +154,9 @@ func (a *Agent) drained(c *child, run uint32) {
 	var open []*stream
 	var cut []*opening
 	for _, o := range c.openings {
+		if o.choice.from != nil {
+			continue // it ends with what is copied to it
+		}
 		n := len(open)
 		for _, s := range o.streams {
 			if !s.done && s.rec.State == "open" {
@@ -183,6 +186,9 @@ func (a *Agent) settle(o *opening) {
 	c := o.child
 	a.mu.Lock()
 	exited, cut := c.rec.State == stExited, c.cut
+	if from := o.copiedBy(); from != nil && !from.streams[0].done {
+		cut = false // when that has ended: until then there may be more for it
+	}
 	end := &sinkpb.EndRequest{Opening: o.id, HasStatus: c.rec.StatusKnown, Status: c.rec.Status}
 	a.mu.Unlock()
 	var err error
@@ -219,7 +225,9 @@ func (a *Agent) lost(o *opening, err error) {
 // failStream marks s as failed. Agent.mu is held.
 func (a *Agent) failStream(o *opening, s *stream, why string) {
 	s.done, s.rec.State, s.rec.Error = true, "failed", why
-	a.emit(o.child, "failed", s.rec.Stream, why)
+	a.emit(o.child, "failed", partOf(s.rec), why)
+	a.copiedAll(o)
+	a.branchFailed(o)
 }
 
 // maybeFinish moves c from exited to its end, if all its streams are done. Agent.mu is held.

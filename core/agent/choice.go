@@ -21,10 +21,17 @@ type choice struct {
 	streams []sinkpb.Stream
 
 	location string // where the bytes go, for people, as far as it is known before the sink is opened
+
+	copies bool          // it copies its stream to the choices that stand behind it
+	from   *choice       // of a branch: what copies the stream to it
+	policy sinkpb.Policy // of a branch
 }
 
 // near lists the descriptors of the child that the choice provides, by number.
 func (c *choice) near() []int {
+	if c.from != nil {
+		return nil
+	}
 	var out []int
 	for _, s := range c.streams {
 		if s == sinkpb.Stream_CONSOLE {
@@ -52,7 +59,7 @@ func (a *Agent) choose(ctx context.Context, cs *controlpb.ChildSpec, child *sink
 	if len(given) == 0 {
 		given = []*controlpb.SinkChoice{{Spec: a.cfg.Load().Agent.DefaultSink}}
 	}
-	byStream := map[sinkpb.Stream]string{}
+	byStream := map[sinkpb.Stream][]string{}
 	whole := ""
 	for _, g := range given {
 		if g.Stream == "" {
@@ -66,10 +73,7 @@ func (a *Agent) choose(ctx context.Context, cs *controlpb.ChildSpec, child *sink
 		if i < 0 {
 			return nil, fmt.Errorf("unknown stream %q: want stdin, stdout or stderr", g.Stream)
 		}
-		if old, twice := byStream[stdStreams[i]]; twice {
-			return nil, fmt.Errorf("%s has two sinks (%q and %q), and takes one", g.Stream, old, g.Spec)
-		}
-		byStream[stdStreams[i]] = g.Spec
+		byStream[stdStreams[i]] = append(byStream[stdStreams[i]], g.Spec)
 	}
 	var out []*choice
 	add := func(text string, streams []sinkpb.Stream, exact bool) error {
@@ -80,19 +84,30 @@ func (a *Agent) choose(ctx context.Context, cs *controlpb.ChildSpec, child *sink
 		out = append(out, &c)
 		return nil
 	}
-	// Streams with the same spec share one opening: one connection, one file.
+	// Streams with the same spec share one opening: one connection, one file. What is copied does not.
 	for i, s := range stdStreams {
-		text, ok := byStream[s]
-		if !ok || slices.ContainsFunc(stdStreams[:i], func(o sinkpb.Stream) bool { return byStream[o] == text }) {
+		texts, ok := byStream[s]
+		if !ok {
 			continue
 		}
-		var same []sinkpb.Stream
-		for _, o := range stdStreams {
-			if byStream[o] == text {
-				same = append(same, o)
+		switch copied, err := a.fans(texts); {
+		case err != nil:
+			return nil, err
+		case copied:
+			more, err := a.fanOut(ctx, s, texts, func(text string) (choice, error) {
+				return a.resolve(ctx, text, []sinkpb.Stream{s}, true, cs, child)
+			})
+			if err != nil {
+				return nil, err
 			}
+			out = append(out, more...)
+			continue
 		}
-		if err := add(text, same, true); err != nil {
+		same := func(o sinkpb.Stream) bool { return slices.Equal(byStream[o], texts) }
+		if slices.ContainsFunc(stdStreams[:i], same) {
+			continue
+		}
+		if err := add(texts[0], slices.DeleteFunc(slices.Clone(stdStreams), func(o sinkpb.Stream) bool { return !same(o) }), true); err != nil {
 			return nil, err
 		}
 	}
@@ -103,6 +118,12 @@ func (a *Agent) choose(ctx context.Context, cs *controlpb.ChildSpec, child *sink
 		}
 	}
 	if whole != "" && len(open) > 0 {
+		switch copied, err := a.fans([]string{whole}); {
+		case err != nil:
+			return nil, err
+		case copied:
+			return nil, fmt.Errorf("--sink %s: %s= is for one stream; use --stdout and --stderr", whole, branchOption)
+		}
 		if err := add(whole, open, false); err != nil {
 			return nil, err
 		}
@@ -126,6 +147,9 @@ func (a *Agent) resolve(ctx context.Context, text string, streams []sinkpb.Strea
 	if c.spec, err = a.cfg.Load().Preset(text); err != nil {
 		return c, err
 	}
+	if c.policy, _, err = takePolicy(c.spec); err != nil {
+		return c, err
+	}
 	if n := c.spec.Name; n == wiringInherit || n == wiringNull {
 		c.wiring = n
 		return c, c.spec.Check(nil, nil)
@@ -135,6 +159,9 @@ func (a *Agent) resolve(ctx context.Context, text string, streams []sinkpb.Strea
 		return c, err
 	}
 	d := p.Description()
+	if d.Copies {
+		return c, fmt.Errorf("sink %s is not for use by itself: it copies a stream that has several sinks, as with --stdout A --stdout B", c.spec.Name)
+	}
 	carries := streams
 	switch {
 	case slices.Contains(d.Carries, sinkpb.Stream_CONSOLE) && exact:

@@ -101,11 +101,16 @@ func childSpec(c *config.Child) *controlpb.ChildSpec {
 	for name, r := range c.Rlimits {
 		cs.Rlimits = append(cs.Rlimits, &controlpb.Rlimit{Name: name, Soft: r.Soft, Hard: r.Hard})
 	}
-	for _, s := range []struct{ stream, spec string }{
-		{"", c.Sink}, {"stdin", c.Stdin}, {"stdout", c.Stdout}, {"stderr", c.Stderr},
+	for _, s := range []struct {
+		stream string
+		specs  []string
+	}{
+		{"", []string{c.Sink}}, {"stdin", []string{c.Stdin}}, {"stdout", c.Stdout}, {"stderr", c.Stderr},
 	} {
-		if s.spec != "" {
-			cs.Sinks = append(cs.Sinks, &controlpb.SinkChoice{Stream: s.stream, Spec: s.spec})
+		for _, spec := range s.specs {
+			if spec != "" {
+				cs.Sinks = append(cs.Sinks, &controlpb.SinkChoice{Stream: s.stream, Spec: spec})
+			}
 		}
 	}
 	return cs

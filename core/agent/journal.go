@@ -148,7 +148,10 @@ func (c *child) message() *agentpb.Child {
 		Backoff: int64(c.backoff), BackoffFirst: int64(c.backoffFirst), BackoffMax: int64(c.backoffMax),
 	}
 	for _, ch := range c.sinks {
-		w := &agentpb.Choice{Text: ch.text, Name: ch.spec.Name, Arg: ch.spec.Arg, Options: ch.spec.Options, Wiring: ch.wiring}
+		w := &agentpb.Choice{Text: ch.text, Name: ch.spec.Name, Arg: ch.spec.Arg, Options: ch.spec.Options, Wiring: ch.wiring, Policy: int32(ch.policy)}
+		if ch.from != nil {
+			w.Behind = uint32(slices.Index(c.sinks, ch.from) + 1)
+		}
 		for _, s := range ch.streams {
 			w.Streams = append(w.Streams, int32(s))
 		}
@@ -187,6 +190,15 @@ func childFrom(m *agentpb.Child) (*child, error) {
 			ch.streams = append(ch.streams, sinkpb.Stream(s))
 		}
 		c.sinks = append(c.sinks, ch)
+	}
+	for i, w := range m.Choices {
+		if w.Behind > uint32(len(c.sinks)) {
+			return nil, fmt.Errorf("sink %s stands behind one that there is not", w.Text)
+		}
+		if w.Behind > 0 {
+			c.sinks[i].policy, c.sinks[i].from = sinkpb.Policy(w.Policy), c.sinks[w.Behind-1]
+			c.sinks[i].from.copies = true
+		}
 	}
 	for _, w := range m.Openings {
 		if int(w.Choice) >= len(c.sinks) {

@@ -45,13 +45,16 @@ func (a *Agent) open(ctx context.Context, c *child, ch *choice, n int, pbChild *
 	case wiringInherit:
 		return a.openInherit(c, ch, near, by)
 	}
-	p, err := a.host.Get(ctx, ch.spec.Name)
-	if err != nil {
-		return invalid(err)
+	switch {
+	case ch.from != nil:
+		return nil // opened together with what copies the stream to it
+	case ch.copies:
+		return a.openCopied(ctx, c, ch, n, pbChild, near)
 	}
-	o := &opening{id: openingID(c.id(), c.rec.Run, n), run: c.rec.Run, child: c, choice: ch}
-	o.plugin.Store(p)
-	a.note(c, ch, o)
+	o, err := a.newOpening(ctx, c, ch, n)
+	if err != nil {
+		return err
+	}
 	req := &sinkpb.OpenRequest{
 		Opening: o.id, Spec: wireSpec(ch.spec), Child: pbChild, Streams: ch.streams,
 		Size: &sinkpb.Size{Rows: c.spec.Size.Rows, Cols: c.spec.Size.Cols},
@@ -62,12 +65,7 @@ func (a *Agent) open(ctx context.Context, c *child, ch *choice, n int, pbChild *
 		err = a.openMade(ctx, c, o, req, near)
 	}
 	if err != nil {
-		a.mu.Lock()
-		for _, s := range o.streams {
-			s.done = true // nothing will be told of what was not opened, so that undo need not wait for it
-		}
-		a.mu.Unlock()
-		return plainStatus(err)
+		return a.unopened(o, err)
 	}
 	for i, s := range o.streams {
 		ns := ch.near()
@@ -76,6 +74,28 @@ func (a *Agent) open(ctx context.Context, c *child, ch *choice, n int, pbChild *
 		}
 	}
 	return nil
+}
+
+// newOpening notes the n-th opening of a run, whose plugin is started if it does not run.
+func (a *Agent) newOpening(ctx context.Context, c *child, ch *choice, n int) (*opening, error) {
+	p, err := a.host.Get(ctx, ch.spec.Name)
+	if err != nil {
+		return nil, invalid(err)
+	}
+	o := &opening{id: openingID(c.id(), c.rec.Run, n), run: c.rec.Run, child: c, choice: ch}
+	o.plugin.Store(p)
+	a.note(c, ch, o)
+	return o, nil
+}
+
+// unopened says that nothing will be told of o, which could not be opened, so that undo need not wait for it. It returns err.
+func (a *Agent) unopened(o *opening, err error) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, s := range o.streams {
+		s.done = true
+	}
+	return plainStatus(err)
 }
 
 // openingID names the n-th opening of a run for ever.
@@ -90,6 +110,9 @@ func (a *Agent) note(c *child, ch *choice, o *opening) {
 			Stream: streamName(s), Spec: ch.text, Plugin: ch.spec.Name, Wiring: ch.wiring, State: "open",
 			Location: ch.location,
 		}
+		if ch.from != nil {
+			rec.Branch, rec.Policy = c.nextBranch(streamName(s)), policyName(ch.policy)
+		}
 		c.rec.Sinks = append(c.rec.Sinks, rec)
 		if o == nil {
 			rec.Plugin = ""
@@ -103,6 +126,17 @@ func (a *Agent) note(c *child, ch *choice, o *opening) {
 		c.openings = append(c.openings, o)
 		a.openings[o.id] = o
 	}
+}
+
+// nextBranch numbers the next branch of a stream. Agent.mu is held.
+func (c *child) nextBranch(stream string) uint32 {
+	n := uint32(0)
+	for _, r := range c.rec.Sinks {
+		if r.Stream == stream {
+			n = max(n, r.Branch)
+		}
+	}
+	return n + 1
 }
 
 func (a *Agent) openNull(c *child, ch *choice, near *nearEnds) error {

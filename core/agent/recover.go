@@ -49,6 +49,7 @@ func (a *Agent) recover(ctx context.Context, processes []*keeperpb.Process, from
 	a.host.Sweep()
 	for _, c := range children {
 		a.resume(c, byKey[c.key])
+		a.resumeCopies(c)
 		if move := c.move; move != nil {
 			a.follow(func() { a.moveAgain(c, move) })
 		}

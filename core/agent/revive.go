@@ -64,7 +64,7 @@ func (a *Agent) troubled(o *opening, why string) {
 	for _, s := range o.streams {
 		if !s.done && s.rec.Error != why {
 			s.rec.Error = why
-			a.emit(o.child, "trouble", s.rec.Stream, why)
+			a.emit(o.child, "trouble", partOf(s.rec), why)
 		}
 	}
 }
@@ -154,6 +154,9 @@ func (a *Agent) holdCopies(name string) {
 	for _, o := range a.openings {
 		if o.choice.spec.Name == name {
 			wanted[farPrefix(o.child.id())+o.id] = true
+			for _, b := range o.branches() { // with its input
+				wanted[farPrefix(b.child.id())+b.id] = true
+			}
 		}
 	}
 	a.mu.Unlock()
@@ -211,6 +214,13 @@ func (a *Agent) reopen(ctx context.Context, o *opening, p *host.Plugin) error {
 			return fmt.Errorf("fetch the far end of %s: %w", streamName(s), err)
 		}
 		far = append(far, f)
+	}
+	if o.choice.copies {
+		branches, in, err := a.fetchInputs(ctx, o)
+		if err != nil {
+			return err
+		}
+		req.Branches, far = branches, append(far, in...)
 	}
 	err := p.Give(ctx, fd.Ints(far), func(ctx context.Context, ticket []byte) error {
 		req.Ticket = ticket

@@ -51,12 +51,13 @@ func (a *Agent) streamEvent(o *opening, s *stream, ev *sinkpb.Event) {
 		}
 		if r.State == "open" {
 			r.State, r.Bytes = "eof", w.Eof.Bytes
-			a.emit(c, "eof", r.Stream, fmt.Sprintf("after %d bytes", r.Bytes))
+			a.emit(c, "eof", partOf(r), fmt.Sprintf("after %d bytes", r.Bytes))
 		}
 	case *sinkpb.Event_Flushed:
 		if !s.done {
 			s.done, r.State, r.Bytes, r.Error = true, "flushed", w.Flushed.Bytes, ""
-			a.emit(c, "flushed", r.Stream, fmt.Sprintf("%d bytes", r.Bytes))
+			a.emit(c, "flushed", partOf(r), fmt.Sprintf("%d bytes", r.Bytes))
+			a.copiedAll(o)
 		}
 	case *sinkpb.Event_Failed:
 		if !s.done {
@@ -72,8 +73,10 @@ func (a *Agent) streamEvent(o *opening, s *stream, ev *sinkpb.Event) {
 			if text == "" {
 				text = "over"
 			}
-			a.emit(c, "trouble", r.Stream, text)
+			a.emit(c, "trouble", partOf(r), text)
 		}
+	case *sinkpb.Event_Dropped:
+		a.branchDropped(o, w.Dropped.Branch, w.Dropped.Bytes)
 	case *sinkpb.Event_Viewers:
 		switch n := w.Viewers.Count; {
 		case n > r.Viewers:

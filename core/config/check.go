@@ -131,11 +131,17 @@ func (d *decoder) checkChild(at path, child *Child, c *Config) {
 }
 
 func (d *decoder) checkChildSinks(at path, child *Child, c *Config) {
-	for _, sink := range []struct{ key, spec string }{
-		{"sink", child.Sink}, {"stdin", child.Stdin}, {"stdout", child.Stdout}, {"stderr", child.Stderr},
+	for _, sink := range []struct {
+		key   string
+		specs []string
+	}{
+		{"sink", []string{child.Sink}}, {"stdin", []string{child.Stdin}}, {"stdout", child.Stdout}, {"stderr", child.Stderr},
 	} {
-		if d.lines.has(at.key(sink.key)) {
-			d.checkSpec(at.key(sink.key), sink.spec, c)
+		if !d.lines.has(at.key(sink.key)) {
+			continue
+		}
+		for _, spec := range sink.specs {
+			d.checkSpec(at.key(sink.key), spec, c)
 		}
 	}
 }

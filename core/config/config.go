@@ -64,14 +64,17 @@ type Child struct {
 	Rlimits    map[string]Rlimit `toml:"rlimits"`   // by a name that Resource knows
 	Sink       string            `toml:"sink"`      // a spec, or "", like the next three
 	Stdin      string            `toml:"stdin"`
-	Stdout     string            `toml:"stdout"`
-	Stderr     string            `toml:"stderr"`
+	Stdout     Specs             `toml:"stdout"`
+	Stderr     Specs             `toml:"stderr"`
 	Restart    Restart           `toml:"restart"`
 	Backoff    time.Duration     `toml:"backoff"`     // before the first restart; doubled for each one that follows
 	BackoffMax time.Duration     `toml:"backoff_max"` // at least Backoff
 	Grace      time.Duration     `toml:"grace"`       // where the file does not say, the agent's
 	Size       Size              `toml:"size"`        // where the file does not say, the agent's
 }
+
+// Specs are the sinks of an output stream: a spec, or an array of them.
+type Specs []string
 
 // Restart says when a child that has ended is started again.
 type Restart string
@@ -104,7 +107,7 @@ func defaultChild() Child {
 }
 
 // Builtin lists the sinks that come with muxd as plugins. Their names may not be those of presets.
-func Builtin() []string { return []string{"file", "pty", "socket"} }
+func Builtin() []string { return []string{"fanout", "file", "pty", "socket"} }
 
 // Wirings lists the sinks that are no plugins: the core wires them by itself.
 func Wirings() []string { return []string{"inherit", "null"} }

@@ -139,7 +139,7 @@ rlimits = { nofile = [1024, "unlimited"], core = 0, stack = "unlimited" }
 sink = "weblog,format=raw"
 stdin = "null"
 stdout = "socket:unix:/run/x.sock"
-stderr = "file:/tmp/err"
+stderr = ["file:/tmp/err", "weblog"]
 restart = "on-failure"
 backoff = "1s"
 backoff_max = "1m"
@@ -171,7 +171,7 @@ size = "25x80"
 			Name: "web", Command: []string{"httpd", "-f", ""}, Env: map[string]string{"PORT": "80"}, ClearEnv: true,
 			Cwd: "/srv", User: "www:web", Umask: &mask,
 			Rlimits: map[string]Rlimit{"nofile": {1024, Unlimited}, "core": {}, "stack": {Unlimited, Unlimited}},
-			Sink:    "weblog,format=raw", Stdin: "null", Stdout: "socket:unix:/run/x.sock", Stderr: "file:/tmp/err",
+			Sink:    "weblog,format=raw", Stdin: "null", Stdout: Specs{"socket:unix:/run/x.sock"}, Stderr: Specs{"file:/tmp/err", "weblog"},
 			Restart: RestartOnFailure, Backoff: time.Second, BackoffMax: time.Minute,
 			Grace: 3 * time.Second, Size: Size{50, 132},
 		}, {

@@ -118,6 +118,12 @@ func (d *decoder) value(at path, v any, dst reflect.Value) {
 		err = fromString(v, `an octal number in quotes, as "0022"`, p, parseUmask)
 	case *Rlimit:
 		*p, err = rlimitFrom(v)
+	case *Specs:
+		if s, ok := v.(string); ok {
+			*p = Specs{s}
+		} else {
+			d.kind(at, v, dst)
+		}
 	case *spec.Spec:
 		d.preset(at, v, p)
 	default:

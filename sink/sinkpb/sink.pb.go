@@ -136,6 +136,56 @@ func (Wiring) EnumDescriptor() ([]byte, []int) {
 	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{1}
 }
 
+// What becomes of bytes that a branch does not take in time.
+type Policy int32
+
+const (
+	Policy_BLOCK       Policy = 0 // the stream waits, and every other branch of it
+	Policy_DROP_OLDEST Policy = 1 // the latest are kept
+	Policy_DROP_NEWEST Policy = 2 // those that came first are kept
+)
+
+// Enum value maps for Policy.
+var (
+	Policy_name = map[int32]string{
+		0: "BLOCK",
+		1: "DROP_OLDEST",
+		2: "DROP_NEWEST",
+	}
+	Policy_value = map[string]int32{
+		"BLOCK":       0,
+		"DROP_OLDEST": 1,
+		"DROP_NEWEST": 2,
+	}
+)
+
+func (x Policy) Enum() *Policy {
+	p := new(Policy)
+	*p = x
+	return p
+}
+
+func (x Policy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Policy) Descriptor() protoreflect.EnumDescriptor {
+	return file_sink_sinkpb_sink_proto_enumTypes[2].Descriptor()
+}
+
+func (Policy) Type() protoreflect.EnumType {
+	return &file_sink_sinkpb_sink_proto_enumTypes[2]
+}
+
+func (x Policy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Policy.Descriptor instead.
+func (Policy) EnumDescriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{2}
+}
+
 type Option_Type int32
 
 const (
@@ -181,11 +231,11 @@ func (x Option_Type) String() string {
 }
 
 func (Option_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_sink_sinkpb_sink_proto_enumTypes[2].Descriptor()
+	return file_sink_sinkpb_sink_proto_enumTypes[3].Descriptor()
 }
 
 func (Option_Type) Type() protoreflect.EnumType {
-	return &file_sink_sinkpb_sink_proto_enumTypes[2]
+	return &file_sink_sinkpb_sink_proto_enumTypes[3]
 }
 
 func (x Option_Type) Number() protoreflect.EnumNumber {
@@ -194,7 +244,69 @@ func (x Option_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Option_Type.Descriptor instead.
 func (Option_Type) EnumDescriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{2, 0}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{3, 0}
+}
+
+// Branch is one of several sinks of a stream, to the plugin that copies the stream: the write end of a pipe, whose read end
+// the sink has.
+type Branch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // unique for ever
+	Policy        Policy                 `protobuf:"varint,2,opt,name=policy,proto3,enum=muxd.sink.v1.Policy" json:"policy,omitempty"`
+	Spec          string                 `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"` // of the sink, for people
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Branch) Reset() {
+	*x = Branch{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Branch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Branch) ProtoMessage() {}
+
+func (x *Branch) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Branch.ProtoReflect.Descriptor instead.
+func (*Branch) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Branch) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Branch) GetPolicy() Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return Policy_BLOCK
+}
+
+func (x *Branch) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
 }
 
 type DescribeRequest struct {
@@ -207,7 +319,7 @@ type DescribeRequest struct {
 
 func (x *DescribeRequest) Reset() {
 	*x = DescribeRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[0]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -219,7 +331,7 @@ func (x *DescribeRequest) String() string {
 func (*DescribeRequest) ProtoMessage() {}
 
 func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[0]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -232,7 +344,7 @@ func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeRequest.ProtoReflect.Descriptor instead.
 func (*DescribeRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{0}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *DescribeRequest) GetMuxdVersion() string {
@@ -253,14 +365,17 @@ type Description struct {
 	Arg     *Option   `protobuf:"bytes,5,opt,name=arg,proto3" json:"arg,omitempty"`
 	Options []*Option `protobuf:"bytes,6,rep,name=options,proto3" json:"options,omitempty"`
 	// Whether Logs works.
-	KeepsLogs     bool `protobuf:"varint,7,opt,name=keeps_logs,json=keepsLogs,proto3" json:"keeps_logs,omitempty"`
+	KeepsLogs bool `protobuf:"varint,7,opt,name=keeps_logs,json=keepsLogs,proto3" json:"keeps_logs,omitempty"`
+	// Its sinks copy a stream into the branches that Open names. Specs cannot name such a plugin: muxd uses the one called
+	// fanout where a stream has several sinks.
+	Copies        bool `protobuf:"varint,8,opt,name=copies,proto3" json:"copies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Description) Reset() {
 	*x = Description{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[1]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -272,7 +387,7 @@ func (x *Description) String() string {
 func (*Description) ProtoMessage() {}
 
 func (x *Description) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[1]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -285,7 +400,7 @@ func (x *Description) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Description.ProtoReflect.Descriptor instead.
 func (*Description) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{1}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Description) GetName() string {
@@ -337,6 +452,13 @@ func (x *Description) GetKeepsLogs() bool {
 	return false
 }
 
+func (x *Description) GetCopies() bool {
+	if x != nil {
+		return x.Copies
+	}
+	return false
+}
+
 type Option struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -351,7 +473,7 @@ type Option struct {
 
 func (x *Option) Reset() {
 	*x = Option{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[2]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -363,7 +485,7 @@ func (x *Option) String() string {
 func (*Option) ProtoMessage() {}
 
 func (x *Option) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[2]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -376,7 +498,7 @@ func (x *Option) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Option.ProtoReflect.Descriptor instead.
 func (*Option) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{2}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Option) GetName() string {
@@ -435,7 +557,7 @@ type Child struct {
 
 func (x *Child) Reset() {
 	*x = Child{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[3]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -447,7 +569,7 @@ func (x *Child) String() string {
 func (*Child) ProtoMessage() {}
 
 func (x *Child) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[3]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -460,7 +582,7 @@ func (x *Child) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Child.ProtoReflect.Descriptor instead.
 func (*Child) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{3}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Child) GetId() string {
@@ -502,7 +624,7 @@ type Spec struct {
 
 func (x *Spec) Reset() {
 	*x = Spec{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[4]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -514,7 +636,7 @@ func (x *Spec) String() string {
 func (*Spec) ProtoMessage() {}
 
 func (x *Spec) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[4]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -527,7 +649,7 @@ func (x *Spec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Spec.ProtoReflect.Descriptor instead.
 func (*Spec) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{4}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Spec) GetArg() string {
@@ -554,7 +676,7 @@ type Size struct {
 
 func (x *Size) Reset() {
 	*x = Size{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[5]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -566,7 +688,7 @@ func (x *Size) String() string {
 func (*Size) ProtoMessage() {}
 
 func (x *Size) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[5]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -579,7 +701,7 @@ func (x *Size) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Size.ProtoReflect.Descriptor instead.
 func (*Size) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{5}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Size) GetRows() uint32 {
@@ -607,7 +729,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[6]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -619,7 +741,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[6]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -632,7 +754,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{6}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CheckRequest) GetSpec() *Spec {
@@ -667,7 +789,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[7]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -679,7 +801,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[7]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -692,7 +814,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{7}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CheckResponse) GetWiring() Wiring {
@@ -723,7 +845,7 @@ type RecoverRequest struct {
 
 func (x *RecoverRequest) Reset() {
 	*x = RecoverRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[8]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -735,7 +857,7 @@ func (x *RecoverRequest) String() string {
 func (*RecoverRequest) ProtoMessage() {}
 
 func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[8]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -748,7 +870,7 @@ func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{8}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RecoverRequest) GetParked() []*RecoverRequest_Parked {
@@ -787,7 +909,7 @@ type RecoverResponse struct {
 
 func (x *RecoverResponse) Reset() {
 	*x = RecoverResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[9]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -799,7 +921,7 @@ func (x *RecoverResponse) String() string {
 func (*RecoverResponse) ProtoMessage() {}
 
 func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[9]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -812,7 +934,7 @@ func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverResponse.ProtoReflect.Descriptor instead.
 func (*RecoverResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{9}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{10}
 }
 
 type ReparkRequest struct {
@@ -823,7 +945,7 @@ type ReparkRequest struct {
 
 func (x *ReparkRequest) Reset() {
 	*x = ReparkRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[10]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +957,7 @@ func (x *ReparkRequest) String() string {
 func (*ReparkRequest) ProtoMessage() {}
 
 func (x *ReparkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[10]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +970,7 @@ func (x *ReparkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReparkRequest.ProtoReflect.Descriptor instead.
 func (*ReparkRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{10}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{11}
 }
 
 type ReparkResponse struct {
@@ -859,7 +981,7 @@ type ReparkResponse struct {
 
 func (x *ReparkResponse) Reset() {
 	*x = ReparkResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[11]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -871,7 +993,7 @@ func (x *ReparkResponse) String() string {
 func (*ReparkResponse) ProtoMessage() {}
 
 func (x *ReparkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[11]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -884,7 +1006,7 @@ func (x *ReparkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReparkResponse.ProtoReflect.Descriptor instead.
 func (*ReparkResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{11}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{12}
 }
 
 type OpenRequest struct {
@@ -898,14 +1020,17 @@ type OpenRequest struct {
 	Size    *Size    `protobuf:"bytes,6,opt,name=size,proto3" json:"size,omitempty"`
 	// A predecessor of this process served the opening. The far ends of `streams`, which are those that have not ended, arrive
 	// under `ticket` whatever the wiring: of a console its PTY master.
-	Again         bool `protobuf:"varint,7,opt,name=again,proto3" json:"again,omitempty"`
+	Again bool `protobuf:"varint,7,opt,name=again,proto3" json:"again,omitempty"`
+	// Where to copy the stream, of which there is one then. The write ends arrive under `ticket`, behind the far end, in their
+	// order.
+	Branches      []*Branch `protobuf:"bytes,8,rep,name=branches,proto3" json:"branches,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OpenRequest) Reset() {
 	*x = OpenRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[12]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +1042,7 @@ func (x *OpenRequest) String() string {
 func (*OpenRequest) ProtoMessage() {}
 
 func (x *OpenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[12]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +1055,7 @@ func (x *OpenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRequest.ProtoReflect.Descriptor instead.
 func (*OpenRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{12}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *OpenRequest) GetOpening() string {
@@ -982,6 +1107,13 @@ func (x *OpenRequest) GetAgain() bool {
 	return false
 }
 
+func (x *OpenRequest) GetBranches() []*Branch {
+	if x != nil {
+		return x.Branches
+	}
+	return nil
+}
+
 type OpenResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Wiring Wiring                 `protobuf:"varint,1,opt,name=wiring,proto3,enum=muxd.sink.v1.Wiring" json:"wiring,omitempty"`
@@ -995,7 +1127,7 @@ type OpenResponse struct {
 
 func (x *OpenResponse) Reset() {
 	*x = OpenResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[13]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +1139,7 @@ func (x *OpenResponse) String() string {
 func (*OpenResponse) ProtoMessage() {}
 
 func (x *OpenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[13]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,7 +1152,7 @@ func (x *OpenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenResponse.ProtoReflect.Descriptor instead.
 func (*OpenResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{13}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *OpenResponse) GetWiring() Wiring {
@@ -1056,7 +1188,7 @@ type EndRequest struct {
 
 func (x *EndRequest) Reset() {
 	*x = EndRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[14]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1068,7 +1200,7 @@ func (x *EndRequest) String() string {
 func (*EndRequest) ProtoMessage() {}
 
 func (x *EndRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[14]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1081,7 +1213,7 @@ func (x *EndRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndRequest.ProtoReflect.Descriptor instead.
 func (*EndRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{14}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *EndRequest) GetOpening() string {
@@ -1113,7 +1245,7 @@ type EndResponse struct {
 
 func (x *EndResponse) Reset() {
 	*x = EndResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[15]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +1257,7 @@ func (x *EndResponse) String() string {
 func (*EndResponse) ProtoMessage() {}
 
 func (x *EndResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[15]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,7 +1270,7 @@ func (x *EndResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndResponse.ProtoReflect.Descriptor instead.
 func (*EndResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{15}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{16}
 }
 
 type CutRequest struct {
@@ -1150,7 +1282,7 @@ type CutRequest struct {
 
 func (x *CutRequest) Reset() {
 	*x = CutRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[16]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1162,7 +1294,7 @@ func (x *CutRequest) String() string {
 func (*CutRequest) ProtoMessage() {}
 
 func (x *CutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[16]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1175,7 +1307,7 @@ func (x *CutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutRequest.ProtoReflect.Descriptor instead.
 func (*CutRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{16}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CutRequest) GetOpening() string {
@@ -1193,7 +1325,7 @@ type CutResponse struct {
 
 func (x *CutResponse) Reset() {
 	*x = CutResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[17]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1205,7 +1337,7 @@ func (x *CutResponse) String() string {
 func (*CutResponse) ProtoMessage() {}
 
 func (x *CutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[17]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1218,7 +1350,7 @@ func (x *CutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutResponse.ProtoReflect.Descriptor instead.
 func (*CutResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{17}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{18}
 }
 
 type LeaveRequest struct {
@@ -1231,7 +1363,7 @@ type LeaveRequest struct {
 
 func (x *LeaveRequest) Reset() {
 	*x = LeaveRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[18]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1375,7 @@ func (x *LeaveRequest) String() string {
 func (*LeaveRequest) ProtoMessage() {}
 
 func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[18]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,7 +1388,7 @@ func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
 func (*LeaveRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{18}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LeaveRequest) GetOpening() string {
@@ -1283,7 +1415,7 @@ type LeaveResponse struct {
 
 func (x *LeaveResponse) Reset() {
 	*x = LeaveResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[19]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1295,7 +1427,7 @@ func (x *LeaveResponse) String() string {
 func (*LeaveResponse) ProtoMessage() {}
 
 func (x *LeaveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[19]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1308,7 +1440,7 @@ func (x *LeaveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveResponse.ProtoReflect.Descriptor instead.
 func (*LeaveResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{19}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *LeaveResponse) GetLeft() bool {
@@ -1325,6 +1457,206 @@ func (x *LeaveResponse) GetBytes() uint64 {
 	return 0
 }
 
+type AddBranchRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Opening       string                 `protobuf:"bytes,1,opt,name=opening,proto3" json:"opening,omitempty"`
+	Branch        *Branch                `protobuf:"bytes,2,opt,name=branch,proto3" json:"branch,omitempty"`
+	Ticket        []byte                 `protobuf:"bytes,3,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddBranchRequest) Reset() {
+	*x = AddBranchRequest{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddBranchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddBranchRequest) ProtoMessage() {}
+
+func (x *AddBranchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddBranchRequest.ProtoReflect.Descriptor instead.
+func (*AddBranchRequest) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *AddBranchRequest) GetOpening() string {
+	if x != nil {
+		return x.Opening
+	}
+	return ""
+}
+
+func (x *AddBranchRequest) GetBranch() *Branch {
+	if x != nil {
+		return x.Branch
+	}
+	return nil
+}
+
+func (x *AddBranchRequest) GetTicket() []byte {
+	if x != nil {
+		return x.Ticket
+	}
+	return nil
+}
+
+type AddBranchResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddBranchResponse) Reset() {
+	*x = AddBranchResponse{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddBranchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddBranchResponse) ProtoMessage() {}
+
+func (x *AddBranchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddBranchResponse.ProtoReflect.Descriptor instead.
+func (*AddBranchResponse) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{22}
+}
+
+type RemoveBranchRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Opening       string                 `protobuf:"bytes,1,opt,name=opening,proto3" json:"opening,omitempty"`
+	Branch        string                 `protobuf:"bytes,2,opt,name=branch,proto3" json:"branch,omitempty"` // its id
+	Discard       bool                   `protobuf:"varint,3,opt,name=discard,proto3" json:"discard,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveBranchRequest) Reset() {
+	*x = RemoveBranchRequest{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveBranchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveBranchRequest) ProtoMessage() {}
+
+func (x *RemoveBranchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveBranchRequest.ProtoReflect.Descriptor instead.
+func (*RemoveBranchRequest) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RemoveBranchRequest) GetOpening() string {
+	if x != nil {
+		return x.Opening
+	}
+	return ""
+}
+
+func (x *RemoveBranchRequest) GetBranch() string {
+	if x != nil {
+		return x.Branch
+	}
+	return ""
+}
+
+func (x *RemoveBranchRequest) GetDiscard() bool {
+	if x != nil {
+		return x.Discard
+	}
+	return false
+}
+
+type RemoveBranchResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Removed       bool                   `protobuf:"varint,1,opt,name=removed,proto3" json:"removed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveBranchResponse) Reset() {
+	*x = RemoveBranchResponse{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveBranchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveBranchResponse) ProtoMessage() {}
+
+func (x *RemoveBranchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveBranchResponse.ProtoReflect.Descriptor instead.
+func (*RemoveBranchResponse) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *RemoveBranchResponse) GetRemoved() bool {
+	if x != nil {
+		return x.Removed
+	}
+	return false
+}
+
 type ForgetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Opening       string                 `protobuf:"bytes,1,opt,name=opening,proto3" json:"opening,omitempty"`
@@ -1334,7 +1666,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[20]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1346,7 +1678,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[20]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1359,7 +1691,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{20}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ForgetRequest) GetOpening() string {
@@ -1377,7 +1709,7 @@ type ForgetResponse struct {
 
 func (x *ForgetResponse) Reset() {
 	*x = ForgetResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[21]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1389,7 +1721,7 @@ func (x *ForgetResponse) String() string {
 func (*ForgetResponse) ProtoMessage() {}
 
 func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[21]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1402,7 +1734,7 @@ func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetResponse.ProtoReflect.Descriptor instead.
 func (*ForgetResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{21}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{26}
 }
 
 type WatchRequest struct {
@@ -1413,7 +1745,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[22]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1425,7 +1757,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[22]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1438,7 +1770,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{22}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{27}
 }
 
 type Event struct {
@@ -1453,6 +1785,7 @@ type Event struct {
 	//	*Event_Trouble
 	//	*Event_Viewers
 	//	*Event_Snapshot
+	//	*Event_Dropped
 	What          isEvent_What `protobuf_oneof:"what"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1460,7 +1793,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[23]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1472,7 +1805,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[23]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1485,7 +1818,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{23}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Event) GetOpening() string {
@@ -1563,6 +1896,15 @@ func (x *Event) GetSnapshot() *Snapshot {
 	return nil
 }
 
+func (x *Event) GetDropped() *Dropped {
+	if x != nil {
+		if x, ok := x.What.(*Event_Dropped); ok {
+			return x.Dropped
+		}
+	}
+	return nil
+}
+
 type isEvent_What interface {
 	isEvent_What()
 }
@@ -1591,6 +1933,10 @@ type Event_Snapshot struct {
 	Snapshot *Snapshot `protobuf:"bytes,8,opt,name=snapshot,proto3,oneof"`
 }
 
+type Event_Dropped struct {
+	Dropped *Dropped `protobuf:"bytes,9,opt,name=dropped,proto3,oneof"`
+}
+
 func (*Event_Eof) isEvent_What() {}
 
 func (*Event_Flushed) isEvent_What() {}
@@ -1603,6 +1949,8 @@ func (*Event_Viewers) isEvent_What() {}
 
 func (*Event_Snapshot) isEvent_What() {}
 
+func (*Event_Dropped) isEvent_What() {}
+
 // The stream has ended: its last writer is gone, or it was cut. Of STDIN: the sink has closed it, and the core closes the
 // copy of its far end that the keeper has.
 type Eof struct {
@@ -1614,7 +1962,7 @@ type Eof struct {
 
 func (x *Eof) Reset() {
 	*x = Eof{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[24]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1626,7 +1974,7 @@ func (x *Eof) String() string {
 func (*Eof) ProtoMessage() {}
 
 func (x *Eof) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[24]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1639,7 +1987,7 @@ func (x *Eof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Eof.ProtoReflect.Descriptor instead.
 func (*Eof) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{24}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Eof) GetBytes() uint64 {
@@ -1659,7 +2007,7 @@ type Flushed struct {
 
 func (x *Flushed) Reset() {
 	*x = Flushed{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1671,7 +2019,7 @@ func (x *Flushed) String() string {
 func (*Flushed) ProtoMessage() {}
 
 func (x *Flushed) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1684,7 +2032,7 @@ func (x *Flushed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flushed.ProtoReflect.Descriptor instead.
 func (*Flushed) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{25}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Flushed) GetBytes() uint64 {
@@ -1705,7 +2053,7 @@ type Failed struct {
 
 func (x *Failed) Reset() {
 	*x = Failed{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1717,7 +2065,7 @@ func (x *Failed) String() string {
 func (*Failed) ProtoMessage() {}
 
 func (x *Failed) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1730,7 +2078,7 @@ func (x *Failed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failed.ProtoReflect.Descriptor instead.
 func (*Failed) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{26}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Failed) GetError() string {
@@ -1759,7 +2107,7 @@ type Trouble struct {
 
 func (x *Trouble) Reset() {
 	*x = Trouble{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1771,7 +2119,7 @@ func (x *Trouble) String() string {
 func (*Trouble) ProtoMessage() {}
 
 func (x *Trouble) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1784,7 +2132,7 @@ func (x *Trouble) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trouble.ProtoReflect.Descriptor instead.
 func (*Trouble) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{27}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Trouble) GetError() string {
@@ -1811,7 +2159,7 @@ type Viewers struct {
 
 func (x *Viewers) Reset() {
 	*x = Viewers{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1823,7 +2171,7 @@ func (x *Viewers) String() string {
 func (*Viewers) ProtoMessage() {}
 
 func (x *Viewers) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1836,12 +2184,66 @@ func (x *Viewers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Viewers.ProtoReflect.Descriptor instead.
 func (*Viewers) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{28}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Viewers) GetCount() uint32 {
 	if x != nil {
 		return x.Count
+	}
+	return 0
+}
+
+// A branch has lost so many bytes of the stream until now. It is told at once when that begins, and from then on once a second
+// at most.
+type Dropped struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Branch        string                 `protobuf:"bytes,1,opt,name=branch,proto3" json:"branch,omitempty"` // its id
+	Bytes         uint64                 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Dropped) Reset() {
+	*x = Dropped{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Dropped) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Dropped) ProtoMessage() {}
+
+func (x *Dropped) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Dropped.ProtoReflect.Descriptor instead.
+func (*Dropped) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Dropped) GetBranch() string {
+	if x != nil {
+		return x.Branch
+	}
+	return ""
+}
+
+func (x *Dropped) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
 	}
 	return 0
 }
@@ -1855,7 +2257,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1867,7 +2269,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1880,7 +2282,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{29}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{35}
 }
 
 type OpeningsRequest struct {
@@ -1891,7 +2293,7 @@ type OpeningsRequest struct {
 
 func (x *OpeningsRequest) Reset() {
 	*x = OpeningsRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1903,7 +2305,7 @@ func (x *OpeningsRequest) String() string {
 func (*OpeningsRequest) ProtoMessage() {}
 
 func (x *OpeningsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1916,7 +2318,7 @@ func (x *OpeningsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpeningsRequest.ProtoReflect.Descriptor instead.
 func (*OpeningsRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{30}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{36}
 }
 
 type OpeningsResponse struct {
@@ -1928,7 +2330,7 @@ type OpeningsResponse struct {
 
 func (x *OpeningsResponse) Reset() {
 	*x = OpeningsResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1940,7 +2342,7 @@ func (x *OpeningsResponse) String() string {
 func (*OpeningsResponse) ProtoMessage() {}
 
 func (x *OpeningsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1953,7 +2355,7 @@ func (x *OpeningsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpeningsResponse.ProtoReflect.Descriptor instead.
 func (*OpeningsResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{31}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *OpeningsResponse) GetOpenings() []string {
@@ -1972,7 +2374,7 @@ type StatRequest struct {
 
 func (x *StatRequest) Reset() {
 	*x = StatRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1984,7 +2386,7 @@ func (x *StatRequest) String() string {
 func (*StatRequest) ProtoMessage() {}
 
 func (x *StatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1997,7 +2399,7 @@ func (x *StatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatRequest.ProtoReflect.Descriptor instead.
 func (*StatRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{32}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *StatRequest) GetOpening() string {
@@ -2016,7 +2418,7 @@ type StatResponse struct {
 
 func (x *StatResponse) Reset() {
 	*x = StatResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2028,7 +2430,7 @@ func (x *StatResponse) String() string {
 func (*StatResponse) ProtoMessage() {}
 
 func (x *StatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2041,7 +2443,7 @@ func (x *StatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatResponse.ProtoReflect.Descriptor instead.
 func (*StatResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{33}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *StatResponse) GetStreams() []*StreamStat {
@@ -2062,13 +2464,14 @@ type StreamStat struct {
 	Viewers       uint32                 `protobuf:"varint,7,opt,name=viewers,proto3" json:"viewers,omitempty"`  // consoles only
 	Size          *Size                  `protobuf:"bytes,8,opt,name=size,proto3" json:"size,omitempty"`         // consoles only
 	Location      string                 `protobuf:"bytes,9,opt,name=location,proto3" json:"location,omitempty"` // where the bytes go: a path, an address
+	Branches      []*BranchStat          `protobuf:"bytes,10,rep,name=branches,proto3" json:"branches,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StreamStat) Reset() {
 	*x = StreamStat{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2080,7 +2483,7 @@ func (x *StreamStat) String() string {
 func (*StreamStat) ProtoMessage() {}
 
 func (x *StreamStat) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2093,7 +2496,7 @@ func (x *StreamStat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamStat.ProtoReflect.Descriptor instead.
 func (*StreamStat) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{34}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *StreamStat) GetStream() Stream {
@@ -2159,6 +2562,81 @@ func (x *StreamStat) GetLocation() string {
 	return ""
 }
 
+func (x *StreamStat) GetBranches() []*BranchStat {
+	if x != nil {
+		return x.Branches
+	}
+	return nil
+}
+
+type BranchStat struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`     // that went into its pipe
+	Dropped       uint64                 `protobuf:"varint,3,opt,name=dropped,proto3" json:"dropped,omitempty"` // by its policy
+	Waiting       uint64                 `protobuf:"varint,4,opt,name=waiting,proto3" json:"waiting,omitempty"` // that the plugin holds for it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BranchStat) Reset() {
+	*x = BranchStat{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BranchStat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BranchStat) ProtoMessage() {}
+
+func (x *BranchStat) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BranchStat.ProtoReflect.Descriptor instead.
+func (*BranchStat) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *BranchStat) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *BranchStat) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *BranchStat) GetDropped() uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
+
+func (x *BranchStat) GetWaiting() uint64 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
 type AttachRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Opening  string                 `protobuf:"bytes,1,opt,name=opening,proto3" json:"opening,omitempty"`
@@ -2175,7 +2653,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2187,7 +2665,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2200,7 +2678,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{35}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AttachRequest) GetOpening() string {
@@ -2253,7 +2731,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2265,7 +2743,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2278,7 +2756,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{36}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{43}
 }
 
 type ResizeRequest struct {
@@ -2291,7 +2769,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2303,7 +2781,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2316,7 +2794,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{37}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ResizeRequest) GetOpening() string {
@@ -2341,7 +2819,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2353,7 +2831,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2366,7 +2844,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{38}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{45}
 }
 
 type LogsRequest struct {
@@ -2388,7 +2866,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2400,7 +2878,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2413,7 +2891,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{39}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *LogsRequest) GetSpec() *Spec {
@@ -2480,7 +2958,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[40]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2492,7 +2970,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[40]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2505,7 +2983,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{40}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{47}
 }
 
 // One line, as a packet on the socket that Logs gives. The last packet of a log that ends well has `end` set;
@@ -2524,7 +3002,7 @@ type LogRecord struct {
 
 func (x *LogRecord) Reset() {
 	*x = LogRecord{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2536,7 +3014,7 @@ func (x *LogRecord) String() string {
 func (*LogRecord) ProtoMessage() {}
 
 func (x *LogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2549,7 +3027,7 @@ func (x *LogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRecord.ProtoReflect.Descriptor instead.
 func (*LogRecord) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{41}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *LogRecord) GetTime() int64 {
@@ -2604,7 +3082,7 @@ type RecoverRequest_Parked struct {
 
 func (x *RecoverRequest_Parked) Reset() {
 	*x = RecoverRequest_Parked{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[43]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2616,7 +3094,7 @@ func (x *RecoverRequest_Parked) String() string {
 func (*RecoverRequest_Parked) ProtoMessage() {}
 
 func (x *RecoverRequest_Parked) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[43]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2629,7 +3107,7 @@ func (x *RecoverRequest_Parked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRequest_Parked.ProtoReflect.Descriptor instead.
 func (*RecoverRequest_Parked) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{8, 0}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{9, 0}
 }
 
 func (x *RecoverRequest_Parked) GetName() string {
@@ -2650,9 +3128,13 @@ var File_sink_sinkpb_sink_proto protoreflect.FileDescriptor
 
 const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\n" +
-	"\x16sink/sinkpb/sink.proto\x12\fmuxd.sink.v1\"4\n" +
+	"\x16sink/sinkpb/sink.proto\x12\fmuxd.sink.v1\"Z\n" +
+	"\x06Branch\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12,\n" +
+	"\x06policy\x18\x02 \x01(\x0e2\x14.muxd.sink.v1.PolicyR\x06policy\x12\x12\n" +
+	"\x04spec\x18\x03 \x01(\tR\x04spec\"4\n" +
 	"\x0fDescribeRequest\x12!\n" +
-	"\fmuxd_version\x18\x01 \x01(\tR\vmuxdVersion\"\xf6\x01\n" +
+	"\fmuxd_version\x18\x01 \x01(\tR\vmuxdVersion\"\x8e\x02\n" +
 	"\vDescription\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x12\n" +
@@ -2661,7 +3143,8 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x03arg\x18\x05 \x01(\v2\x14.muxd.sink.v1.OptionR\x03arg\x12.\n" +
 	"\aoptions\x18\x06 \x03(\v2\x14.muxd.sink.v1.OptionR\aoptions\x12\x1d\n" +
 	"\n" +
-	"keeps_logs\x18\a \x01(\bR\tkeepsLogs\"\x80\x02\n" +
+	"keeps_logs\x18\a \x01(\bR\tkeepsLogs\x12\x16\n" +
+	"\x06copies\x18\b \x01(\bR\x06copies\"\x80\x02\n" +
 	"\x06Option\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x19.muxd.sink.v1.Option.TypeR\x04type\x12\x18\n" +
@@ -2709,7 +3192,7 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x03fds\x18\x02 \x01(\rR\x03fds\"\x11\n" +
 	"\x0fRecoverResponse\"\x0f\n" +
 	"\rReparkRequest\"\x10\n" +
-	"\x0eReparkResponse\"\x80\x02\n" +
+	"\x0eReparkResponse\"\xb2\x02\n" +
 	"\vOpenRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.muxd.sink.v1.SpecR\x04spec\x12)\n" +
@@ -2717,7 +3200,8 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\astreams\x18\x04 \x03(\x0e2\x14.muxd.sink.v1.StreamR\astreams\x12\x16\n" +
 	"\x06ticket\x18\x05 \x01(\fR\x06ticket\x12&\n" +
 	"\x04size\x18\x06 \x01(\v2\x12.muxd.sink.v1.SizeR\x04size\x12\x14\n" +
-	"\x05again\x18\a \x01(\bR\x05again\"t\n" +
+	"\x05again\x18\a \x01(\bR\x05again\x120\n" +
+	"\bbranches\x18\b \x03(\v2\x14.muxd.sink.v1.BranchR\bbranches\"t\n" +
 	"\fOpenResponse\x12,\n" +
 	"\x06wiring\x18\x01 \x01(\x0e2\x14.muxd.sink.v1.WiringR\x06wiring\x12\x1b\n" +
 	"\tnear_ends\x18\x02 \x01(\rR\bnearEnds\x12\x19\n" +
@@ -2738,11 +3222,22 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x06stream\x18\x02 \x01(\x0e2\x14.muxd.sink.v1.StreamR\x06stream\"9\n" +
 	"\rLeaveResponse\x12\x12\n" +
 	"\x04left\x18\x01 \x01(\bR\x04left\x12\x14\n" +
-	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\")\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"r\n" +
+	"\x10AddBranchRequest\x12\x18\n" +
+	"\aopening\x18\x01 \x01(\tR\aopening\x12,\n" +
+	"\x06branch\x18\x02 \x01(\v2\x14.muxd.sink.v1.BranchR\x06branch\x12\x16\n" +
+	"\x06ticket\x18\x03 \x01(\fR\x06ticket\"\x13\n" +
+	"\x11AddBranchResponse\"a\n" +
+	"\x13RemoveBranchRequest\x12\x18\n" +
+	"\aopening\x18\x01 \x01(\tR\aopening\x12\x16\n" +
+	"\x06branch\x18\x02 \x01(\tR\x06branch\x12\x18\n" +
+	"\adiscard\x18\x03 \x01(\bR\adiscard\"0\n" +
+	"\x14RemoveBranchResponse\x12\x18\n" +
+	"\aremoved\x18\x01 \x01(\bR\aremoved\")\n" +
 	"\rForgetRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\"\x10\n" +
 	"\x0eForgetResponse\"\x0e\n" +
-	"\fWatchRequest\"\xfd\x02\n" +
+	"\fWatchRequest\"\xb0\x03\n" +
 	"\x05Event\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\x12,\n" +
 	"\x06stream\x18\x02 \x01(\x0e2\x14.muxd.sink.v1.StreamR\x06stream\x12%\n" +
@@ -2751,7 +3246,8 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x06failed\x18\x05 \x01(\v2\x14.muxd.sink.v1.FailedH\x00R\x06failed\x121\n" +
 	"\atrouble\x18\x06 \x01(\v2\x15.muxd.sink.v1.TroubleH\x00R\atrouble\x121\n" +
 	"\aviewers\x18\a \x01(\v2\x15.muxd.sink.v1.ViewersH\x00R\aviewers\x124\n" +
-	"\bsnapshot\x18\b \x01(\v2\x16.muxd.sink.v1.SnapshotH\x00R\bsnapshotB\x06\n" +
+	"\bsnapshot\x18\b \x01(\v2\x16.muxd.sink.v1.SnapshotH\x00R\bsnapshot\x121\n" +
+	"\adropped\x18\t \x01(\v2\x15.muxd.sink.v1.DroppedH\x00R\adroppedB\x06\n" +
 	"\x04what\"\x1b\n" +
 	"\x03Eof\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"\x1f\n" +
@@ -2764,7 +3260,10 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x12\n" +
 	"\x04held\x18\x02 \x01(\bR\x04held\"\x1f\n" +
 	"\aViewers\x12\x14\n" +
-	"\x05count\x18\x01 \x01(\rR\x05count\"\n" +
+	"\x05count\x18\x01 \x01(\rR\x05count\"7\n" +
+	"\aDropped\x12\x16\n" +
+	"\x06branch\x18\x01 \x01(\tR\x06branch\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"\n" +
 	"\n" +
 	"\bSnapshot\"\x11\n" +
 	"\x0fOpeningsRequest\".\n" +
@@ -2773,7 +3272,7 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\vStatRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\"B\n" +
 	"\fStatResponse\x122\n" +
-	"\astreams\x18\x01 \x03(\v2\x18.muxd.sink.v1.StreamStatR\astreams\"\x8a\x02\n" +
+	"\astreams\x18\x01 \x03(\v2\x18.muxd.sink.v1.StreamStatR\astreams\"\xc0\x02\n" +
 	"\n" +
 	"StreamStat\x12,\n" +
 	"\x06stream\x18\x01 \x01(\x0e2\x14.muxd.sink.v1.StreamR\x06stream\x12\x14\n" +
@@ -2784,7 +3283,15 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x05error\x18\x06 \x01(\tR\x05error\x12\x18\n" +
 	"\aviewers\x18\a \x01(\rR\aviewers\x12&\n" +
 	"\x04size\x18\b \x01(\v2\x12.muxd.sink.v1.SizeR\x04size\x12\x1a\n" +
-	"\blocation\x18\t \x01(\tR\blocation\"\xb2\x01\n" +
+	"\blocation\x18\t \x01(\tR\blocation\x124\n" +
+	"\bbranches\x18\n" +
+	" \x03(\v2\x18.muxd.sink.v1.BranchStatR\bbranches\"f\n" +
+	"\n" +
+	"BranchStat\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x18\n" +
+	"\adropped\x18\x03 \x01(\x04R\adropped\x12\x18\n" +
+	"\awaiting\x18\x04 \x01(\x04R\awaiting\"\xb2\x01\n" +
 	"\rAttachRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\x12\x16\n" +
 	"\x06ticket\x18\x02 \x01(\fR\x06ticket\x12\x1b\n" +
@@ -2827,7 +3334,11 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x04PIPE\x10\x01\x12\a\n" +
 	"\x03PTY\x10\x02\x12\n" +
 	"\n" +
-	"\x06DIRECT\x10\x032\xe8\a\n" +
+	"\x06DIRECT\x10\x03*5\n" +
+	"\x06Policy\x12\t\n" +
+	"\x05BLOCK\x10\x00\x12\x0f\n" +
+	"\vDROP_OLDEST\x10\x01\x12\x0f\n" +
+	"\vDROP_NEWEST\x10\x022\x8d\t\n" +
 	"\x04Sink\x12D\n" +
 	"\bDescribe\x12\x1d.muxd.sink.v1.DescribeRequest\x1a\x19.muxd.sink.v1.Description\x12F\n" +
 	"\aRecover\x12\x1c.muxd.sink.v1.RecoverRequest\x1a\x1d.muxd.sink.v1.RecoverResponse\x12C\n" +
@@ -2836,7 +3347,9 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x04Open\x12\x19.muxd.sink.v1.OpenRequest\x1a\x1a.muxd.sink.v1.OpenResponse\x12:\n" +
 	"\x03End\x12\x18.muxd.sink.v1.EndRequest\x1a\x19.muxd.sink.v1.EndResponse\x12:\n" +
 	"\x03Cut\x12\x18.muxd.sink.v1.CutRequest\x1a\x19.muxd.sink.v1.CutResponse\x12@\n" +
-	"\x05Leave\x12\x1a.muxd.sink.v1.LeaveRequest\x1a\x1b.muxd.sink.v1.LeaveResponse\x12C\n" +
+	"\x05Leave\x12\x1a.muxd.sink.v1.LeaveRequest\x1a\x1b.muxd.sink.v1.LeaveResponse\x12L\n" +
+	"\tAddBranch\x12\x1e.muxd.sink.v1.AddBranchRequest\x1a\x1f.muxd.sink.v1.AddBranchResponse\x12U\n" +
+	"\fRemoveBranch\x12!.muxd.sink.v1.RemoveBranchRequest\x1a\".muxd.sink.v1.RemoveBranchResponse\x12C\n" +
 	"\x06Forget\x12\x1b.muxd.sink.v1.ForgetRequest\x1a\x1c.muxd.sink.v1.ForgetResponse\x12:\n" +
 	"\x05Watch\x12\x1a.muxd.sink.v1.WatchRequest\x1a\x13.muxd.sink.v1.Event0\x01\x12I\n" +
 	"\bOpenings\x12\x1d.muxd.sink.v1.OpeningsRequest\x1a\x1e.muxd.sink.v1.OpeningsResponse\x12=\n" +
@@ -2857,125 +3370,142 @@ func file_sink_sinkpb_sink_proto_rawDescGZIP() []byte {
 	return file_sink_sinkpb_sink_proto_rawDescData
 }
 
-var file_sink_sinkpb_sink_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_sink_sinkpb_sink_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_sink_sinkpb_sink_proto_goTypes = []any{
 	(Stream)(0),                   // 0: muxd.sink.v1.Stream
 	(Wiring)(0),                   // 1: muxd.sink.v1.Wiring
-	(Option_Type)(0),              // 2: muxd.sink.v1.Option.Type
-	(*DescribeRequest)(nil),       // 3: muxd.sink.v1.DescribeRequest
-	(*Description)(nil),           // 4: muxd.sink.v1.Description
-	(*Option)(nil),                // 5: muxd.sink.v1.Option
-	(*Child)(nil),                 // 6: muxd.sink.v1.Child
-	(*Spec)(nil),                  // 7: muxd.sink.v1.Spec
-	(*Size)(nil),                  // 8: muxd.sink.v1.Size
-	(*CheckRequest)(nil),          // 9: muxd.sink.v1.CheckRequest
-	(*CheckResponse)(nil),         // 10: muxd.sink.v1.CheckResponse
-	(*RecoverRequest)(nil),        // 11: muxd.sink.v1.RecoverRequest
-	(*RecoverResponse)(nil),       // 12: muxd.sink.v1.RecoverResponse
-	(*ReparkRequest)(nil),         // 13: muxd.sink.v1.ReparkRequest
-	(*ReparkResponse)(nil),        // 14: muxd.sink.v1.ReparkResponse
-	(*OpenRequest)(nil),           // 15: muxd.sink.v1.OpenRequest
-	(*OpenResponse)(nil),          // 16: muxd.sink.v1.OpenResponse
-	(*EndRequest)(nil),            // 17: muxd.sink.v1.EndRequest
-	(*EndResponse)(nil),           // 18: muxd.sink.v1.EndResponse
-	(*CutRequest)(nil),            // 19: muxd.sink.v1.CutRequest
-	(*CutResponse)(nil),           // 20: muxd.sink.v1.CutResponse
-	(*LeaveRequest)(nil),          // 21: muxd.sink.v1.LeaveRequest
-	(*LeaveResponse)(nil),         // 22: muxd.sink.v1.LeaveResponse
-	(*ForgetRequest)(nil),         // 23: muxd.sink.v1.ForgetRequest
-	(*ForgetResponse)(nil),        // 24: muxd.sink.v1.ForgetResponse
-	(*WatchRequest)(nil),          // 25: muxd.sink.v1.WatchRequest
-	(*Event)(nil),                 // 26: muxd.sink.v1.Event
-	(*Eof)(nil),                   // 27: muxd.sink.v1.Eof
-	(*Flushed)(nil),               // 28: muxd.sink.v1.Flushed
-	(*Failed)(nil),                // 29: muxd.sink.v1.Failed
-	(*Trouble)(nil),               // 30: muxd.sink.v1.Trouble
-	(*Viewers)(nil),               // 31: muxd.sink.v1.Viewers
-	(*Snapshot)(nil),              // 32: muxd.sink.v1.Snapshot
-	(*OpeningsRequest)(nil),       // 33: muxd.sink.v1.OpeningsRequest
-	(*OpeningsResponse)(nil),      // 34: muxd.sink.v1.OpeningsResponse
-	(*StatRequest)(nil),           // 35: muxd.sink.v1.StatRequest
-	(*StatResponse)(nil),          // 36: muxd.sink.v1.StatResponse
-	(*StreamStat)(nil),            // 37: muxd.sink.v1.StreamStat
-	(*AttachRequest)(nil),         // 38: muxd.sink.v1.AttachRequest
-	(*AttachResponse)(nil),        // 39: muxd.sink.v1.AttachResponse
-	(*ResizeRequest)(nil),         // 40: muxd.sink.v1.ResizeRequest
-	(*ResizeResponse)(nil),        // 41: muxd.sink.v1.ResizeResponse
-	(*LogsRequest)(nil),           // 42: muxd.sink.v1.LogsRequest
-	(*LogsResponse)(nil),          // 43: muxd.sink.v1.LogsResponse
-	(*LogRecord)(nil),             // 44: muxd.sink.v1.LogRecord
-	nil,                           // 45: muxd.sink.v1.Spec.OptionsEntry
-	(*RecoverRequest_Parked)(nil), // 46: muxd.sink.v1.RecoverRequest.Parked
+	(Policy)(0),                   // 2: muxd.sink.v1.Policy
+	(Option_Type)(0),              // 3: muxd.sink.v1.Option.Type
+	(*Branch)(nil),                // 4: muxd.sink.v1.Branch
+	(*DescribeRequest)(nil),       // 5: muxd.sink.v1.DescribeRequest
+	(*Description)(nil),           // 6: muxd.sink.v1.Description
+	(*Option)(nil),                // 7: muxd.sink.v1.Option
+	(*Child)(nil),                 // 8: muxd.sink.v1.Child
+	(*Spec)(nil),                  // 9: muxd.sink.v1.Spec
+	(*Size)(nil),                  // 10: muxd.sink.v1.Size
+	(*CheckRequest)(nil),          // 11: muxd.sink.v1.CheckRequest
+	(*CheckResponse)(nil),         // 12: muxd.sink.v1.CheckResponse
+	(*RecoverRequest)(nil),        // 13: muxd.sink.v1.RecoverRequest
+	(*RecoverResponse)(nil),       // 14: muxd.sink.v1.RecoverResponse
+	(*ReparkRequest)(nil),         // 15: muxd.sink.v1.ReparkRequest
+	(*ReparkResponse)(nil),        // 16: muxd.sink.v1.ReparkResponse
+	(*OpenRequest)(nil),           // 17: muxd.sink.v1.OpenRequest
+	(*OpenResponse)(nil),          // 18: muxd.sink.v1.OpenResponse
+	(*EndRequest)(nil),            // 19: muxd.sink.v1.EndRequest
+	(*EndResponse)(nil),           // 20: muxd.sink.v1.EndResponse
+	(*CutRequest)(nil),            // 21: muxd.sink.v1.CutRequest
+	(*CutResponse)(nil),           // 22: muxd.sink.v1.CutResponse
+	(*LeaveRequest)(nil),          // 23: muxd.sink.v1.LeaveRequest
+	(*LeaveResponse)(nil),         // 24: muxd.sink.v1.LeaveResponse
+	(*AddBranchRequest)(nil),      // 25: muxd.sink.v1.AddBranchRequest
+	(*AddBranchResponse)(nil),     // 26: muxd.sink.v1.AddBranchResponse
+	(*RemoveBranchRequest)(nil),   // 27: muxd.sink.v1.RemoveBranchRequest
+	(*RemoveBranchResponse)(nil),  // 28: muxd.sink.v1.RemoveBranchResponse
+	(*ForgetRequest)(nil),         // 29: muxd.sink.v1.ForgetRequest
+	(*ForgetResponse)(nil),        // 30: muxd.sink.v1.ForgetResponse
+	(*WatchRequest)(nil),          // 31: muxd.sink.v1.WatchRequest
+	(*Event)(nil),                 // 32: muxd.sink.v1.Event
+	(*Eof)(nil),                   // 33: muxd.sink.v1.Eof
+	(*Flushed)(nil),               // 34: muxd.sink.v1.Flushed
+	(*Failed)(nil),                // 35: muxd.sink.v1.Failed
+	(*Trouble)(nil),               // 36: muxd.sink.v1.Trouble
+	(*Viewers)(nil),               // 37: muxd.sink.v1.Viewers
+	(*Dropped)(nil),               // 38: muxd.sink.v1.Dropped
+	(*Snapshot)(nil),              // 39: muxd.sink.v1.Snapshot
+	(*OpeningsRequest)(nil),       // 40: muxd.sink.v1.OpeningsRequest
+	(*OpeningsResponse)(nil),      // 41: muxd.sink.v1.OpeningsResponse
+	(*StatRequest)(nil),           // 42: muxd.sink.v1.StatRequest
+	(*StatResponse)(nil),          // 43: muxd.sink.v1.StatResponse
+	(*StreamStat)(nil),            // 44: muxd.sink.v1.StreamStat
+	(*BranchStat)(nil),            // 45: muxd.sink.v1.BranchStat
+	(*AttachRequest)(nil),         // 46: muxd.sink.v1.AttachRequest
+	(*AttachResponse)(nil),        // 47: muxd.sink.v1.AttachResponse
+	(*ResizeRequest)(nil),         // 48: muxd.sink.v1.ResizeRequest
+	(*ResizeResponse)(nil),        // 49: muxd.sink.v1.ResizeResponse
+	(*LogsRequest)(nil),           // 50: muxd.sink.v1.LogsRequest
+	(*LogsResponse)(nil),          // 51: muxd.sink.v1.LogsResponse
+	(*LogRecord)(nil),             // 52: muxd.sink.v1.LogRecord
+	nil,                           // 53: muxd.sink.v1.Spec.OptionsEntry
+	(*RecoverRequest_Parked)(nil), // 54: muxd.sink.v1.RecoverRequest.Parked
 }
 var file_sink_sinkpb_sink_proto_depIdxs = []int32{
-	0,  // 0: muxd.sink.v1.Description.carries:type_name -> muxd.sink.v1.Stream
-	5,  // 1: muxd.sink.v1.Description.arg:type_name -> muxd.sink.v1.Option
-	5,  // 2: muxd.sink.v1.Description.options:type_name -> muxd.sink.v1.Option
-	2,  // 3: muxd.sink.v1.Option.type:type_name -> muxd.sink.v1.Option.Type
-	45, // 4: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
-	7,  // 5: muxd.sink.v1.CheckRequest.spec:type_name -> muxd.sink.v1.Spec
-	6,  // 6: muxd.sink.v1.CheckRequest.child:type_name -> muxd.sink.v1.Child
-	0,  // 7: muxd.sink.v1.CheckRequest.streams:type_name -> muxd.sink.v1.Stream
-	1,  // 8: muxd.sink.v1.CheckResponse.wiring:type_name -> muxd.sink.v1.Wiring
-	46, // 9: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
-	7,  // 10: muxd.sink.v1.OpenRequest.spec:type_name -> muxd.sink.v1.Spec
-	6,  // 11: muxd.sink.v1.OpenRequest.child:type_name -> muxd.sink.v1.Child
-	0,  // 12: muxd.sink.v1.OpenRequest.streams:type_name -> muxd.sink.v1.Stream
-	8,  // 13: muxd.sink.v1.OpenRequest.size:type_name -> muxd.sink.v1.Size
-	1,  // 14: muxd.sink.v1.OpenResponse.wiring:type_name -> muxd.sink.v1.Wiring
-	0,  // 15: muxd.sink.v1.LeaveRequest.stream:type_name -> muxd.sink.v1.Stream
-	0,  // 16: muxd.sink.v1.Event.stream:type_name -> muxd.sink.v1.Stream
-	27, // 17: muxd.sink.v1.Event.eof:type_name -> muxd.sink.v1.Eof
-	28, // 18: muxd.sink.v1.Event.flushed:type_name -> muxd.sink.v1.Flushed
-	29, // 19: muxd.sink.v1.Event.failed:type_name -> muxd.sink.v1.Failed
-	30, // 20: muxd.sink.v1.Event.trouble:type_name -> muxd.sink.v1.Trouble
-	31, // 21: muxd.sink.v1.Event.viewers:type_name -> muxd.sink.v1.Viewers
-	32, // 22: muxd.sink.v1.Event.snapshot:type_name -> muxd.sink.v1.Snapshot
-	37, // 23: muxd.sink.v1.StatResponse.streams:type_name -> muxd.sink.v1.StreamStat
-	0,  // 24: muxd.sink.v1.StreamStat.stream:type_name -> muxd.sink.v1.Stream
-	8,  // 25: muxd.sink.v1.StreamStat.size:type_name -> muxd.sink.v1.Size
-	8,  // 26: muxd.sink.v1.AttachRequest.size:type_name -> muxd.sink.v1.Size
-	8,  // 27: muxd.sink.v1.ResizeRequest.size:type_name -> muxd.sink.v1.Size
-	7,  // 28: muxd.sink.v1.LogsRequest.spec:type_name -> muxd.sink.v1.Spec
-	6,  // 29: muxd.sink.v1.LogsRequest.child:type_name -> muxd.sink.v1.Child
-	0,  // 30: muxd.sink.v1.LogsRequest.streams:type_name -> muxd.sink.v1.Stream
-	0,  // 31: muxd.sink.v1.LogRecord.stream:type_name -> muxd.sink.v1.Stream
-	3,  // 32: muxd.sink.v1.Sink.Describe:input_type -> muxd.sink.v1.DescribeRequest
-	11, // 33: muxd.sink.v1.Sink.Recover:input_type -> muxd.sink.v1.RecoverRequest
-	13, // 34: muxd.sink.v1.Sink.Repark:input_type -> muxd.sink.v1.ReparkRequest
-	9,  // 35: muxd.sink.v1.Sink.Check:input_type -> muxd.sink.v1.CheckRequest
-	15, // 36: muxd.sink.v1.Sink.Open:input_type -> muxd.sink.v1.OpenRequest
-	17, // 37: muxd.sink.v1.Sink.End:input_type -> muxd.sink.v1.EndRequest
-	19, // 38: muxd.sink.v1.Sink.Cut:input_type -> muxd.sink.v1.CutRequest
-	21, // 39: muxd.sink.v1.Sink.Leave:input_type -> muxd.sink.v1.LeaveRequest
-	23, // 40: muxd.sink.v1.Sink.Forget:input_type -> muxd.sink.v1.ForgetRequest
-	25, // 41: muxd.sink.v1.Sink.Watch:input_type -> muxd.sink.v1.WatchRequest
-	33, // 42: muxd.sink.v1.Sink.Openings:input_type -> muxd.sink.v1.OpeningsRequest
-	35, // 43: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
-	38, // 44: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
-	40, // 45: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
-	42, // 46: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
-	4,  // 47: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
-	12, // 48: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
-	14, // 49: muxd.sink.v1.Sink.Repark:output_type -> muxd.sink.v1.ReparkResponse
-	10, // 50: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
-	16, // 51: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
-	18, // 52: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
-	20, // 53: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
-	22, // 54: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
-	24, // 55: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
-	26, // 56: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
-	34, // 57: muxd.sink.v1.Sink.Openings:output_type -> muxd.sink.v1.OpeningsResponse
-	36, // 58: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
-	39, // 59: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
-	41, // 60: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
-	43, // 61: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
-	47, // [47:62] is the sub-list for method output_type
-	32, // [32:47] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	2,  // 0: muxd.sink.v1.Branch.policy:type_name -> muxd.sink.v1.Policy
+	0,  // 1: muxd.sink.v1.Description.carries:type_name -> muxd.sink.v1.Stream
+	7,  // 2: muxd.sink.v1.Description.arg:type_name -> muxd.sink.v1.Option
+	7,  // 3: muxd.sink.v1.Description.options:type_name -> muxd.sink.v1.Option
+	3,  // 4: muxd.sink.v1.Option.type:type_name -> muxd.sink.v1.Option.Type
+	53, // 5: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
+	9,  // 6: muxd.sink.v1.CheckRequest.spec:type_name -> muxd.sink.v1.Spec
+	8,  // 7: muxd.sink.v1.CheckRequest.child:type_name -> muxd.sink.v1.Child
+	0,  // 8: muxd.sink.v1.CheckRequest.streams:type_name -> muxd.sink.v1.Stream
+	1,  // 9: muxd.sink.v1.CheckResponse.wiring:type_name -> muxd.sink.v1.Wiring
+	54, // 10: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
+	9,  // 11: muxd.sink.v1.OpenRequest.spec:type_name -> muxd.sink.v1.Spec
+	8,  // 12: muxd.sink.v1.OpenRequest.child:type_name -> muxd.sink.v1.Child
+	0,  // 13: muxd.sink.v1.OpenRequest.streams:type_name -> muxd.sink.v1.Stream
+	10, // 14: muxd.sink.v1.OpenRequest.size:type_name -> muxd.sink.v1.Size
+	4,  // 15: muxd.sink.v1.OpenRequest.branches:type_name -> muxd.sink.v1.Branch
+	1,  // 16: muxd.sink.v1.OpenResponse.wiring:type_name -> muxd.sink.v1.Wiring
+	0,  // 17: muxd.sink.v1.LeaveRequest.stream:type_name -> muxd.sink.v1.Stream
+	4,  // 18: muxd.sink.v1.AddBranchRequest.branch:type_name -> muxd.sink.v1.Branch
+	0,  // 19: muxd.sink.v1.Event.stream:type_name -> muxd.sink.v1.Stream
+	33, // 20: muxd.sink.v1.Event.eof:type_name -> muxd.sink.v1.Eof
+	34, // 21: muxd.sink.v1.Event.flushed:type_name -> muxd.sink.v1.Flushed
+	35, // 22: muxd.sink.v1.Event.failed:type_name -> muxd.sink.v1.Failed
+	36, // 23: muxd.sink.v1.Event.trouble:type_name -> muxd.sink.v1.Trouble
+	37, // 24: muxd.sink.v1.Event.viewers:type_name -> muxd.sink.v1.Viewers
+	39, // 25: muxd.sink.v1.Event.snapshot:type_name -> muxd.sink.v1.Snapshot
+	38, // 26: muxd.sink.v1.Event.dropped:type_name -> muxd.sink.v1.Dropped
+	44, // 27: muxd.sink.v1.StatResponse.streams:type_name -> muxd.sink.v1.StreamStat
+	0,  // 28: muxd.sink.v1.StreamStat.stream:type_name -> muxd.sink.v1.Stream
+	10, // 29: muxd.sink.v1.StreamStat.size:type_name -> muxd.sink.v1.Size
+	45, // 30: muxd.sink.v1.StreamStat.branches:type_name -> muxd.sink.v1.BranchStat
+	10, // 31: muxd.sink.v1.AttachRequest.size:type_name -> muxd.sink.v1.Size
+	10, // 32: muxd.sink.v1.ResizeRequest.size:type_name -> muxd.sink.v1.Size
+	9,  // 33: muxd.sink.v1.LogsRequest.spec:type_name -> muxd.sink.v1.Spec
+	8,  // 34: muxd.sink.v1.LogsRequest.child:type_name -> muxd.sink.v1.Child
+	0,  // 35: muxd.sink.v1.LogsRequest.streams:type_name -> muxd.sink.v1.Stream
+	0,  // 36: muxd.sink.v1.LogRecord.stream:type_name -> muxd.sink.v1.Stream
+	5,  // 37: muxd.sink.v1.Sink.Describe:input_type -> muxd.sink.v1.DescribeRequest
+	13, // 38: muxd.sink.v1.Sink.Recover:input_type -> muxd.sink.v1.RecoverRequest
+	15, // 39: muxd.sink.v1.Sink.Repark:input_type -> muxd.sink.v1.ReparkRequest
+	11, // 40: muxd.sink.v1.Sink.Check:input_type -> muxd.sink.v1.CheckRequest
+	17, // 41: muxd.sink.v1.Sink.Open:input_type -> muxd.sink.v1.OpenRequest
+	19, // 42: muxd.sink.v1.Sink.End:input_type -> muxd.sink.v1.EndRequest
+	21, // 43: muxd.sink.v1.Sink.Cut:input_type -> muxd.sink.v1.CutRequest
+	23, // 44: muxd.sink.v1.Sink.Leave:input_type -> muxd.sink.v1.LeaveRequest
+	25, // 45: muxd.sink.v1.Sink.AddBranch:input_type -> muxd.sink.v1.AddBranchRequest
+	27, // 46: muxd.sink.v1.Sink.RemoveBranch:input_type -> muxd.sink.v1.RemoveBranchRequest
+	29, // 47: muxd.sink.v1.Sink.Forget:input_type -> muxd.sink.v1.ForgetRequest
+	31, // 48: muxd.sink.v1.Sink.Watch:input_type -> muxd.sink.v1.WatchRequest
+	40, // 49: muxd.sink.v1.Sink.Openings:input_type -> muxd.sink.v1.OpeningsRequest
+	42, // 50: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
+	46, // 51: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
+	48, // 52: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
+	50, // 53: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
+	6,  // 54: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
+	14, // 55: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
+	16, // 56: muxd.sink.v1.Sink.Repark:output_type -> muxd.sink.v1.ReparkResponse
+	12, // 57: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
+	18, // 58: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
+	20, // 59: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
+	22, // 60: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
+	24, // 61: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
+	26, // 62: muxd.sink.v1.Sink.AddBranch:output_type -> muxd.sink.v1.AddBranchResponse
+	28, // 63: muxd.sink.v1.Sink.RemoveBranch:output_type -> muxd.sink.v1.RemoveBranchResponse
+	30, // 64: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
+	32, // 65: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
+	41, // 66: muxd.sink.v1.Sink.Openings:output_type -> muxd.sink.v1.OpeningsResponse
+	43, // 67: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
+	47, // 68: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
+	49, // 69: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
+	51, // 70: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
+	54, // [54:71] is the sub-list for method output_type
+	37, // [37:54] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_sink_sinkpb_sink_proto_init() }
@@ -2983,21 +3513,22 @@ func file_sink_sinkpb_sink_proto_init() {
 	if File_sink_sinkpb_sink_proto != nil {
 		return
 	}
-	file_sink_sinkpb_sink_proto_msgTypes[23].OneofWrappers = []any{
+	file_sink_sinkpb_sink_proto_msgTypes[28].OneofWrappers = []any{
 		(*Event_Eof)(nil),
 		(*Event_Flushed)(nil),
 		(*Event_Failed)(nil),
 		(*Event_Trouble)(nil),
 		(*Event_Viewers)(nil),
 		(*Event_Snapshot)(nil),
+		(*Event_Dropped)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sink_sinkpb_sink_proto_rawDesc), len(file_sink_sinkpb_sink_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   44,
+			NumEnums:      4,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -27,21 +27,23 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Sink_Describe_FullMethodName = "/muxd.sink.v1.Sink/Describe"
-	Sink_Recover_FullMethodName  = "/muxd.sink.v1.Sink/Recover"
-	Sink_Repark_FullMethodName   = "/muxd.sink.v1.Sink/Repark"
-	Sink_Check_FullMethodName    = "/muxd.sink.v1.Sink/Check"
-	Sink_Open_FullMethodName     = "/muxd.sink.v1.Sink/Open"
-	Sink_End_FullMethodName      = "/muxd.sink.v1.Sink/End"
-	Sink_Cut_FullMethodName      = "/muxd.sink.v1.Sink/Cut"
-	Sink_Leave_FullMethodName    = "/muxd.sink.v1.Sink/Leave"
-	Sink_Forget_FullMethodName   = "/muxd.sink.v1.Sink/Forget"
-	Sink_Watch_FullMethodName    = "/muxd.sink.v1.Sink/Watch"
-	Sink_Openings_FullMethodName = "/muxd.sink.v1.Sink/Openings"
-	Sink_Stat_FullMethodName     = "/muxd.sink.v1.Sink/Stat"
-	Sink_Attach_FullMethodName   = "/muxd.sink.v1.Sink/Attach"
-	Sink_Resize_FullMethodName   = "/muxd.sink.v1.Sink/Resize"
-	Sink_Logs_FullMethodName     = "/muxd.sink.v1.Sink/Logs"
+	Sink_Describe_FullMethodName     = "/muxd.sink.v1.Sink/Describe"
+	Sink_Recover_FullMethodName      = "/muxd.sink.v1.Sink/Recover"
+	Sink_Repark_FullMethodName       = "/muxd.sink.v1.Sink/Repark"
+	Sink_Check_FullMethodName        = "/muxd.sink.v1.Sink/Check"
+	Sink_Open_FullMethodName         = "/muxd.sink.v1.Sink/Open"
+	Sink_End_FullMethodName          = "/muxd.sink.v1.Sink/End"
+	Sink_Cut_FullMethodName          = "/muxd.sink.v1.Sink/Cut"
+	Sink_Leave_FullMethodName        = "/muxd.sink.v1.Sink/Leave"
+	Sink_AddBranch_FullMethodName    = "/muxd.sink.v1.Sink/AddBranch"
+	Sink_RemoveBranch_FullMethodName = "/muxd.sink.v1.Sink/RemoveBranch"
+	Sink_Forget_FullMethodName       = "/muxd.sink.v1.Sink/Forget"
+	Sink_Watch_FullMethodName        = "/muxd.sink.v1.Sink/Watch"
+	Sink_Openings_FullMethodName     = "/muxd.sink.v1.Sink/Openings"
+	Sink_Stat_FullMethodName         = "/muxd.sink.v1.Sink/Stat"
+	Sink_Attach_FullMethodName       = "/muxd.sink.v1.Sink/Attach"
+	Sink_Resize_FullMethodName       = "/muxd.sink.v1.Sink/Resize"
+	Sink_Logs_FullMethodName         = "/muxd.sink.v1.Sink/Logs"
 )
 
 // SinkClient is the client API for Sink service.
@@ -74,6 +76,13 @@ type SinkClient interface {
 	// told on Watch; the rest is left in the stream for the next sink. It returns when the stream is flushed, or, with `left`
 	// false, when that takes longer than the call's deadline: then the sink keeps the stream.
 	Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*LeaveResponse, error)
+	// AddBranch adds a branch to a stream that is copied: it gets the stream from the next chunk on. The write end of its pipe
+	// travels under `ticket`. A branch that there is already stays as it is, and the descriptor is closed.
+	AddBranch(ctx context.Context, in *AddBranchRequest, opts ...grpc.CallOption) (*AddBranchResponse, error)
+	// RemoveBranch ends a branch between two chunks: the plugin passes on to it what it holds for it, closes its pipe, and
+	// answers; with `discard` it throws that away. Where that takes longer than the call's deadline, `removed` is false, and the
+	// branch goes on leaving: the call can be made again. Of a branch that there is not, `removed` is true.
+	RemoveBranch(ctx context.Context, in *RemoveBranchRequest, opts ...grpc.CallOption) (*RemoveBranchResponse, error)
 	// Forget releases all that the plugin still knows of an opening, after its streams are flushed.
 	Forget(ctx context.Context, in *ForgetRequest, opts ...grpc.CallOption) (*ForgetResponse, error)
 	// Watch tells the state of every opening that the plugin has, and from then on each change. One watcher at a
@@ -177,6 +186,26 @@ func (c *sinkClient) Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.C
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(LeaveResponse)
 	err := c.cc.Invoke(ctx, Sink_Leave_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sinkClient) AddBranch(ctx context.Context, in *AddBranchRequest, opts ...grpc.CallOption) (*AddBranchResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AddBranchResponse)
+	err := c.cc.Invoke(ctx, Sink_AddBranch_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sinkClient) RemoveBranch(ctx context.Context, in *RemoveBranchRequest, opts ...grpc.CallOption) (*RemoveBranchResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveBranchResponse)
+	err := c.cc.Invoke(ctx, Sink_RemoveBranch_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -292,6 +321,13 @@ type SinkServer interface {
 	// told on Watch; the rest is left in the stream for the next sink. It returns when the stream is flushed, or, with `left`
 	// false, when that takes longer than the call's deadline: then the sink keeps the stream.
 	Leave(context.Context, *LeaveRequest) (*LeaveResponse, error)
+	// AddBranch adds a branch to a stream that is copied: it gets the stream from the next chunk on. The write end of its pipe
+	// travels under `ticket`. A branch that there is already stays as it is, and the descriptor is closed.
+	AddBranch(context.Context, *AddBranchRequest) (*AddBranchResponse, error)
+	// RemoveBranch ends a branch between two chunks: the plugin passes on to it what it holds for it, closes its pipe, and
+	// answers; with `discard` it throws that away. Where that takes longer than the call's deadline, `removed` is false, and the
+	// branch goes on leaving: the call can be made again. Of a branch that there is not, `removed` is true.
+	RemoveBranch(context.Context, *RemoveBranchRequest) (*RemoveBranchResponse, error)
 	// Forget releases all that the plugin still knows of an opening, after its streams are flushed.
 	Forget(context.Context, *ForgetRequest) (*ForgetResponse, error)
 	// Watch tells the state of every opening that the plugin has, and from then on each change. One watcher at a
@@ -344,6 +380,12 @@ func (UnimplementedSinkServer) Cut(context.Context, *CutRequest) (*CutResponse, 
 }
 func (UnimplementedSinkServer) Leave(context.Context, *LeaveRequest) (*LeaveResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Leave not implemented")
+}
+func (UnimplementedSinkServer) AddBranch(context.Context, *AddBranchRequest) (*AddBranchResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AddBranch not implemented")
+}
+func (UnimplementedSinkServer) RemoveBranch(context.Context, *RemoveBranchRequest) (*RemoveBranchResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveBranch not implemented")
 }
 func (UnimplementedSinkServer) Forget(context.Context, *ForgetRequest) (*ForgetResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Forget not implemented")
@@ -531,6 +573,42 @@ func _Sink_Leave_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Sink_AddBranch_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AddBranchRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SinkServer).AddBranch(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sink_AddBranch_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SinkServer).AddBranch(ctx, req.(*AddBranchRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sink_RemoveBranch_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveBranchRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SinkServer).RemoveBranch(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sink_RemoveBranch_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SinkServer).RemoveBranch(ctx, req.(*RemoveBranchRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Sink_Forget_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ForgetRequest)
 	if err := dec(in); err != nil {
@@ -688,6 +766,14 @@ var Sink_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Leave",
 			Handler:    _Sink_Leave_Handler,
+		},
+		{
+			MethodName: "AddBranch",
+			Handler:    _Sink_AddBranch_Handler,
+		},
+		{
+			MethodName: "RemoveBranch",
+			Handler:    _Sink_RemoveBranch_Handler,
 		},
 		{
 			MethodName: "Forget",

@@ -196,6 +196,7 @@ type Move struct {
 	Stream        string                 `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"`
 	Spec          string                 `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
 	Cwd           []byte                 `protobuf:"bytes,3,opt,name=cwd,proto3" json:"cwd,omitempty"`
+	How           string                 `protobuf:"bytes,4,opt,name=how,proto3" json:"how,omitempty"` // empty: instead of the sinks that it has; add or remove
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -251,6 +252,13 @@ func (x *Move) GetCwd() []byte {
 	return nil
 }
 
+func (x *Move) GetHow() string {
+	if x != nil {
+		return x.How
+	}
+	return ""
+}
+
 type Choice struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Text          string                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
@@ -259,6 +267,8 @@ type Choice struct {
 	Options       map[string]string      `protobuf:"bytes,4,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Wiring        string                 `protobuf:"bytes,5,opt,name=wiring,proto3" json:"wiring,omitempty"`
 	Streams       []int32                `protobuf:"varint,6,rep,packed,name=streams,proto3" json:"streams,omitempty"` // muxd.sink.v1.Stream
+	Behind        uint32                 `protobuf:"varint,7,opt,name=behind,proto3" json:"behind,omitempty"`          // of a branch: the choice, counted from 1, whose sink copies the stream into it
+	Policy        int32                  `protobuf:"varint,8,opt,name=policy,proto3" json:"policy,omitempty"`          // of a branch: muxd.sink.v1.Policy
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -333,6 +343,20 @@ func (x *Choice) GetStreams() []int32 {
 		return x.Streams
 	}
 	return nil
+}
+
+func (x *Choice) GetBehind() uint32 {
+	if x != nil {
+		return x.Behind
+	}
+	return 0
+}
+
+func (x *Choice) GetPolicy() int32 {
+	if x != nil {
+		return x.Policy
+	}
+	return 0
 }
 
 type Opening struct {
@@ -511,18 +535,21 @@ const file_core_agent_agentpb_journal_proto_rawDesc = "" +
 	"\vbackoff_max\x18\x0e \x01(\x03R\n" +
 	"backoffMax\x12'\n" +
 	"\x04move\x18\x0f \x01(\v2\x13.muxd.agent.v1.MoveR\x04move\x12'\n" +
-	"\x0fprocess_started\x18\x10 \x01(\x04R\x0eprocessStarted\"D\n" +
+	"\x0fprocess_started\x18\x10 \x01(\x04R\x0eprocessStarted\"V\n" +
 	"\x04Move\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\tR\x06stream\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\tR\x04spec\x12\x10\n" +
-	"\x03cwd\x18\x03 \x01(\fR\x03cwd\"\xee\x01\n" +
+	"\x03cwd\x18\x03 \x01(\fR\x03cwd\x12\x10\n" +
+	"\x03how\x18\x04 \x01(\tR\x03how\"\x9e\x02\n" +
 	"\x06Choice\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
 	"\x03arg\x18\x03 \x01(\tR\x03arg\x12<\n" +
 	"\aoptions\x18\x04 \x03(\v2\".muxd.agent.v1.Choice.OptionsEntryR\aoptions\x12\x16\n" +
 	"\x06wiring\x18\x05 \x01(\tR\x06wiring\x12\x18\n" +
-	"\astreams\x18\x06 \x03(\x05R\astreams\x1a:\n" +
+	"\astreams\x18\x06 \x03(\x05R\astreams\x12\x16\n" +
+	"\x06behind\x18\a \x01(\rR\x06behind\x12\x16\n" +
+	"\x06policy\x18\b \x01(\x05R\x06policy\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"t\n" +

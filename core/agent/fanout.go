@@ -1,0 +1,296 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/muxd/muxd/control/controlpb"
+	"github.com/muxd/muxd/internal/fd"
+	"github.com/muxd/muxd/internal/nearest"
+	"github.com/muxd/muxd/internal/spec"
+	"github.com/muxd/muxd/sink/sinkpb"
+)
+
+// A stream that has several sinks is read by the plugin fanout, which copies it into a pipe for each of them, a branch. The sinks
+// behind it have the read ends as they would have the far end of the stream itself; they have openings of their own, and
+// know of nothing. The keeper holds both ends of a branch's pipe: the read end under the name of the sink's far end, and the
+// write end, its input, as OPENING/in, until the stream has ended or the branch is removed.
+
+// copier is the plugin that copies streams, and what its choices have as their text.
+const copier = "fanout"
+
+// branchOption is the option of a spec that is the core's and no sink's: its policy as a branch.
+const branchOption = "branch"
+
+var policies = map[string]sinkpb.Policy{
+	"block": sinkpb.Policy_BLOCK, "drop-oldest": sinkpb.Policy_DROP_OLDEST, "drop-newest": sinkpb.Policy_DROP_NEWEST,
+}
+
+// policyName is the value of branchOption that means p.
+func policyName(p sinkpb.Policy) string {
+	return strings.ReplaceAll(strings.ToLower(p.String()), "_", "-")
+}
+
+// takePolicy takes branchOption out of s, and says whether it was there.
+func takePolicy(s spec.Spec) (p sinkpb.Policy, given bool, err error) {
+	text, given := s.Options[branchOption]
+	if !given {
+		return 0, false, nil
+	}
+	delete(s.Options, branchOption)
+	p, ok := policies[text]
+	if !ok {
+		names := []string{"block", "drop-newest", "drop-oldest"}
+		return 0, true, fmt.Errorf("sink %s: %s=%s: want one of %s%s", s.Name, branchOption, text, strings.Join(names, ", "), nearest.Hint(text, names))
+	}
+	return p, true, nil
+}
+
+// fans says whether a stream with these sinks is copied to them: it has several, or one that has a policy as a branch.
+func (a *Agent) fans(texts []string) (bool, error) {
+	for _, text := range texts {
+		s, err := a.cfg.Load().Preset(text)
+		if err != nil {
+			return false, err
+		}
+		if _, given := s.Options[branchOption]; given {
+			return true, nil
+		}
+	}
+	return len(texts) > 1, nil
+}
+
+// fanOut makes the choices for a stream that is copied to several sinks: what copies it, and each of them.
+func (a *Agent) fanOut(ctx context.Context, s sinkpb.Stream, texts []string, resolve func(text string) (choice, error)) ([]*choice, error) {
+	if s == sinkpb.Stream_STDIN {
+		return nil, fmt.Errorf("stdin has several sinks (%s), or one with %s=: only stdout and stderr can be copied", strings.Join(texts, " and "), branchOption)
+	}
+	from, err := a.copierOf(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	out := []*choice{from}
+	for i, text := range texts {
+		if slices.Contains(texts[:i], text) {
+			return nil, fmt.Errorf("%s has the sink %q twice", streamName(s), text)
+		}
+		b, err := resolve(text)
+		if err != nil {
+			return nil, err
+		}
+		if err := b.standBehind(from); err != nil {
+			return nil, err
+		}
+		out = append(out, &b)
+	}
+	return out, nil
+}
+
+// copierOf is the choice of what copies s.
+func (a *Agent) copierOf(ctx context.Context, s sinkpb.Stream) (*choice, error) {
+	p, err := a.host.Get(ctx, copier)
+	if err != nil {
+		return nil, err
+	}
+	if !p.Description().Copies {
+		return nil, fmt.Errorf("plugin %s does not copy streams; see [plugins.%s] in the config", copier, copier)
+	}
+	return &choice{text: copier, spec: spec.Spec{Name: copier}, wiring: "pipe", streams: []sinkpb.Stream{s}, copies: true}, nil
+}
+
+// standBehind makes ch a branch of what from copies.
+func (ch *choice) standBehind(from *choice) error {
+	if ch.wiring != "pipe" {
+		return fmt.Errorf("sink %s cannot be one of several: it has the child get something else than a pipe (%s)", ch.text, ch.wiring)
+	}
+	ch.from = from
+	return nil
+}
+
+// openCopied wires a stream that is copied: first the sinks behind it, then what copies it.
+func (a *Agent) openCopied(ctx context.Context, c *child, ch *choice, n int, pbChild *sinkpb.Child, near *nearEnds) error {
+	o, err := a.newOpening(ctx, c, ch, n)
+	if err != nil {
+		return err
+	}
+	r, w, err := fd.Pipe()
+	if err != nil {
+		return a.unopened(o, err)
+	}
+	near.std[int(ch.streams[0])-1] = w
+	near.keep(farPrefix(c.id())+o.id+"/"+streamName(ch.streams[0]), r)
+	far := []int{r.Int()}
+	var branches []*opening
+	for i, b := range c.sinks {
+		if b.from != ch {
+			continue
+		}
+		bo, err := a.newOpening(ctx, c, b, i)
+		if err != nil {
+			return a.unopened(o, err)
+		}
+		in, err := a.openBranch(ctx, c, bo, pbChild, near.keep)
+		if err != nil {
+			return a.unopened(o, a.unopened(bo, err))
+		}
+		far, branches = append(far, in.Int()), append(branches, bo)
+	}
+	if err := a.give(ctx, c, o, pbChild, far, branches); err != nil {
+		return a.unopened(o, err)
+	}
+	if o.streams[0].holder, err = holderOf(w.Int()); err != nil {
+		return fmt.Errorf("look at a near end: %w", err)
+	}
+	return nil
+}
+
+// openBranch gives a sink the read end of a new pipe, both ends of which keep gets. It returns the write end.
+func (a *Agent) openBranch(ctx context.Context, c *child, o *opening, pbChild *sinkpb.Child, keep func(name string, f *fd.FD)) (in *fd.FD, err error) {
+	r, w, err := fd.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	keep(farPrefix(c.id())+o.id+"/"+streamName(o.choice.streams[0]), r)
+	keep(inputName(o), w)
+	return w, a.give(ctx, c, o, pbChild, []int{r.Int()}, nil)
+}
+
+// partOf names a stream in events, and a branch of it as STREAM/NUMBER.
+func partOf(r *controlpb.Sink) string {
+	if r.Branch == 0 {
+		return r.Stream
+	}
+	return fmt.Sprintf("%s/%d", r.Stream, r.Branch)
+}
+
+// inputName is the keeper's name of the write end of a branch's pipe.
+func inputName(o *opening) string { return farPrefix(o.child.id()) + o.id + "/in" }
+
+// give opens o at its plugin with far ends: of a stream that is copied they are followed by the inputs of its branches. It
+// does not take ownership of far.
+func (a *Agent) give(ctx context.Context, c *child, o *opening, pbChild *sinkpb.Child, far []int, branches []*opening) error {
+	req := &sinkpb.OpenRequest{
+		Opening: o.id, Spec: wireSpec(o.choice.spec), Child: pbChild, Streams: o.choice.streams, Branches: wireBranches(branches),
+		Size: &sinkpb.Size{Rows: c.spec.Size.Rows, Cols: c.spec.Size.Cols},
+	}
+	return o.plugin.Load().Give(ctx, far, func(ctx context.Context, ticket []byte) error {
+		req.Ticket = ticket
+		_, err := o.sinks().Open(ctx, req)
+		return err
+	})
+}
+
+func wireBranches(branches []*opening) (out []*sinkpb.Branch) {
+	for _, b := range branches {
+		out = append(out, wireBranch(b))
+	}
+	return out
+}
+
+func wireBranch(b *opening) *sinkpb.Branch {
+	return &sinkpb.Branch{Id: b.id, Policy: b.choice.policy, Spec: b.choice.text}
+}
+
+// branches lists the openings that o's stream is copied to, and that have not ended. Agent.mu is held.
+func (o *opening) branches() (out []*opening) {
+	if !o.choice.copies {
+		return nil
+	}
+	for _, b := range o.child.openings {
+		if b.choice.from == o.choice && b.run == o.run && !b.streams[0].done {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+// copiedBy is the opening that copies a stream to the branch o, nil where o is none. Agent.mu is held.
+func (o *opening) copiedBy() *opening {
+	for _, from := range o.child.openings {
+		if o.choice.from != nil && from.choice == o.choice.from && from.run == o.run {
+			return from
+		}
+	}
+	return nil
+}
+
+// fetchInputs returns what a successor of what copies o's stream gets of its branches: their inputs, owned by the caller.
+func (a *Agent) fetchInputs(ctx context.Context, o *opening) (branches []*sinkpb.Branch, in []*fd.FD, err error) {
+	a.mu.Lock()
+	all := o.branches()
+	a.mu.Unlock()
+	for _, b := range all {
+		f, err := a.keeper.Fetch(ctx, inputName(b))
+		if errors.Is(err, unix.ENOENT) {
+			continue // it has just been removed
+		}
+		if err != nil {
+			fd.CloseAll(in)
+			return nil, nil, fmt.Errorf("fetch the input of %s: %w", b.choice.text, err)
+		}
+		branches, in = append(branches, wireBranch(b)), append(in, f)
+	}
+	return branches, in, nil
+}
+
+// copiedAll ends the branches of o, whose stream has ended: with the keeper's copies of their inputs the last ones go, and their
+// sinks come to the end of the stream. Agent.mu is held.
+func (a *Agent) copiedAll(o *opening) {
+	branches := o.branches()
+	if len(branches) > 0 {
+		a.follow(func() { a.closeInputs(branches) })
+	}
+}
+
+func (a *Agent) closeInputs(branches []*opening) {
+	for _, b := range branches {
+		a.keeper.Drop(a.ctx, inputName(b), false)
+		a.settle(b) // it may have to be cut, which was put off
+	}
+}
+
+// branchFailed has the stream go on without the branch o, which nobody reads any more. Agent.mu is held.
+func (a *Agent) branchFailed(o *opening) {
+	from := o.copiedBy()
+	if from == nil || from.streams[0].done {
+		return
+	}
+	a.follow(func() {
+		from.sinks().RemoveBranch(a.ctx, &sinkpb.RemoveBranchRequest{Opening: from.id, Branch: o.id, Discard: true})
+		a.keeper.Drop(a.ctx, inputName(o), false)
+	})
+}
+
+// resumeCopies does what an agent that died may have left undone between a stream and its branches.
+func (a *Agent) resumeCopies(c *child) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, o := range c.openings {
+		for _, s := range o.streams {
+			if s.done && s.rec.State != "moved" {
+				a.copiedAll(o)
+			}
+			if s.done && s.rec.State == "failed" {
+				a.branchFailed(o)
+			}
+		}
+	}
+}
+
+// branchDropped notes what a branch has lost. Agent.mu is held.
+func (a *Agent) branchDropped(from *opening, id string, n uint64) {
+	for _, b := range from.child.openings {
+		if b.id != id || b.choice.from != from.choice {
+			continue
+		}
+		if s := b.streams[0]; n > s.rec.Missed {
+			s.rec.Missed = n
+			a.emit(b.child, "dropped", partOf(s.rec), fmt.Sprintf("%d bytes did not come to %s until now (%s)", n, b.choice.text, policyName(b.choice.policy)))
+		}
+	}
+}
