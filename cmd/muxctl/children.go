@@ -225,11 +225,18 @@ func (a *app) removeCmd() *cobra.Command {
 }
 
 func (a *app) redirectCmd() *cobra.Command {
-	return &cobra.Command{
+	var add, remove bool
+	c := &cobra.Command{
 		Use: "redirect ID STREAM SINK", Short: "Move an output stream of a running child to another sink", Args: args(cobra.ExactArgs(3)),
 		Long: `redirect moves stdout or stderr of a running child to another sink. Nothing is lost or doubled: the output of the old sink, followed
-by that of the new one, is the stream. What is on a terminal, a direct file, an inherited stream or null cannot be moved.`,
-		Example: "  muxctl redirect web stdout file:/var/log/web-new.log", ValidArgsFunction: a.completeChildren,
+by that of the new one, is the stream. What is on a terminal, a direct file, an inherited stream or null cannot be moved.
+
+With --add the sink gets the stream from here on besides those that it has, and with --remove a sink, named by its spec or its number in
+muxctl inspect, gets no more of it; the others notice nothing. That is for streams that were started with several sinks, or
+with branch= for their one.`,
+		Example: `  muxctl redirect web stdout file:/var/log/web-new.log
+  muxctl redirect web stdout --add socket:unix:/run/debug,branch=drop-oldest
+  muxctl redirect web stdout --remove 2`, ValidArgsFunction: a.completeChildren,
 		RunE: func(c *cobra.Command, argv []string) error {
 			cwd, err := os.Getwd()
 			if err != nil {
@@ -239,7 +246,16 @@ by that of the new one, is the stream. What is on a terminal, a direct file, an 
 			if err != nil {
 				return err
 			}
-			r, err := m.API.Redirect(c.Context(), &controlpb.RedirectRequest{Child: argv[0], Stream: argv[1], Spec: argv[2], Cwd: []byte(cwd)})
+			how := controlpb.RedirectRequest_INSTEAD
+			switch {
+			case add && remove:
+				return usageError("redirect: --add and --remove exclude each other")
+			case add:
+				how = controlpb.RedirectRequest_ADD
+			case remove:
+				how = controlpb.RedirectRequest_REMOVE
+			}
+			r, err := m.API.Redirect(c.Context(), &controlpb.RedirectRequest{Child: argv[0], Stream: argv[1], Spec: argv[2], Cwd: []byte(cwd), How: how})
 			if err != nil {
 				return err
 			}
@@ -249,6 +265,9 @@ by that of the new one, is the stream. What is on a terminal, a direct file, an 
 			return nil
 		},
 	}
+	c.Flags().BoolVar(&add, "add", false, "the sink gets the stream too, from here on")
+	c.Flags().BoolVar(&remove, "remove", false, "the sink, by spec or number, gets no more of it")
+	return c
 }
 
 // printChild is inspect for people.

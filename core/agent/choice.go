@@ -22,9 +22,10 @@ type choice struct {
 
 	location string // where the bytes go, for people, as far as it is known before the sink is opened
 
-	copies bool          // it copies its stream to the choices that stand behind it
-	from   *choice       // of a branch: what copies the stream to it
-	policy sinkpb.Policy // of a branch
+	copies  bool          // it copies its stream to the choices that stand behind it
+	from    *choice       // of a branch: what copies the stream to it
+	policy  sinkpb.Policy // of a branch
+	removed bool          // it gets nothing more, and is not opened again
 }
 
 // near lists the descriptors of the child that the choice provides, by number.

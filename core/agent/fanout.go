@@ -271,6 +271,7 @@ func (a *Agent) resumeCopies(c *child) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, o := range c.openings {
+		a.dropRemoved(o)
 		for _, s := range o.streams {
 			if s.done && s.rec.State != "moved" {
 				a.copiedAll(o)

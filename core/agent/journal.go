@@ -148,7 +148,7 @@ func (c *child) message() *agentpb.Child {
 		Backoff: int64(c.backoff), BackoffFirst: int64(c.backoffFirst), BackoffMax: int64(c.backoffMax),
 	}
 	for _, ch := range c.sinks {
-		w := &agentpb.Choice{Text: ch.text, Name: ch.spec.Name, Arg: ch.spec.Arg, Options: ch.spec.Options, Wiring: ch.wiring, Policy: int32(ch.policy)}
+		w := &agentpb.Choice{Text: ch.text, Name: ch.spec.Name, Arg: ch.spec.Arg, Options: ch.spec.Options, Wiring: ch.wiring, Policy: int32(ch.policy), Removed: ch.removed}
 		if ch.from != nil {
 			w.Behind = uint32(slices.Index(c.sinks, ch.from) + 1)
 		}
@@ -185,7 +185,7 @@ func childFrom(m *agentpb.Child) (*child, error) {
 		return nil, err
 	}
 	for _, w := range m.Choices {
-		ch := &choice{text: w.Text, spec: spec.Spec{Name: w.Name, Arg: w.Arg, Options: w.Options}, wiring: w.Wiring}
+		ch := &choice{text: w.Text, spec: spec.Spec{Name: w.Name, Arg: w.Arg, Options: w.Options}, wiring: w.Wiring, removed: w.Removed}
 		for _, s := range w.Streams {
 			ch.streams = append(ch.streams, sinkpb.Stream(s))
 		}
@@ -211,7 +211,7 @@ func childFrom(m *agentpb.Child) (*child, error) {
 			}
 			o.streams = append(o.streams, &stream{
 				kind: sinkpb.Stream(s.Kind), rec: c.rec.Sinks[s.Sink], done: s.Done,
-				moving: m.Move != nil && c.rec.Sinks[s.Sink].Stream == m.Move.Stream && !s.Done,
+				moving: m.Move != nil && m.Move.How == "" && c.rec.Sinks[s.Sink].Stream == m.Move.Stream && !s.Done,
 				holder: holderID{dev: s.Dev, ino: s.Ino, rdev: s.Rdev},
 			})
 		}

@@ -100,7 +100,11 @@ func (a *Agent) moveAgain(c *child, move *agentpb.Move) {
 	a.mu.Lock()
 	c.moving = false
 	a.mu.Unlock()
-	if err := a.redirect(a.ctx, c, move.Stream, move.Spec, move.Cwd); err != nil {
+	again := func() error { return a.redirect(a.ctx, c, move.Stream, move.Spec, move.Cwd) }
+	if move.How != "" {
+		again = func() error { return a.change(a.ctx, c, move, true) }
+	}
+	if err := again(); err != nil {
 		a.log.Error("a stream that was being moved is not", "child", c.id(), "stream", move.Stream, "to", move.Spec, "error", plainError(err))
 	}
 }
@@ -204,7 +208,18 @@ func (s *api) Redirect(ctx context.Context, req *controlpb.RedirectRequest) (*co
 	if err != nil {
 		return nil, err
 	}
-	if err := s.a.redirect(ctx, c, req.Stream, req.Spec, req.Cwd); err != nil {
+	how, known := map[controlpb.RedirectRequest_How]string{
+		controlpb.RedirectRequest_INSTEAD: "", controlpb.RedirectRequest_ADD: moveAdds, controlpb.RedirectRequest_REMOVE: moveRemoves,
+	}[req.How]
+	switch {
+	case !known:
+		err = status.Errorf(codes.InvalidArgument, "redirect: this muxd does not know how %d", req.How)
+	case how == "":
+		err = s.a.redirect(ctx, c, req.Stream, req.Spec, req.Cwd)
+	default:
+		err = s.a.change(ctx, c, &agentpb.Move{Stream: req.Stream, Spec: req.Spec, Cwd: req.Cwd, How: how}, false)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return s.a.snapshot(c), nil

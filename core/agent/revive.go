@@ -237,6 +237,7 @@ func (a *Agent) reopen(ctx context.Context, o *opening, p *host.Plugin) error {
 			s.rec.Error = ""
 		}
 	}
+	a.dropRemoved(o)
 	a.emit(c, "recovered", "", fmt.Sprintf("plugin %s serves it again, pid %d", p.Name(), p.PID()))
 	a.mu.Unlock()
 	a.settle(o)

@@ -216,6 +216,7 @@ func (a *Agent) start(ctx context.Context, c *child, by caller) (err error) {
 	a.mu.Lock()
 	c.rec.Run++
 	run := c.rec.Run
+	c.forgetRemoved()
 	c.openings, c.rec.Sinks, c.cut, c.pending = nil, nil, false, nil
 	c.key = fmt.Sprintf("child/%s/%d", c.id(), run)
 	a.mu.Unlock()

@@ -142,10 +142,8 @@ func (s *FanSource) finishMove(all []*branch) error {
 		s.slot.still()
 		return nil
 	}
-	if last.n < n {
-		if err := s.moveLast(last, &n, false); err != nil {
-			return err
-		}
+	if err := s.moveLast(last, n); err != nil {
+		return err
 	}
 	s.slot.commit(n)
 	return nil

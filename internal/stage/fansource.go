@@ -194,21 +194,13 @@ func (s *FanSource) fill() (int, error) {
 	last := to[len(to)-1]
 	s.slot.moving(last.b)
 	s.fan.step(StepMoving)
-	n := to[0].stage.size
-	for i, b := range to[:len(to)-1] {
-		k, err := b.stage.copyFrom(s.src.Int(), n)
-		if err == nil && i > 0 && k != n {
-			err = fmt.Errorf("copy a chunk of %d bytes: %w", n, io.ErrShortWrite)
-		}
-		if n = k; err != nil || n == 0 {
-			s.slot.still()
-			return 0, err
-		}
-		s.fan.step(StepTeed)
-	}
-	if err := s.moveLast(last.stage, &n, len(to) == 1); err != nil || n == 0 {
+	n, err := s.fillStages(to)
+	if n == 0 && (err == nil || errors.Is(err, unix.EAGAIN)) {
 		s.slot.still()
 		return 0, err
+	}
+	if err != nil {
+		return 0, err // what was copied is thrown away, by a successor too: the source has it still
 	}
 	s.fan.step(StepLast)
 	s.slot.commit(n)
@@ -216,22 +208,39 @@ func (s *FanSource) fill() (int, error) {
 	return n, nil
 }
 
-// moveLast moves n bytes of the source into the last stage: any number where it is the only one, which then is n.
-func (s *FanSource) moveLast(st *stage, n *int, only bool) error {
-	for {
-		k, err := st.moveFrom(s.src.Int(), *n-st.n)
+// fillStages copies a chunk into all stages but the last, and moves it there. Where it returns EAGAIN or 0 it has done nothing.
+func (s *FanSource) fillStages(to []*branch) (n int, err error) {
+	last := to[len(to)-1].stage
+	for i, b := range to[:len(to)-1] {
+		k, err := b.stage.copyFrom(s.src.Int(), cmp.Or(n, b.stage.size))
 		switch {
-		case err != nil:
-			return err
-		case only:
-			*n = st.n
-			return nil
-		case k == 0:
-			return fmt.Errorf("take a chunk of %d bytes: %w", *n, io.ErrUnexpectedEOF)
-		case st.n == *n:
-			return nil
+		case i == 0 && (err != nil || k == 0):
+			return 0, err
+		case i == 0:
+			n = k
+		case err != nil || k != n:
+			return n, fmt.Errorf("copy a chunk of %d bytes to branch %s: %d, %w", n, b.Key, k, cmp.Or(err, io.ErrShortWrite))
+		}
+		s.fan.step(StepTeed)
+	}
+	if len(to) == 1 {
+		return last.moveFrom(s.src.Int(), last.size)
+	}
+	return n, s.moveLast(last, n)
+}
+
+// moveLast has the last stage take n bytes out of the source, which has them, in all.
+func (s *FanSource) moveLast(last *stage, n int) error {
+	for last.n < n {
+		k, err := last.moveFrom(s.src.Int(), n-last.n)
+		if err == nil && k == 0 {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return fmt.Errorf("take a chunk of %d bytes, %d of them: %w", n, last.n, err)
 		}
 	}
+	return nil
 }
 
 // smallest is the size of the smallest stage.

@@ -269,6 +269,7 @@ type Choice struct {
 	Streams       []int32                `protobuf:"varint,6,rep,packed,name=streams,proto3" json:"streams,omitempty"` // muxd.sink.v1.Stream
 	Behind        uint32                 `protobuf:"varint,7,opt,name=behind,proto3" json:"behind,omitempty"`          // of a branch: the choice, counted from 1, whose sink copies the stream into it
 	Policy        int32                  `protobuf:"varint,8,opt,name=policy,proto3" json:"policy,omitempty"`          // of a branch: muxd.sink.v1.Policy
+	Removed       bool                   `protobuf:"varint,9,opt,name=removed,proto3" json:"removed,omitempty"`        // of a branch: it gets nothing more
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -357,6 +358,13 @@ func (x *Choice) GetPolicy() int32 {
 		return x.Policy
 	}
 	return 0
+}
+
+func (x *Choice) GetRemoved() bool {
+	if x != nil {
+		return x.Removed
+	}
+	return false
 }
 
 type Opening struct {
@@ -540,7 +548,7 @@ const file_core_agent_agentpb_journal_proto_rawDesc = "" +
 	"\x06stream\x18\x01 \x01(\tR\x06stream\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\tR\x04spec\x12\x10\n" +
 	"\x03cwd\x18\x03 \x01(\fR\x03cwd\x12\x10\n" +
-	"\x03how\x18\x04 \x01(\tR\x03how\"\x9e\x02\n" +
+	"\x03how\x18\x04 \x01(\tR\x03how\"\xb8\x02\n" +
 	"\x06Choice\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -549,7 +557,8 @@ const file_core_agent_agentpb_journal_proto_rawDesc = "" +
 	"\x06wiring\x18\x05 \x01(\tR\x06wiring\x12\x18\n" +
 	"\astreams\x18\x06 \x03(\x05R\astreams\x12\x16\n" +
 	"\x06behind\x18\a \x01(\rR\x06behind\x12\x16\n" +
-	"\x06policy\x18\b \x01(\x05R\x06policy\x1a:\n" +
+	"\x06policy\x18\b \x01(\x05R\x06policy\x12\x18\n" +
+	"\aremoved\x18\t \x01(\bR\aremoved\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"t\n" +
