@@ -211,6 +211,12 @@ func (c *Client) SpawnAttached(ctx context.Context, child *controlpb.ChildSpec, 
 	return resp, v, err
 }
 
+// Upgrade replaces muxd and its plugins by the programs that are on disk now, and says what became of each process. It returns when
+// all of them serve again.
+func (c *Client) Upgrade(ctx context.Context) (*controlpb.UpgradeResponse, error) {
+	return c.API.Upgrade(ctx, &controlpb.UpgradeRequest{RequestId: rand.Text()})
+}
+
 // Wait returns when the child is finished: every byte of its streams is where it belongs.
 func (c *Client) Wait(ctx context.Context, child string) (*controlpb.Child, error) {
 	return c.API.Wait(ctx, &controlpb.WaitRequest{Child: child})

@@ -7,9 +7,11 @@
 //
 // Besides testscript's own commands there are:
 //
-//	muxd-up [-nofile N] [-devpts N] [CONFIG]
+//	muxd-up [-nofile N] [-devpts N] [-program MUXD] [CONFIG]
 //		starts muxd in the background, and returns once its control socket accepts. With -nofile it may have N open
-//		files, with -devpts it sees a private /dev/pts with N terminals. What this one logs is in muxd.log. $E2E_BINARY is this test's binary, which is a sink plugin too.
+//		files, with -devpts it sees a private /dev/pts with N terminals. With -program it is another muxd than the one in the
+//		PATH; beside that one are next/muxd, another version, and broken/muxd, which does not start. What this one logs is
+//		in muxd.log. $E2E_BINARY is this test's binary, which is a sink plugin too.
 //	muxd-down
 //		sends it SIGTERM, waits for it to end with status 0, and checks that its runtime directory is gone, that
 //		no temporary file and no process of it is left, and that its log tells of no panic and no data race.
@@ -20,6 +22,8 @@
 //	muxd-kill
 //		kills its keeper and agent in one moment, neither of which sees the other die. The next muxd-up follows them, and
 //		what is logged goes on in muxd.log.
+//	muxd-followed
+//		stops a muxd whose keeper is another process by now than the one that was started, and checks that nothing is left.
 //	kill-client SIGNAL REGEXP
 //		sends a signal to the one muxctl of the script whose arguments match REGEXP.
 //	status N COMMAND...

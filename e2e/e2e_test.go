@@ -55,16 +55,26 @@ func build() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	args := []string{"build", "-ldflags", "-X main.version=v0-e2e", "-o", dir + "/"}
-	cgo := "CGO_ENABLED=0"
-	if race {
-		args, cgo = append(args, "-race"), "CGO_ENABLED=1"
-	}
-	cmd := exec.Command("go", append(args, "github.com/muxd/muxd/cmd/muxd", "github.com/muxd/muxd/cmd/muxctl")...)
-	cmd.Env = append(os.Environ(), cgo)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		os.RemoveAll(dir)
-		return "", fmt.Errorf("build the binaries: %w\n%s", err, out)
+	const pkg = "github.com/muxd/muxd/cmd/"
+	for _, b := range []struct {
+		to, version string
+		packages    []string
+	}{
+		{"", "v0-e2e", []string{pkg + "muxd", pkg + "muxctl"}},
+		{"next/", "v1-e2e", []string{pkg + "muxd"}}, // to upgrade to
+		{"broken/muxd", "", []string{"github.com/muxd/muxd/e2e/testdata/broken"}},
+	} {
+		args := []string{"build", "-ldflags", "-X main.version=" + b.version, "-o", dir + "/" + b.to}
+		cgo := "CGO_ENABLED=0"
+		if race {
+			args, cgo = append(args, "-race"), "CGO_ENABLED=1"
+		}
+		cmd := exec.Command("go", append(args, b.packages...)...)
+		cmd.Env = append(os.Environ(), cgo)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			os.RemoveAll(dir)
+			return "", fmt.Errorf("build the binaries: %w\n%s", err, out)
+		}
 	}
 	return dir, os.Chmod(dir, 0o755)
 }
@@ -94,14 +104,16 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"muxd-gone":   muxdGone,
 	"muxd-signal": muxdSignal,
 	"muxd-kill":   muxdKill,
-	"kill-client": killClient,
-	"status":      status,
-	"waitfor":     waitFor,
-	"keys":        keys,
-	"baseline":    baseline,
-	"leaks":       leaks,
-	"tmpfs":       tmpfs,
-	"tty":         ttyCommand,
+
+	"muxd-followed": muxdFollowed,
+	"kill-client":   killClient,
+	"status":        status,
+	"waitfor":       waitFor,
+	"keys":          keys,
+	"baseline":      baseline,
+	"leaks":         leaks,
+	"tmpfs":         tmpfs,
+	"tty":           ttyCommand,
 }
 
 func TestScripts(t *testing.T) {

@@ -39,6 +39,8 @@ func muxdUp(ts *testscript.TestScript, neg bool, args []string) {
 		switch args[0] {
 		case "-nofile":
 			argv = append([]string{"sh", "-c", `ulimit -n ` + args[1] + `; exec "$@"`, "sh"}, argv...)
+		case "-program":
+			argv[len(argv)-1] = args[1]
 		case "-devpts":
 			argv = append([]string{"unshare", "--mount", "sh", "-e", "-c", privatePts, args[1]}, argv...)
 		default:
@@ -51,7 +53,7 @@ func muxdUp(ts *testscript.TestScript, neg bool, args []string) {
 	case 1:
 		argv = append(argv, "--config", args[0])
 	default:
-		ts.Fatalf("usage: muxd-up [-nofile N] [-devpts N] [CONFIG]")
+		ts.Fatalf("usage: muxd-up [-nofile N] [-devpts N] [-program MUXD] [CONFIG]")
 	}
 	m, err := startMuxd(ts, argv)
 	ts.Check(err)
@@ -209,6 +211,30 @@ func muxdKill(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	s.killed, s.muxd = s.muxd, nil
+}
+
+func muxdFollowed(ts *testscript.TestScript, neg bool, args []string) {
+	s := of(ts)
+	if neg || len(args) > 0 || s.muxd == nil {
+		ts.Fatalf("usage: muxd-followed, when another keeper is in the place of the one that was started")
+	}
+	select {
+	case <-s.muxd.exited:
+	case <-time.After(soon):
+		ts.Fatalf("the keeper that was started lives")
+	}
+	ts.Check(ts.Exec("muxctl", "agent", "stop"))
+	for deadline := time.Now().Add(soon); ; time.Sleep(interval) {
+		_, err := os.Lstat(s.muxd.dir)
+		left := strangers(s.mark)
+		if os.IsNotExist(err) && len(left) == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("left: %s (%v), %v", s.muxd.dir, err, left)
+		}
+	}
+	s.muxd, s.killed, s.orphans = nil, nil, nil
 }
 
 func killClient(ts *testscript.TestScript, neg bool, args []string) {

@@ -12,7 +12,7 @@ import (
 
 func (a *app) agentCmd() *cobra.Command {
 	c := &cobra.Command{Use: "agent", Short: "Look at muxd itself, or change it", Args: args(cobra.NoArgs)}
-	c.AddCommand(a.agentStatusCmd(), a.agentReloadCmd(), a.agentStopCmd())
+	c.AddCommand(a.agentStatusCmd(), a.agentReloadCmd(), a.agentUpgradeCmd(), a.agentStopCmd())
 	return c
 }
 
@@ -71,6 +71,52 @@ names are started. Where the file is wrong nothing changes.`,
 			return nil
 		},
 	}
+}
+
+func (a *app) agentUpgradeCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "upgrade", Short: "Replace muxd by what is on disk now, under running children", Args: args(cobra.NoArgs),
+		Long: `upgrade replaces keeper and agent by the program that is now where muxd was started from, and every plugin whose
+executable has changed. Children run on, streams wait a moment, and no byte is lost. The new programs are asked
+first: where one cannot take over from what runs, nothing is changed.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			m, err := a.muxd()
+			if err != nil {
+				return err
+			}
+			resp, err := m.Upgrade(c.Context())
+			if err != nil {
+				return err
+			}
+			if a.output == "json" {
+				return printUpgrade(resp.Steps)
+			}
+			for _, s := range resp.Steps {
+				if s.Replaced {
+					fmt.Printf("%s: %s -> %s, pid %d -> %d\n", s.What, s.VersionBefore, s.Version, s.PidBefore, s.Pid)
+				} else {
+					fmt.Printf("%s: %s, pid %d, as on disk\n", s.What, s.Version, s.Pid)
+				}
+			}
+			return nil
+		},
+	}
+}
+
+func printUpgrade(steps []*controlpb.Upgraded) error {
+	type view struct {
+		What          string `json:"what"`
+		Replaced      bool   `json:"replaced"`
+		PIDBefore     int32  `json:"pid_before"`
+		PID           int32  `json:"pid"`
+		VersionBefore string `json:"version_before"`
+		Version       string `json:"version"`
+	}
+	out := []view{}
+	for _, s := range steps {
+		out = append(out, view{s.What, s.Replaced, s.PidBefore, s.Pid, s.VersionBefore, s.Version})
+	}
+	return printJSON(out)
 }
 
 func (a *app) agentStopCmd() *cobra.Command {

@@ -4,8 +4,10 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 
@@ -29,6 +31,7 @@ var version = "dev"
 var builtin = map[string]func() sink.Plugin{"fanout": fanout.Plugin, "file": file.Plugin, "pty": pty.Plugin, "socket": socket.Plugin}
 
 func main() {
+	os.WriteFile("/proc/self/comm", []byte("muxd"), 0) // not the "exe" of keeper.Self; where it cannot be, nothing but ps notices
 	// What muxd runs as itself has its own first word, before any flag.
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
@@ -36,6 +39,8 @@ func main() {
 			os.Exit(runAgent(os.Args[2:]))
 		case "takeover":
 			os.Exit(runTakeover(os.Args[2:]))
+		case "protocols":
+			os.Exit(printProtocols())
 		case "plugin":
 			runPlugin(os.Args[2:])
 			return
@@ -82,11 +87,11 @@ reads the configuration again, and leaves running children alone.`,
 				fmt.Printf("%s is in order\n", configPath)
 				return nil
 			}
-			o, err := keeperOptions([]string{dir, configPath})
+			path, err := ownPath()
 			if err != nil {
 				return err
 			}
-			code = keeper.Run(o)
+			code = keeper.Run(keeperOptions(path, []string{dir, configPath}))
 			return nil
 		},
 	}
@@ -104,28 +109,39 @@ reads the configuration again, and leaves running children alone.`,
 	return code
 }
 
-// keeperOptions are those of a keeper whose agent gets args: the runtime directory and the configuration file.
-func keeperOptions(args []string) (keeper.Options, error) {
-	self, err := os.Executable()
+// ownPath is where this program is, as it was called: the file that an upgrade is read from, whatever becomes of the one that runs.
+func ownPath() (string, error) {
+	self, err := os.Stat(keeper.Self)
 	if err != nil {
-		return keeper.Options{}, err
+		return "", err
 	}
-	return keeper.Options{RuntimeDir: args[0], Agent: append([]string{self, "agent"}, args...), Version: version}, nil
+	if path, err := exec.LookPath(os.Args[0]); err == nil {
+		if st, err := os.Stat(path); err == nil && os.SameFile(st, self) {
+			return filepath.Abs(path)
+		}
+	}
+	return os.Executable()
 }
 
-// runTakeover is the keeper that an agent becomes whose own has died.
+// keeperOptions are those of a keeper whose program is at path, and whose agent gets args: the runtime directory and the
+// configuration file.
+func keeperOptions(path string, args []string) keeper.Options {
+	return keeper.Options{
+		RuntimeDir: args[0], Version: version, Exe: keeper.Self,
+		Agent: append([]string{path, "agent"}, args...), Again: append([]string{path, "takeover"}, args...),
+	}
+}
+
+// runTakeover is the keeper that goes on from what this process was before: an agent whose keeper has died, or a keeper of another
+// version.
 func runTakeover(args []string) int {
 	n, err := strconv.Atoi(os.Getenv(keeper.TakeoverEnv))
 	if err != nil || len(args) != 2 {
 		fmt.Fprintln(os.Stderr, "muxd takeover: started by muxd only; run muxd --config FILE")
 		return 2
 	}
-	o, err := keeperOptions(args)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "muxd:", err)
-		return 1
-	}
 	os.Unsetenv(keeper.TakeoverEnv)
+	o := keeperOptions(os.Args[0], args)
 	o.Takeover = fd.New(n)
 	return keeper.Run(o)
 }
@@ -138,15 +154,19 @@ func runAgent(args []string) int {
 		return 2
 	}
 	os.Unsetenv(keeper.AgentFDs)
-	self, err := os.Executable()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "muxd agent:", err)
+	return agent.Run(agent.Options{
+		RuntimeDir: args[0], ConfigPath: args[1], Version: version, Path: os.Args[0],
+		Become: append([]string{os.Args[0], "takeover"}, args...), Keeper: fd.New(n[0]), Control: fd.New(n[1]), Sessions: fd.New(n[2]),
+	})
+}
+
+// printProtocols says what this program speaks, for a muxd of another version that is to be upgraded to it.
+func printProtocols() int {
+	if err := json.NewEncoder(os.Stdout).Encode(agent.ProtocolsOf(version)); err != nil {
+		fmt.Fprintln(os.Stderr, "muxd protocols:", err)
 		return 1
 	}
-	return agent.Run(agent.Options{
-		RuntimeDir: args[0], ConfigPath: args[1], Version: version,
-		Become: append([]string{self, "takeover"}, args...), Keeper: fd.New(n[0]), Control: fd.New(n[1]), Sessions: fd.New(n[2]),
-	})
+	return 0
 }
 
 // runPlugin serves a built-in plugin.

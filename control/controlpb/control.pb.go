@@ -2690,6 +2690,179 @@ func (x *StatusResponse) GetGoroutines() uint32 {
 	return 0
 }
 
+type UpgradeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpgradeRequest) Reset() {
+	*x = UpgradeRequest{}
+	mi := &file_control_controlpb_control_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpgradeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpgradeRequest) ProtoMessage() {}
+
+func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpgradeRequest.ProtoReflect.Descriptor instead.
+func (*UpgradeRequest) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *UpgradeRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type UpgradeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Steps         []*Upgraded            `protobuf:"bytes,1,rep,name=steps,proto3" json:"steps,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpgradeResponse) Reset() {
+	*x = UpgradeResponse{}
+	mi := &file_control_controlpb_control_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpgradeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpgradeResponse) ProtoMessage() {}
+
+func (x *UpgradeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpgradeResponse.ProtoReflect.Descriptor instead.
+func (*UpgradeResponse) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *UpgradeResponse) GetSteps() []*Upgraded {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+// Upgraded says what an upgrade did to one process.
+type Upgraded struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	What          string                 `protobuf:"bytes,1,opt,name=what,proto3" json:"what,omitempty"` // keeper, agent, or "plugin NAME"
+	PidBefore     int32                  `protobuf:"varint,2,opt,name=pid_before,json=pidBefore,proto3" json:"pid_before,omitempty"`
+	Pid           int32                  `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`
+	VersionBefore string                 `protobuf:"bytes,4,opt,name=version_before,json=versionBefore,proto3" json:"version_before,omitempty"`
+	Version       string                 `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	Replaced      bool                   `protobuf:"varint,6,opt,name=replaced,proto3" json:"replaced,omitempty"` // otherwise it runs what is on disk already
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Upgraded) Reset() {
+	*x = Upgraded{}
+	mi := &file_control_controlpb_control_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Upgraded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Upgraded) ProtoMessage() {}
+
+func (x *Upgraded) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Upgraded.ProtoReflect.Descriptor instead.
+func (*Upgraded) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *Upgraded) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *Upgraded) GetPidBefore() int32 {
+	if x != nil {
+		return x.PidBefore
+	}
+	return 0
+}
+
+func (x *Upgraded) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Upgraded) GetVersionBefore() string {
+	if x != nil {
+		return x.VersionBefore
+	}
+	return ""
+}
+
+func (x *Upgraded) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Upgraded) GetReplaced() bool {
+	if x != nil {
+		return x.Replaced
+	}
+	return false
+}
+
 type ReloadRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2698,7 +2871,7 @@ type ReloadRequest struct {
 
 func (x *ReloadRequest) Reset() {
 	*x = ReloadRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[37]
+	mi := &file_control_controlpb_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2710,7 +2883,7 @@ func (x *ReloadRequest) String() string {
 func (*ReloadRequest) ProtoMessage() {}
 
 func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[37]
+	mi := &file_control_controlpb_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2723,7 +2896,7 @@ func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
 func (*ReloadRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{37}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{40}
 }
 
 type ReloadResponse struct {
@@ -2735,7 +2908,7 @@ type ReloadResponse struct {
 
 func (x *ReloadResponse) Reset() {
 	*x = ReloadResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[38]
+	mi := &file_control_controlpb_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2747,7 +2920,7 @@ func (x *ReloadResponse) String() string {
 func (*ReloadResponse) ProtoMessage() {}
 
 func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[38]
+	mi := &file_control_controlpb_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2760,7 +2933,7 @@ func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadResponse.ProtoReflect.Descriptor instead.
 func (*ReloadResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{38}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReloadResponse) GetText() string {
@@ -2779,7 +2952,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[39]
+	mi := &file_control_controlpb_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2791,7 +2964,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[39]
+	mi := &file_control_controlpb_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2804,7 +2977,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{39}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ShutdownRequest) GetNow() bool {
@@ -2822,7 +2995,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[40]
+	mi := &file_control_controlpb_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2834,7 +3007,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[40]
+	mi := &file_control_controlpb_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2847,7 +3020,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{40}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{43}
 }
 
 var File_control_controlpb_control_proto protoreflect.FileDescriptor
@@ -3067,7 +3240,20 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	" \x01(\rR\afdLimit\x12\x1e\n" +
 	"\n" +
 	"goroutines\x18\v \x01(\rR\n" +
-	"goroutines\"\x0f\n" +
+	"goroutines\"/\n" +
+	"\x0eUpgradeRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\"B\n" +
+	"\x0fUpgradeResponse\x12/\n" +
+	"\x05steps\x18\x01 \x03(\v2\x19.muxd.control.v1.UpgradedR\x05steps\"\xac\x01\n" +
+	"\bUpgraded\x12\x12\n" +
+	"\x04what\x18\x01 \x01(\tR\x04what\x12\x1d\n" +
+	"\n" +
+	"pid_before\x18\x02 \x01(\x05R\tpidBefore\x12\x10\n" +
+	"\x03pid\x18\x03 \x01(\x05R\x03pid\x12%\n" +
+	"\x0eversion_before\x18\x04 \x01(\tR\rversionBefore\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\x12\x1a\n" +
+	"\breplaced\x18\x06 \x01(\bR\breplaced\"\x0f\n" +
 	"\rReloadRequest\"$\n" +
 	"\x0eReloadResponse\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\"#\n" +
@@ -3079,7 +3265,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\n" +
 	"ON_FAILURE\x10\x01\x12\n" +
 	"\n" +
-	"\x06ALWAYS\x10\x022\xb1\n" +
+	"\x06ALWAYS\x10\x022\xff\n" +
 	"\n" +
 	"\aControl\x12F\n" +
 	"\x05Spawn\x12\x1d.muxd.control.v1.SpawnRequest\x1a\x1e.muxd.control.v1.SpawnResponse\x12I\n" +
@@ -3097,7 +3283,8 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\bRedirect\x12 .muxd.control.v1.RedirectRequest\x1a\x16.muxd.control.v1.Child\x12L\n" +
 	"\aPlugins\x12\x1f.muxd.control.v1.PluginsRequest\x1a .muxd.control.v1.PluginsResponse\x12^\n" +
 	"\rRestartPlugin\x12%.muxd.control.v1.RestartPluginRequest\x1a&.muxd.control.v1.RestartPluginResponse\x12I\n" +
-	"\x06Status\x12\x1e.muxd.control.v1.StatusRequest\x1a\x1f.muxd.control.v1.StatusResponse\x12I\n" +
+	"\x06Status\x12\x1e.muxd.control.v1.StatusRequest\x1a\x1f.muxd.control.v1.StatusResponse\x12L\n" +
+	"\aUpgrade\x12\x1f.muxd.control.v1.UpgradeRequest\x1a .muxd.control.v1.UpgradeResponse\x12I\n" +
 	"\x06Reload\x12\x1e.muxd.control.v1.ReloadRequest\x1a\x1f.muxd.control.v1.ReloadResponse\x12O\n" +
 	"\bShutdown\x12 .muxd.control.v1.ShutdownRequest\x1a!.muxd.control.v1.ShutdownResponseB(Z&github.com/muxd/muxd/control/controlpbb\x06proto3"
 
@@ -3114,7 +3301,7 @@ func file_control_controlpb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_controlpb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_control_controlpb_control_proto_goTypes = []any{
 	(Restart)(0),                  // 0: muxd.control.v1.Restart
 	(RedirectRequest_How)(0),      // 1: muxd.control.v1.RedirectRequest.How
@@ -3155,10 +3342,13 @@ var file_control_controlpb_control_proto_goTypes = []any{
 	(*RestartPluginResponse)(nil), // 36: muxd.control.v1.RestartPluginResponse
 	(*StatusRequest)(nil),         // 37: muxd.control.v1.StatusRequest
 	(*StatusResponse)(nil),        // 38: muxd.control.v1.StatusResponse
-	(*ReloadRequest)(nil),         // 39: muxd.control.v1.ReloadRequest
-	(*ReloadResponse)(nil),        // 40: muxd.control.v1.ReloadResponse
-	(*ShutdownRequest)(nil),       // 41: muxd.control.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 42: muxd.control.v1.ShutdownResponse
+	(*UpgradeRequest)(nil),        // 39: muxd.control.v1.UpgradeRequest
+	(*UpgradeResponse)(nil),       // 40: muxd.control.v1.UpgradeResponse
+	(*Upgraded)(nil),              // 41: muxd.control.v1.Upgraded
+	(*ReloadRequest)(nil),         // 42: muxd.control.v1.ReloadRequest
+	(*ReloadResponse)(nil),        // 43: muxd.control.v1.ReloadResponse
+	(*ShutdownRequest)(nil),       // 44: muxd.control.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 45: muxd.control.v1.ShutdownResponse
 }
 var file_control_controlpb_control_proto_depIdxs = []int32{
 	6,  // 0: muxd.control.v1.SpawnRequest.child:type_name -> muxd.control.v1.ChildSpec
@@ -3177,47 +3367,50 @@ var file_control_controlpb_control_proto_depIdxs = []int32{
 	1,  // 13: muxd.control.v1.RedirectRequest.how:type_name -> muxd.control.v1.RedirectRequest.How
 	33, // 14: muxd.control.v1.PluginsResponse.plugins:type_name -> muxd.control.v1.Plugin
 	34, // 15: muxd.control.v1.Plugin.options:type_name -> muxd.control.v1.PluginOption
-	2,  // 16: muxd.control.v1.Control.Spawn:input_type -> muxd.control.v1.SpawnRequest
-	4,  // 17: muxd.control.v1.Control.Forked:input_type -> muxd.control.v1.ForkedRequest
-	13, // 18: muxd.control.v1.Control.List:input_type -> muxd.control.v1.ListRequest
-	15, // 19: muxd.control.v1.Control.Inspect:input_type -> muxd.control.v1.InspectRequest
-	16, // 20: muxd.control.v1.Control.Wait:input_type -> muxd.control.v1.WaitRequest
-	17, // 21: muxd.control.v1.Control.Signal:input_type -> muxd.control.v1.SignalRequest
-	19, // 22: muxd.control.v1.Control.Stop:input_type -> muxd.control.v1.StopRequest
-	20, // 23: muxd.control.v1.Control.Resize:input_type -> muxd.control.v1.ResizeRequest
-	22, // 24: muxd.control.v1.Control.Remove:input_type -> muxd.control.v1.RemoveRequest
-	24, // 25: muxd.control.v1.Control.Attach:input_type -> muxd.control.v1.AttachRequest
-	26, // 26: muxd.control.v1.Control.Logs:input_type -> muxd.control.v1.LogsRequest
-	28, // 27: muxd.control.v1.Control.Events:input_type -> muxd.control.v1.EventsRequest
-	30, // 28: muxd.control.v1.Control.Redirect:input_type -> muxd.control.v1.RedirectRequest
-	31, // 29: muxd.control.v1.Control.Plugins:input_type -> muxd.control.v1.PluginsRequest
-	35, // 30: muxd.control.v1.Control.RestartPlugin:input_type -> muxd.control.v1.RestartPluginRequest
-	37, // 31: muxd.control.v1.Control.Status:input_type -> muxd.control.v1.StatusRequest
-	39, // 32: muxd.control.v1.Control.Reload:input_type -> muxd.control.v1.ReloadRequest
-	41, // 33: muxd.control.v1.Control.Shutdown:input_type -> muxd.control.v1.ShutdownRequest
-	3,  // 34: muxd.control.v1.Control.Spawn:output_type -> muxd.control.v1.SpawnResponse
-	5,  // 35: muxd.control.v1.Control.Forked:output_type -> muxd.control.v1.ForkedResponse
-	14, // 36: muxd.control.v1.Control.List:output_type -> muxd.control.v1.ListResponse
-	10, // 37: muxd.control.v1.Control.Inspect:output_type -> muxd.control.v1.Child
-	10, // 38: muxd.control.v1.Control.Wait:output_type -> muxd.control.v1.Child
-	18, // 39: muxd.control.v1.Control.Signal:output_type -> muxd.control.v1.SignalResponse
-	10, // 40: muxd.control.v1.Control.Stop:output_type -> muxd.control.v1.Child
-	21, // 41: muxd.control.v1.Control.Resize:output_type -> muxd.control.v1.ResizeResponse
-	23, // 42: muxd.control.v1.Control.Remove:output_type -> muxd.control.v1.RemoveResponse
-	25, // 43: muxd.control.v1.Control.Attach:output_type -> muxd.control.v1.AttachResponse
-	27, // 44: muxd.control.v1.Control.Logs:output_type -> muxd.control.v1.LogsResponse
-	29, // 45: muxd.control.v1.Control.Events:output_type -> muxd.control.v1.Event
-	10, // 46: muxd.control.v1.Control.Redirect:output_type -> muxd.control.v1.Child
-	32, // 47: muxd.control.v1.Control.Plugins:output_type -> muxd.control.v1.PluginsResponse
-	36, // 48: muxd.control.v1.Control.RestartPlugin:output_type -> muxd.control.v1.RestartPluginResponse
-	38, // 49: muxd.control.v1.Control.Status:output_type -> muxd.control.v1.StatusResponse
-	40, // 50: muxd.control.v1.Control.Reload:output_type -> muxd.control.v1.ReloadResponse
-	42, // 51: muxd.control.v1.Control.Shutdown:output_type -> muxd.control.v1.ShutdownResponse
-	34, // [34:52] is the sub-list for method output_type
-	16, // [16:34] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	41, // 16: muxd.control.v1.UpgradeResponse.steps:type_name -> muxd.control.v1.Upgraded
+	2,  // 17: muxd.control.v1.Control.Spawn:input_type -> muxd.control.v1.SpawnRequest
+	4,  // 18: muxd.control.v1.Control.Forked:input_type -> muxd.control.v1.ForkedRequest
+	13, // 19: muxd.control.v1.Control.List:input_type -> muxd.control.v1.ListRequest
+	15, // 20: muxd.control.v1.Control.Inspect:input_type -> muxd.control.v1.InspectRequest
+	16, // 21: muxd.control.v1.Control.Wait:input_type -> muxd.control.v1.WaitRequest
+	17, // 22: muxd.control.v1.Control.Signal:input_type -> muxd.control.v1.SignalRequest
+	19, // 23: muxd.control.v1.Control.Stop:input_type -> muxd.control.v1.StopRequest
+	20, // 24: muxd.control.v1.Control.Resize:input_type -> muxd.control.v1.ResizeRequest
+	22, // 25: muxd.control.v1.Control.Remove:input_type -> muxd.control.v1.RemoveRequest
+	24, // 26: muxd.control.v1.Control.Attach:input_type -> muxd.control.v1.AttachRequest
+	26, // 27: muxd.control.v1.Control.Logs:input_type -> muxd.control.v1.LogsRequest
+	28, // 28: muxd.control.v1.Control.Events:input_type -> muxd.control.v1.EventsRequest
+	30, // 29: muxd.control.v1.Control.Redirect:input_type -> muxd.control.v1.RedirectRequest
+	31, // 30: muxd.control.v1.Control.Plugins:input_type -> muxd.control.v1.PluginsRequest
+	35, // 31: muxd.control.v1.Control.RestartPlugin:input_type -> muxd.control.v1.RestartPluginRequest
+	37, // 32: muxd.control.v1.Control.Status:input_type -> muxd.control.v1.StatusRequest
+	39, // 33: muxd.control.v1.Control.Upgrade:input_type -> muxd.control.v1.UpgradeRequest
+	42, // 34: muxd.control.v1.Control.Reload:input_type -> muxd.control.v1.ReloadRequest
+	44, // 35: muxd.control.v1.Control.Shutdown:input_type -> muxd.control.v1.ShutdownRequest
+	3,  // 36: muxd.control.v1.Control.Spawn:output_type -> muxd.control.v1.SpawnResponse
+	5,  // 37: muxd.control.v1.Control.Forked:output_type -> muxd.control.v1.ForkedResponse
+	14, // 38: muxd.control.v1.Control.List:output_type -> muxd.control.v1.ListResponse
+	10, // 39: muxd.control.v1.Control.Inspect:output_type -> muxd.control.v1.Child
+	10, // 40: muxd.control.v1.Control.Wait:output_type -> muxd.control.v1.Child
+	18, // 41: muxd.control.v1.Control.Signal:output_type -> muxd.control.v1.SignalResponse
+	10, // 42: muxd.control.v1.Control.Stop:output_type -> muxd.control.v1.Child
+	21, // 43: muxd.control.v1.Control.Resize:output_type -> muxd.control.v1.ResizeResponse
+	23, // 44: muxd.control.v1.Control.Remove:output_type -> muxd.control.v1.RemoveResponse
+	25, // 45: muxd.control.v1.Control.Attach:output_type -> muxd.control.v1.AttachResponse
+	27, // 46: muxd.control.v1.Control.Logs:output_type -> muxd.control.v1.LogsResponse
+	29, // 47: muxd.control.v1.Control.Events:output_type -> muxd.control.v1.Event
+	10, // 48: muxd.control.v1.Control.Redirect:output_type -> muxd.control.v1.Child
+	32, // 49: muxd.control.v1.Control.Plugins:output_type -> muxd.control.v1.PluginsResponse
+	36, // 50: muxd.control.v1.Control.RestartPlugin:output_type -> muxd.control.v1.RestartPluginResponse
+	38, // 51: muxd.control.v1.Control.Status:output_type -> muxd.control.v1.StatusResponse
+	40, // 52: muxd.control.v1.Control.Upgrade:output_type -> muxd.control.v1.UpgradeResponse
+	43, // 53: muxd.control.v1.Control.Reload:output_type -> muxd.control.v1.ReloadResponse
+	45, // 54: muxd.control.v1.Control.Shutdown:output_type -> muxd.control.v1.ShutdownResponse
+	36, // [36:55] is the sub-list for method output_type
+	17, // [17:36] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_control_controlpb_control_proto_init() }
@@ -3232,7 +3425,7 @@ func file_control_controlpb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_controlpb_control_proto_rawDesc), len(file_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   41,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -42,6 +42,7 @@ const (
 	Control_Plugins_FullMethodName       = "/muxd.control.v1.Control/Plugins"
 	Control_RestartPlugin_FullMethodName = "/muxd.control.v1.Control/RestartPlugin"
 	Control_Status_FullMethodName        = "/muxd.control.v1.Control/Status"
+	Control_Upgrade_FullMethodName       = "/muxd.control.v1.Control/Upgrade"
 	Control_Reload_FullMethodName        = "/muxd.control.v1.Control/Reload"
 	Control_Shutdown_FullMethodName      = "/muxd.control.v1.Control/Shutdown"
 )
@@ -81,6 +82,9 @@ type ControlClient interface {
 	Plugins(ctx context.Context, in *PluginsRequest, opts ...grpc.CallOption) (*PluginsResponse, error)
 	RestartPlugin(ctx context.Context, in *RestartPluginRequest, opts ...grpc.CallOption) (*RestartPluginResponse, error)
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
+	// Upgrade replaces keeper, agent and plugins by what is on disk now. The agent that is asked ends over it: the call is made again,
+	// with the same request_id, and the next agent answers.
+	Upgrade(ctx context.Context, in *UpgradeRequest, opts ...grpc.CallOption) (*UpgradeResponse, error)
 	Reload(ctx context.Context, in *ReloadRequest, opts ...grpc.CallOption) (*ReloadResponse, error)
 	// Shutdown stops every child and ends muxd. It returns when all children are finished.
 	Shutdown(ctx context.Context, in *ShutdownRequest, opts ...grpc.CallOption) (*ShutdownResponse, error)
@@ -263,6 +267,16 @@ func (c *controlClient) Status(ctx context.Context, in *StatusRequest, opts ...g
 	return out, nil
 }
 
+func (c *controlClient) Upgrade(ctx context.Context, in *UpgradeRequest, opts ...grpc.CallOption) (*UpgradeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpgradeResponse)
+	err := c.cc.Invoke(ctx, Control_Upgrade_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) Reload(ctx context.Context, in *ReloadRequest, opts ...grpc.CallOption) (*ReloadResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ReloadResponse)
@@ -318,6 +332,9 @@ type ControlServer interface {
 	Plugins(context.Context, *PluginsRequest) (*PluginsResponse, error)
 	RestartPlugin(context.Context, *RestartPluginRequest) (*RestartPluginResponse, error)
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
+	// Upgrade replaces keeper, agent and plugins by what is on disk now. The agent that is asked ends over it: the call is made again,
+	// with the same request_id, and the next agent answers.
+	Upgrade(context.Context, *UpgradeRequest) (*UpgradeResponse, error)
 	Reload(context.Context, *ReloadRequest) (*ReloadResponse, error)
 	// Shutdown stops every child and ends muxd. It returns when all children are finished.
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
@@ -378,6 +395,9 @@ func (UnimplementedControlServer) RestartPlugin(context.Context, *RestartPluginR
 }
 func (UnimplementedControlServer) Status(context.Context, *StatusRequest) (*StatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Status not implemented")
+}
+func (UnimplementedControlServer) Upgrade(context.Context, *UpgradeRequest) (*UpgradeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Upgrade not implemented")
 }
 func (UnimplementedControlServer) Reload(context.Context, *ReloadRequest) (*ReloadResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Reload not implemented")
@@ -687,6 +707,24 @@ func _Control_Status_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_Upgrade_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpgradeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Upgrade(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Upgrade_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Upgrade(ctx, req.(*UpgradeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_Reload_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ReloadRequest)
 	if err := dec(in); err != nil {
@@ -789,6 +827,10 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Status",
 			Handler:    _Control_Status_Handler,
+		},
+		{
+			MethodName: "Upgrade",
+			Handler:    _Control_Upgrade_Handler,
 		},
 		{
 			MethodName: "Reload",

@@ -34,6 +34,7 @@ type Options struct {
 	Keeper     *fd.FD   // the keeper channel
 	Control    *fd.FD   // listening socket of the control API
 	Sessions   *fd.FD   // listening socket of clients' fd channels
+	Path       string   // where this program is: what an upgrade replaces it by
 	Become     []string // argv of the keeper that this process becomes when its own dies
 }
 
@@ -58,20 +59,21 @@ type Agent struct {
 	cancel   context.CancelFunc
 	work     sync.WaitGroup // goroutines that follow children
 
-	mu       sync.Mutex
-	children map[string]*child            // by id
-	byKey    map[string]*child            // by keeper key of the current run
-	early    []*keeperpb.Process          // exits that were told before the children were restored
-	restored bool                         // they are
-	openings map[string]*opening          // by id
-	requests map[string]*child            // by the client's request id
-	deaths   map[string][]time.Time       // of plugins, the latest few
-	copies   map[string]map[string]*fd.FD // of what belongs to a dead plugin, by its name and the keeper's
-	reviving map[string]bool              // plugins whose openings are being handed to a successor
-	broken   map[string]bool              // plugins that died too often to be started again unasked
-	ending   bool
-	ended    chan struct{} // closed when shutdown is complete
-	endOnce  sync.Once
+	mu        sync.Mutex
+	children  map[string]*child            // by id
+	byKey     map[string]*child            // by keeper key of the current run
+	early     []*keeperpb.Process          // exits that were told before the children were restored
+	restored  bool                         // they are
+	openings  map[string]*opening          // by id
+	requests  map[string]*child            // by the client's request id
+	deaths    map[string][]time.Time       // of plugins, the latest few
+	copies    map[string]map[string]*fd.FD // of what belongs to a dead plugin, by its name and the keeper's
+	reviving  map[string]bool              // plugins whose openings are being handed to a successor
+	broken    map[string]bool              // plugins that died too often to be started again unasked
+	upgrading *upgrade                     // the latest; nil: there was none
+	ending    bool
+	ended     chan struct{} // closed when shutdown is complete
+	endOnce   sync.Once
 }
 
 // Run is the agent's life; it takes ownership of the descriptors in o and returns the exit status.
@@ -123,6 +125,12 @@ func (a *Agent) run() error {
 	if a.keeper, err = keeper.Connect(a.o.Keeper, a.processExited, a.streamStirred); err != nil {
 		return err
 	}
+	n, err := unix.PidfdOpen(os.Getppid(), 0)
+	if err != nil {
+		return fmt.Errorf("look at the keeper: %w", err)
+	}
+	pidfd := fd.New(n)
+	defer pidfd.Close()
 	parent, err := keeperName()
 	if err != nil {
 		return fmt.Errorf("look at the keeper: %w", err)
@@ -176,12 +184,18 @@ func (a *Agent) run() error {
 		return a.becomeKeeper()
 	default:
 	}
+	if err == nil {
+		err = a.keeper.Ready(a.ctx)
+	}
 	if err != nil {
 		return fmt.Errorf("take over from the agent before: %w", err)
 	}
 	a.takeExits()
 	go server.Serve(control)
 	go a.sessions.serve(sessionsL, a.log)
+	if err := a.resumeUpgrade(); err != nil {
+		a.log.Error("upgrade is lost", "error", err)
+	}
 	a.log.Info("muxd is ready", "runtime_dir", a.o.RuntimeDir, "version", a.o.Version, "pid", os.Getpid())
 	if from != ownAgain {
 		a.startConfigured(a.cfg.Load(), a.names())
@@ -198,7 +212,7 @@ func (a *Agent) run() error {
 				go a.shutdown(a.isEnding()) // the second signal does not wait for grace times
 			}
 		case <-a.keeper.Done():
-			return a.becomeKeeper()
+			return a.keeperGone(pidfd)
 		case <-a.ended:
 			done = true
 		}

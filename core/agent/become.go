@@ -25,8 +25,8 @@ func (a *Agent) becomeKeeper() error {
 		if c.pidfd.Int() < 0 {
 			continue
 		}
-		t.Watched = append(t.Watched, &keeperpb.Takeover_Watched{
-			Process: &keeperpb.Process{Key: c.key, Pid: c.rec.Pid, Started: c.rec.Started}, Pidfd: uint32(c.pidfd.Release()),
+		t.Followed = append(t.Followed, &keeperpb.Takeover_Followed{
+			Process: &keeperpb.Process{Key: c.key, Pid: c.rec.Pid, Started: c.rec.Started}, Pidfd: new(uint32(c.pidfd.Release())),
 		})
 	}
 	for _, p := range a.host.All() {
@@ -34,8 +34,8 @@ func (a *Agent) becomeKeeper() error {
 		if err != nil {
 			continue // it has died too
 		}
-		t.Watched = append(t.Watched, &keeperpb.Takeover_Watched{
-			Process: &keeperpb.Process{Key: p.Key(), Pid: int32(p.PID())}, Pidfd: uint32(n),
+		t.Followed = append(t.Followed, &keeperpb.Takeover_Followed{
+			Process: &keeperpb.Process{Key: p.Key(), Pid: int32(p.PID())}, Pidfd: new(uint32(n)),
 		})
 		if ch, err := p.Channel(); err == nil {
 			t.Held = append(t.Held, &keeperpb.Takeover_HeldFd{Name: p.ChannelName(), Fd: uint32(ch.Release())})
@@ -46,7 +46,7 @@ func (a *Agent) becomeKeeper() error {
 			t.Held = append(t.Held, &keeperpb.Takeover_HeldFd{Name: name, Fd: uint32(f.Release())})
 		}
 	}
-	return keeper.Become(a.o.Become, t)
+	return keeper.Become(keeper.Self, a.o.Become, t)
 }
 
 // openPidfd opens the pidfd of a child that runs: it tells the exit status also to a keeper that is not the child's parent. Where there

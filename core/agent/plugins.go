@@ -50,11 +50,8 @@ func (a *Agent) pluginCommand(name string) (host.Command, error) {
 	if c.Path == "" {
 		switch {
 		case slices.Contains(config.Builtin(), name):
-			self, err := os.Executable()
-			if err != nil {
-				return c, err
-			}
-			c.Path, c.Args = self, append([]string{"plugin", name}, p.Args...)
+			c.Path, c.Self, c.Args = a.o.Path, true, append([]string{"plugin", name}, p.Args...)
+			return c, nil
 		default:
 			for _, dir := range cfg.PluginDirs {
 				path := filepath.Join(dir, pluginFile+name)
@@ -144,7 +141,7 @@ func (a *Agent) restartPlugin(ctx context.Context, name string) error {
 		return status.Error(codes.NotFound, a.unknownSink(name, false).Error())
 	}
 	if p := a.host.Running(name); p != nil {
-		p.Kill()
+		p.Replace()
 	}
 	a.mu.Lock()
 	delete(a.deaths, name)

@@ -43,8 +43,21 @@ const (
 	protocol    = 1
 )
 
-// start starts the process and shakes hands. On an error the process, if there is one, is killed.
-func (p *Plugin) start() (err error) {
+// start starts the process, shakes hands, and hands it what its predecessor left. On an error the process, if there is one, is killed.
+func (p *Plugin) start() error {
+	return p.launch(func(ctx context.Context) error {
+		if err := p.recover(ctx); err != nil {
+			return fmt.Errorf("hand over what its predecessor left: %w", err)
+		}
+		if err := p.remember(); err != nil {
+			return fmt.Errorf("write down its address: %w", err)
+		}
+		return nil
+	})
+}
+
+// launch starts the process, shakes hands, and calls then. On an error the process, if there is one, is killed.
+func (p *Plugin) launch(then func(ctx context.Context) error) (err error) {
 	h := p.host
 	if p.command, err = h.o.Lookup(p.name); err != nil {
 		return err
@@ -89,13 +102,7 @@ func (p *Plugin) start() (err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), h.o.StartTimeout())
 	defer cancel()
-	if err := p.recover(ctx); err != nil {
-		return fmt.Errorf("hand over what its predecessor left: %w", err)
-	}
-	if err := p.remember(); err != nil {
-		return fmt.Errorf("write down its address: %w", err)
-	}
-	return nil
+	return then(ctx)
 }
 
 var versionRE = regexp.MustCompile(`Plugin version: (\S+), (?:Client versions: \[(.*)\]|Core version)`)
@@ -228,10 +235,13 @@ func (r *keeperRunner) Start(ctx context.Context) error {
 // content was checked, whatever the name points to by then.
 func (r *keeperRunner) executable() (path string, opened *os.File, err error) {
 	c := r.p.command
-	if c.SHA256 == "" {
-		return c.Path, nil, nil
+	if r.p.file, err = c.file(); err != nil {
+		return "", nil, err
 	}
-	f, err := os.Open(c.Path)
+	if c.SHA256 == "" {
+		return c.path(), nil, nil
+	}
+	f, err := os.Open(c.path())
 	if err != nil {
 		return "", nil, err
 	}

@@ -20,6 +20,7 @@ import (
 // Command is how a plugin is run.
 type Command struct {
 	Path   string
+	Self   bool     // the program that runs here, whatever is at Path by now
 	Args   []string // behind argv[0]
 	Env    []string // in addition to what every plugin gets
 	SHA256 string   // hex; empty: not checked

@@ -32,6 +32,7 @@ type Plugin struct {
 	desc     *sinkpb.Description
 	fds      *fdchan.Endpoint
 	listener string // path of the socket on which a later muxd opens another fd channel
+	file     fileID // of the executable that was started
 	stopping atomic.Bool
 	hung     atomic.Pointer[string] // why it was killed, of one that hung
 	stir     chan struct{}          // capacity 1: see pulse
@@ -189,11 +190,11 @@ func (p *Plugin) run(start func() error, begun string) {
 	cause := fmt.Errorf("plugin %s (pid %d) ended: %s", p.name, p.end.Pid, how)
 	h.remove(p)
 	h.note(p.name, func(s *Status) {
-		s.Running, s.PID = false, 0
+		s.Running, s.PID, s.crashed = false, 0, crashed && !asked
 		if !asked {
 			s.Error = cause.Error()
 			s.Restarts++
-			s.crashed, s.ended = crashed, cause.Error()
+			s.ended = cause.Error()
 		}
 	})
 	h.o.Keeper.Drop(context.Background(), channelName(p.key), false)

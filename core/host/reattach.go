@@ -32,6 +32,7 @@ type address struct {
 	Listener string  `json:"listener"` // where a new fd channel is opened
 	Version  int     `json:"version"`
 	Command  Command `json:"command"`
+	File     fileID  `json:"file"`
 }
 
 func (h *Host) addressFile(name string) string { return filepath.Join(h.o.Dir, name+".json") }
@@ -48,7 +49,7 @@ func (p *Plugin) remember() error {
 	addr := p.client.ReattachConfig().Addr
 	b, err := json.Marshal(address{
 		Key: p.key, PID: p.PID(), Started: started, Network: addr.Network(), Addr: addr.String(), Listener: p.listener,
-		Version: protocol, Command: p.command,
+		Version: protocol, Command: p.command, File: p.file,
 	})
 	if err != nil {
 		return err
@@ -71,7 +72,7 @@ func (h *Host) Reattach(ctx context.Context, process *keeperpb.Process) (*Plugin
 		return nil, fmt.Errorf("%s is of %s, which speaks version %d", h.addressFile(name), at.Key, at.Version)
 	}
 	p := newPlugin(h, name, process.Key)
-	p.process, p.command, p.listener = process, at.Command, at.Listener
+	p.process, p.command, p.listener, p.file = process, at.Command, at.Listener, at.File
 	ours, err := h.o.Keeper.Fetch(ctx, channelName(p.key))
 	if err != nil {
 		return nil, fmt.Errorf("fetch its fd channel: %w", err)

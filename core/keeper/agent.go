@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"slices"
@@ -40,6 +41,7 @@ type agent struct {
 	stop    os.Signal   // the last SIGTERM or SIGINT
 	unsent  bool        // the present agent has not got stop yet
 	lost    int         // agents that died since stop
+	failed  int         // agents that died since an upgrade, before one was ready
 	over    bool        // muxd was asked to stop, so nobody comes back for what is in the runtime dir
 }
 
@@ -55,13 +57,13 @@ func newAgent(o Options) agent {
 		env = os.Environ()
 	}
 	env = slices.DeleteFunc(slices.Clone(env), func(kv string) bool {
-		return strings.HasPrefix(kv, AgentFDs+"=") || strings.HasPrefix(kv, keeperVersion+"=")
+		return strings.HasPrefix(kv, AgentFDs+"=") || strings.HasPrefix(kv, keeperVersion+"=") || strings.HasPrefix(kv, TakeoverEnv+"=")
 	})
 	env = append(env, AgentFDs+"=3,4,5", keeperVersion+"="+o.Version)
 	timer := time.NewTimer(time.Hour)
 	timer.Stop()
 	return agent{
-		program: program{path: o.Agent[0], argv: o.Agent, env: env},
+		program: program{path: cmp.Or(o.Exe, o.Agent[0]), argv: o.Agent, env: env},
 		died:    make(chan unix.WaitStatus, 1),
 		again:   timer,
 	}
@@ -88,6 +90,8 @@ func (k *keeper) mind() int {
 			return 0
 		case sig := <-k.signals:
 			k.forward(sig)
+		case u := <-k.next:
+			k.upgrade(u)
 		case <-k.serving:
 			k.agentServes()
 		case ws := <-a.died:
@@ -210,7 +214,7 @@ func (k *keeper) agentDied(ws unix.WaitStatus) (code int, over bool) {
 		return 0, true
 	default:
 	}
-	if ws.Exited() && ws.ExitStatus() == ExitConfig && k.empty() {
+	if ws.Exited() && ws.ExitStatus() == ExitConfig && k.empty() && k.before.Int() < 0 {
 		return ExitFailed, true
 	}
 	if a.stop != nil {
@@ -221,6 +225,9 @@ func (k *keeper) agentDied(ws unix.WaitStatus) (code int, over bool) {
 			a.over = true
 			return ExitFailed, true
 		}
+	}
+	if k.before.Int() >= 0 {
+		k.fallBack(ws)
 	}
 	wait := a.backoff.next(time.Since(a.started))
 	if s.served { // it can serve, and somebody killed it: clients are waiting

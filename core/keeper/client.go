@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"google.golang.org/protobuf/proto"
@@ -25,6 +26,7 @@ type Client struct {
 	onExit func(*keeperpb.Process)
 	onStir func(name string)
 	done   chan struct{}
+	left   atomic.Bool // the keeper goes on as another program
 
 	mu      sync.Mutex
 	last    uint64
@@ -137,6 +139,25 @@ func (c *Client) Watch(ctx context.Context, key string, pid int, note []byte, pi
 	return r.GetProcess(), err
 }
 
+// Upgrade has the keeper go on as the program exe, in place, and the agents after this one with it. It does not take ownership of
+// exe. It returns only an error, after which nothing has changed: otherwise the new keeper kills this process. From the moment at which
+// the keeper stops to answer, calls of the Client wait, so that nothing is undone that was done; Done is closed then.
+func (c *Client) Upgrade(ctx context.Context, exe int) error {
+	c.left.Store(true)
+	_, err := c.call(ctx, &keeperpb.Request{What: &keeperpb.Request_Upgrade{Upgrade: &keeperpb.Upgrade{}}}, exe)
+	c.left.Store(false)
+	return err
+}
+
+// Upgrading says whether the keeper has been asked to go on as another program.
+func (c *Client) Upgrading() bool { return c.left.Load() }
+
+// Ready says that this agent has taken over what there was, and serves.
+func (c *Client) Ready(ctx context.Context) error {
+	_, err := c.call(ctx, &keeperpb.Request{What: &keeperpb.Request_Ready{Ready: &keeperpb.Ready{}}})
+	return err
+}
+
 // Stop ends the keeper and whatever processes it still has, by SIGKILL, and returns when the channel has
 // closed. The agent should exit then: the keeper waits for it a moment, and kills it.
 func (c *Client) Stop(ctx context.Context) error {
@@ -191,6 +212,7 @@ func (c *Client) ask(ctx context.Context, r *keeperpb.Request, fds ...int) (answ
 		return answer{}, fmt.Errorf("ask the keeper: %w", err)
 	}
 	if err := send(c.conn, b, fds...); err != nil {
+		c.wait(ctx)
 		return answer{}, fmt.Errorf("ask the keeper: %w", err)
 	}
 	select {
@@ -204,7 +226,15 @@ func (c *Client) ask(ctx context.Context, r *keeperpb.Request, fds ...int) (answ
 	case a := <-ch: // it came just before the end
 		return a, nil
 	default:
+		c.wait(ctx)
 		return answer{}, fmt.Errorf("the keeper is gone: %w", c.err)
+	}
+}
+
+// wait blocks until ctx is done, where the keeper is gone because it goes on as another program.
+func (c *Client) wait(ctx context.Context) {
+	if c.left.Load() {
+		<-ctx.Done()
 	}
 }
 

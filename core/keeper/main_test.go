@@ -19,6 +19,7 @@ import (
 const (
 	launcherVerb = "test-launcher" // changes what a process inherits, and becomes the keeper
 	keeperVerb   = "test-keeper"
+	againVerb    = "test-again" // is the keeper after an upgrade
 	agentVerb    = "test-agent"
 )
 
@@ -35,12 +36,35 @@ func TestMain(m *testing.M) {
 		case launcherVerb:
 			launcher(os.Args[2:])
 		case keeperVerb:
-			os.Exit(Run(Options{RuntimeDir: os.Getenv(dirEnv), Agent: agentArgv(), Stderr: os.Stderr, Version: "test"}))
+			os.Exit(Run(testOptions("test")))
+		case againVerb:
+			var takeover int
+			if _, err := fmt.Sscan(os.Getenv(TakeoverEnv), &takeover); err != nil {
+				panic(err)
+			}
+			os.Unsetenv(TakeoverEnv)
+			o := testOptions("again")
+			o.Takeover = fd.New(takeover)
+			os.Exit(Run(o))
 		case agentVerb:
 			agentMain()
 		}
 	}
+	if os.Getenv(AgentFDs) != "" || os.Args[0] == "muxd" { // started as itself with other words, it would run all tests again, and they it
+		fmt.Fprintf(os.Stderr, "unknown verb in %q\n", os.Args)
+		os.Exit(125)
+	}
+	if os.Getenv(dirEnv) != "" { // a process of these tests with another program than was meant must not run them again
+		fmt.Fprintf(os.Stderr, "%q is none of the processes of these tests\n", os.Args)
+		os.Exit(2)
+	}
 	os.Exit(m.Run())
+}
+
+func testOptions(version string) Options {
+	return Options{
+		RuntimeDir: os.Getenv(dirEnv), Agent: agentArgv(), Again: []string{"muxd", againVerb}, Stderr: os.Stderr, Version: version,
+	}
 }
 
 func agentArgv() []string {

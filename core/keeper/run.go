@@ -17,9 +17,11 @@ import (
 // Options is what a keeper needs to know.
 type Options struct {
 	RuntimeDir string   // made with mode 0700 where it does not exist
-	Agent      []string // the agent's argv; the first is the executable
+	Agent      []string // the agent's argv
+	Exe        string   // its executable; empty: the first of Agent
 	Env        []string // the agent's environment; nil: the keeper's own
-	Takeover   *fd.FD   // from Become: what the agent before had; Run takes ownership; nil: there was none
+	Again      []string // argv of the keeper that goes on as another program
+	Takeover   *fd.FD   // from Become: what this process had before; Run takes ownership; nil: nothing
 	Version    string   // what the agent finds in MUXD_KEEPER_VERSION
 
 	// Stderr is for the keeper's own words, and becomes the agent's stdout and stderr. Run does not take
@@ -50,6 +52,12 @@ type keeper struct {
 	serving chan struct{} // an agent has sent its first request
 	stop    chan struct{} // the agent has asked for the end
 	reaped  chan struct{} // a process was reaped
+	next    chan upgrade  // the program to go on as
+
+	again   []string // argv after an upgrade
+	version string
+	before  *fd.FD // the program before the upgrade; nil: there was none, or the new one works
+	follows bool   // an agent of that program may be there
 
 	mu       sync.Mutex
 	agent    agent
@@ -90,6 +98,9 @@ func newKeeper(o Options) (_ *keeper, err error) {
 		serving:  make(chan struct{}, 1),
 		stop:     make(chan struct{}, 1),
 		reaped:   make(chan struct{}, 1),
+		next:     make(chan upgrade, 1),
+		again:    o.Again,
+		version:  o.Version,
 		procs:    map[string]*process{},
 		pids:     map[int]*process{},
 		held:     map[string]*held{},
@@ -110,14 +121,19 @@ func newKeeper(o Options) (_ *keeper, err error) {
 		return nil, fmt.Errorf("copy stderr: %w", err)
 	}
 	k.later(func() { k.stderr.Close() })
-	if k.dir, err = openRuntimeDir(o.RuntimeDir); err != nil {
-		return nil, err
-	}
-	k.later(k.dir.remove)
 	took, err := takeover(o.Takeover)
 	if err != nil {
 		return nil, err
 	}
+	if u := took.GetUpgraded(); u != nil {
+		k.dir, err = inheritRuntimeDir(o.RuntimeDir, u)
+	} else {
+		k.dir, err = openRuntimeDir(o.RuntimeDir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	k.later(k.dir.remove)
 	for i, s := range []struct {
 		name string
 		typ  int
@@ -144,6 +160,9 @@ func newKeeper(o Options) (_ *keeper, err error) {
 	k.agent = newAgent(o)
 	if took != nil {
 		k.adopt(took)
+	}
+	if u := took.GetUpgraded(); u != nil {
+		k.upgraded(u)
 	}
 	return k, nil
 }
@@ -178,6 +197,10 @@ func (k *keeper) run() int {
 		close(k.children)
 		<-reaperEnd
 	})
+	k.reap() // what has exited before there was a handler
+	if k.follows {
+		k.endBefore()
+	}
 	code := k.mind()
 	k.end()
 	return code

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/muxd/muxd/core/keeper/keeperpb"
 	"github.com/muxd/muxd/internal/fd"
 )
 
@@ -57,6 +58,15 @@ func openRuntimeDir(path string) (*runtimeDir, error) {
 		return nil, err
 	}
 	return d, nil
+}
+
+// inheritRuntimeDir is openRuntimeDir for a keeper that had the directory before its upgrade.
+func inheritRuntimeDir(path string, u *keeperpb.Upgraded) (*runtimeDir, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("runtime dir %s: %w", path, err)
+	}
+	return &runtimeDir{path: abs, made: u.GetMade(), lock: fd.New(int(u.GetLock())).File(pidFile)}, nil
 }
 
 // make makes the directory and its missing parents, 0700 each.

@@ -146,6 +146,12 @@ func (k *keeper) handle(r *keeperpb.Request, fds []*fd.FD) (*keeperpb.Reply, []*
 		reply.Process, err = k.watch(w.Watch, fds)
 	case *keeperpb.Request_Arm:
 		err = k.arm(w.Arm.GetNames())
+	case *keeperpb.Request_Upgrade:
+		if err = k.queueUpgrade(r.GetId(), fds); err == nil {
+			return nil, nil
+		}
+	case *keeperpb.Request_Ready:
+		k.before.Close()
 	case *keeperpb.Request_Stop:
 		poke(k.stop)
 		return nil, nil

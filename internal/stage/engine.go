@@ -7,6 +7,7 @@
 package stage
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -76,7 +77,10 @@ type Engine struct {
 	closed  bool
 	gen     int32
 
-	suspicious bool // the predecessor crashed
+	suspicious bool          // the predecessor crashed
+	serving    int           // workers that have a source
+	paused     *time.Timer   // ends the pause; nil: there is none
+	calm       chan struct{} // closed when there is a pause and serving is 0
 }
 
 // permanent is how many workers stay when there is nothing to do. Up to workersMost are started while others are blocked
@@ -192,6 +196,50 @@ func (e *Engine) begin(o Options) error {
 	}
 	e.pairs = append(e.pairs, p)
 	return nil
+}
+
+// Pause has no worker begin another chunk, and returns when none has one in hand, or ctx is done. After most it is over, if this process
+// has not ended by then.
+func (e *Engine) Pause(ctx context.Context, most time.Duration) error {
+	e.mu.Lock()
+	if e.paused != nil {
+		e.paused.Stop()
+	}
+	e.paused = time.AfterFunc(most, e.goOn)
+	if e.calm == nil {
+		e.calm = make(chan struct{})
+	}
+	calm := e.calm
+	e.tellCalm()
+	e.mu.Unlock()
+	select {
+	case <-calm:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// tellCalm closes calm where nothing is in hand. e.mu is held.
+func (e *Engine) tellCalm() {
+	if e.paused != nil && e.serving == 0 && e.calm != nil {
+		close(e.calm)
+		e.calm = nil
+	}
+}
+
+// goOn ends a pause.
+func (e *Engine) goOn() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.paused = nil
+	e.idle.Broadcast()
+}
+
+func (e *Engine) isPaused() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.paused != nil
 }
 
 // Repark parks again all that the engine has parked.

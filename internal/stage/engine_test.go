@@ -2,6 +2,7 @@ package stage
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/muxd/muxd/internal/fd"
 )
@@ -247,5 +249,66 @@ func TestSlotCommit(t *testing.T) {
 	}
 	if got := s.State(); !bytes.Equal(got, []byte{104}) {
 		t.Errorf("state %v is not kept by a chunk that sets none", got)
+	}
+}
+
+// In a pause the chunk in hand is finished, and no other begun.
+func TestPause(t *testing.T) {
+	e := newEngine(t)
+	r, w, err := fd.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := w.File("writer")
+	c := newCollector(t)
+	c.block = make(chan struct{})
+	s, err := e.Add(r, newKey(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString("one"); err != nil {
+		t.Fatal(err)
+	}
+	until(t, e, "the chunk is in hand", func() bool { return e.serving == 1 })
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := e.Pause(over, time.Hour); err == nil {
+		t.Error("a pause begins while a chunk is in hand")
+	}
+	close(c.block)
+	if err := e.Pause(context.Background(), time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString("two"); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	until(t, e, "the source is ready", func() bool { return len(e.ready) == 1 && e.serving == 0 })
+	c.mu.Lock()
+	got := c.buf.String()
+	c.mu.Unlock()
+	if got != "one" || s.Unread() != len("two") {
+		t.Errorf("in the pause the handler got %q, and %d bytes wait; want \"one\" and 3", got, s.Unread())
+	}
+	e.goOn()
+	<-c.done
+	if got := c.buf.String(); got != "onetwo" || c.err != nil {
+		t.Errorf("the handler got %q, %v", got, c.err)
+	}
+}
+
+// until waits for something of e.
+func until(t *testing.T, e *Engine, what string, f func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		e.mu.Lock()
+		ok := f()
+		e.mu.Unlock()
+		if ok {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not in time: %s", what)
+		}
 	}
 }

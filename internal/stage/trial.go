@@ -49,7 +49,7 @@ func (e *Engine) try(s *Source, finish func() error) error {
 	}
 	if n := s.slot.strikes(); n >= strikesMost {
 		s.h.Held(fmt.Errorf("held back: the plugin crashed %d times over its %d bytes at %d", n+1, len(s.chunk.Data), s.chunk.Offset))
-		<-s.done
+		e.rest(s.done)
 		return s.abandoned()
 	}
 	select {
@@ -68,6 +68,18 @@ func (e *Engine) try(s *Source, finish func() error) error {
 		over()
 	}()
 	return finish()
+}
+
+// rest waits for done, and does not hold a pause up meanwhile: the chunk is in nobody's hands.
+func (e *Engine) rest(done <-chan struct{}) {
+	e.mu.Lock()
+	e.serving--
+	e.tellCalm()
+	e.mu.Unlock()
+	<-done
+	e.mu.Lock()
+	e.serving++
+	e.mu.Unlock()
 }
 
 // abandoned is the end of a source that was given up before its chunk was tried.

@@ -30,8 +30,8 @@ func (e *Engine) work() {
 	w := &worker{eng: e}
 	e.mu.Lock()
 	for {
-		for len(e.ready) == 0 && !e.closed {
-			if e.workers > permanent() {
+		for (len(e.ready) == 0 || e.paused != nil) && !e.closed {
+			if e.workers > permanent() && len(e.ready) == 0 {
 				break
 			}
 			e.waiting++
@@ -51,9 +51,12 @@ func (e *Engine) work() {
 			e.idle.Signal()
 			break
 		}
+		e.serving++
 		e.mu.Unlock()
 		w.serve(s)
 		e.mu.Lock()
+		e.serving--
+		e.tellCalm()
 	}
 	e.workers--
 	if w.pair != nil {
@@ -114,6 +117,9 @@ func (w *worker) serve(s *Source) {
 		return
 	}
 	for range roundsMost {
+		if w.eng.isPaused() {
+			break
+		}
 		if s.leaves() {
 			w.end(s)
 			return

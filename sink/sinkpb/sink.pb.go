@@ -1657,6 +1657,78 @@ func (x *RemoveBranchResponse) GetRemoved() bool {
 	return false
 }
 
+type PauseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseRequest) Reset() {
+	*x = PauseRequest{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseRequest) ProtoMessage() {}
+
+func (x *PauseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
+func (*PauseRequest) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{25}
+}
+
+type PauseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseResponse) Reset() {
+	*x = PauseResponse{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseResponse) ProtoMessage() {}
+
+func (x *PauseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
+func (*PauseResponse) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{26}
+}
+
 type ForgetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Opening       string                 `protobuf:"bytes,1,opt,name=opening,proto3" json:"opening,omitempty"`
@@ -1666,7 +1738,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1678,7 +1750,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1691,7 +1763,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{25}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ForgetRequest) GetOpening() string {
@@ -1709,7 +1781,7 @@ type ForgetResponse struct {
 
 func (x *ForgetResponse) Reset() {
 	*x = ForgetResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1721,7 +1793,7 @@ func (x *ForgetResponse) String() string {
 func (*ForgetResponse) ProtoMessage() {}
 
 func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1734,7 +1806,7 @@ func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetResponse.ProtoReflect.Descriptor instead.
 func (*ForgetResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{26}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{28}
 }
 
 type WatchRequest struct {
@@ -1745,7 +1817,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1757,7 +1829,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1770,7 +1842,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{27}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{29}
 }
 
 type Event struct {
@@ -1793,7 +1865,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1805,7 +1877,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1818,7 +1890,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{28}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Event) GetOpening() string {
@@ -1962,7 +2034,7 @@ type Eof struct {
 
 func (x *Eof) Reset() {
 	*x = Eof{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1974,7 +2046,7 @@ func (x *Eof) String() string {
 func (*Eof) ProtoMessage() {}
 
 func (x *Eof) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1987,7 +2059,7 @@ func (x *Eof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Eof.ProtoReflect.Descriptor instead.
 func (*Eof) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{29}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Eof) GetBytes() uint64 {
@@ -2007,7 +2079,7 @@ type Flushed struct {
 
 func (x *Flushed) Reset() {
 	*x = Flushed{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2019,7 +2091,7 @@ func (x *Flushed) String() string {
 func (*Flushed) ProtoMessage() {}
 
 func (x *Flushed) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2032,7 +2104,7 @@ func (x *Flushed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flushed.ProtoReflect.Descriptor instead.
 func (*Flushed) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{30}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Flushed) GetBytes() uint64 {
@@ -2053,7 +2125,7 @@ type Failed struct {
 
 func (x *Failed) Reset() {
 	*x = Failed{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2065,7 +2137,7 @@ func (x *Failed) String() string {
 func (*Failed) ProtoMessage() {}
 
 func (x *Failed) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2078,7 +2150,7 @@ func (x *Failed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failed.ProtoReflect.Descriptor instead.
 func (*Failed) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{31}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Failed) GetError() string {
@@ -2107,7 +2179,7 @@ type Trouble struct {
 
 func (x *Trouble) Reset() {
 	*x = Trouble{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2119,7 +2191,7 @@ func (x *Trouble) String() string {
 func (*Trouble) ProtoMessage() {}
 
 func (x *Trouble) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2132,7 +2204,7 @@ func (x *Trouble) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trouble.ProtoReflect.Descriptor instead.
 func (*Trouble) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{32}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Trouble) GetError() string {
@@ -2159,7 +2231,7 @@ type Viewers struct {
 
 func (x *Viewers) Reset() {
 	*x = Viewers{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2171,7 +2243,7 @@ func (x *Viewers) String() string {
 func (*Viewers) ProtoMessage() {}
 
 func (x *Viewers) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2184,7 +2256,7 @@ func (x *Viewers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Viewers.ProtoReflect.Descriptor instead.
 func (*Viewers) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{33}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Viewers) GetCount() uint32 {
@@ -2206,7 +2278,7 @@ type Dropped struct {
 
 func (x *Dropped) Reset() {
 	*x = Dropped{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2218,7 +2290,7 @@ func (x *Dropped) String() string {
 func (*Dropped) ProtoMessage() {}
 
 func (x *Dropped) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2231,7 +2303,7 @@ func (x *Dropped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dropped.ProtoReflect.Descriptor instead.
 func (*Dropped) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{34}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Dropped) GetBranch() string {
@@ -2257,7 +2329,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2269,7 +2341,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2282,7 +2354,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{35}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{37}
 }
 
 type OpeningsRequest struct {
@@ -2293,7 +2365,7 @@ type OpeningsRequest struct {
 
 func (x *OpeningsRequest) Reset() {
 	*x = OpeningsRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2305,7 +2377,7 @@ func (x *OpeningsRequest) String() string {
 func (*OpeningsRequest) ProtoMessage() {}
 
 func (x *OpeningsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2318,7 +2390,7 @@ func (x *OpeningsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpeningsRequest.ProtoReflect.Descriptor instead.
 func (*OpeningsRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{36}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{38}
 }
 
 type OpeningsResponse struct {
@@ -2330,7 +2402,7 @@ type OpeningsResponse struct {
 
 func (x *OpeningsResponse) Reset() {
 	*x = OpeningsResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2342,7 +2414,7 @@ func (x *OpeningsResponse) String() string {
 func (*OpeningsResponse) ProtoMessage() {}
 
 func (x *OpeningsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2355,7 +2427,7 @@ func (x *OpeningsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpeningsResponse.ProtoReflect.Descriptor instead.
 func (*OpeningsResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{37}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *OpeningsResponse) GetOpenings() []string {
@@ -2374,7 +2446,7 @@ type StatRequest struct {
 
 func (x *StatRequest) Reset() {
 	*x = StatRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2386,7 +2458,7 @@ func (x *StatRequest) String() string {
 func (*StatRequest) ProtoMessage() {}
 
 func (x *StatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2399,7 +2471,7 @@ func (x *StatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatRequest.ProtoReflect.Descriptor instead.
 func (*StatRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{38}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *StatRequest) GetOpening() string {
@@ -2418,7 +2490,7 @@ type StatResponse struct {
 
 func (x *StatResponse) Reset() {
 	*x = StatResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2430,7 +2502,7 @@ func (x *StatResponse) String() string {
 func (*StatResponse) ProtoMessage() {}
 
 func (x *StatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2443,7 +2515,7 @@ func (x *StatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatResponse.ProtoReflect.Descriptor instead.
 func (*StatResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{39}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *StatResponse) GetStreams() []*StreamStat {
@@ -2471,7 +2543,7 @@ type StreamStat struct {
 
 func (x *StreamStat) Reset() {
 	*x = StreamStat{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[40]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2483,7 +2555,7 @@ func (x *StreamStat) String() string {
 func (*StreamStat) ProtoMessage() {}
 
 func (x *StreamStat) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[40]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2496,7 +2568,7 @@ func (x *StreamStat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamStat.ProtoReflect.Descriptor instead.
 func (*StreamStat) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{40}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *StreamStat) GetStream() Stream {
@@ -2581,7 +2653,7 @@ type BranchStat struct {
 
 func (x *BranchStat) Reset() {
 	*x = BranchStat{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2593,7 +2665,7 @@ func (x *BranchStat) String() string {
 func (*BranchStat) ProtoMessage() {}
 
 func (x *BranchStat) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2606,7 +2678,7 @@ func (x *BranchStat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BranchStat.ProtoReflect.Descriptor instead.
 func (*BranchStat) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{41}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *BranchStat) GetId() string {
@@ -2653,7 +2725,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[42]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2665,7 +2737,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[42]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2678,7 +2750,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{42}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AttachRequest) GetOpening() string {
@@ -2731,7 +2803,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[43]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2743,7 +2815,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[43]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2756,7 +2828,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{43}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{45}
 }
 
 type ResizeRequest struct {
@@ -2769,7 +2841,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[44]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2781,7 +2853,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[44]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2794,7 +2866,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{44}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ResizeRequest) GetOpening() string {
@@ -2819,7 +2891,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[45]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2831,7 +2903,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[45]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2844,7 +2916,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{45}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{47}
 }
 
 type LogsRequest struct {
@@ -2866,7 +2938,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[46]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2878,7 +2950,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[46]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2891,7 +2963,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{46}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *LogsRequest) GetSpec() *Spec {
@@ -2958,7 +3030,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[47]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2970,7 +3042,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[47]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2983,7 +3055,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{47}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{49}
 }
 
 // One line, as a packet on the socket that Logs gives. The last packet of a log that ends well has `end` set;
@@ -3002,7 +3074,7 @@ type LogRecord struct {
 
 func (x *LogRecord) Reset() {
 	*x = LogRecord{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3014,7 +3086,7 @@ func (x *LogRecord) String() string {
 func (*LogRecord) ProtoMessage() {}
 
 func (x *LogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3027,7 +3099,7 @@ func (x *LogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRecord.ProtoReflect.Descriptor instead.
 func (*LogRecord) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{48}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *LogRecord) GetTime() int64 {
@@ -3082,7 +3154,7 @@ type RecoverRequest_Parked struct {
 
 func (x *RecoverRequest_Parked) Reset() {
 	*x = RecoverRequest_Parked{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3094,7 +3166,7 @@ func (x *RecoverRequest_Parked) String() string {
 func (*RecoverRequest_Parked) ProtoMessage() {}
 
 func (x *RecoverRequest_Parked) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3233,7 +3305,9 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x06branch\x18\x02 \x01(\tR\x06branch\x12\x18\n" +
 	"\adiscard\x18\x03 \x01(\bR\adiscard\"0\n" +
 	"\x14RemoveBranchResponse\x12\x18\n" +
-	"\aremoved\x18\x01 \x01(\bR\aremoved\")\n" +
+	"\aremoved\x18\x01 \x01(\bR\aremoved\"\x0e\n" +
+	"\fPauseRequest\"\x0f\n" +
+	"\rPauseResponse\")\n" +
 	"\rForgetRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\"\x10\n" +
 	"\x0eForgetResponse\"\x0e\n" +
@@ -3338,7 +3412,7 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x06Policy\x12\t\n" +
 	"\x05BLOCK\x10\x00\x12\x0f\n" +
 	"\vDROP_OLDEST\x10\x01\x12\x0f\n" +
-	"\vDROP_NEWEST\x10\x022\x8d\t\n" +
+	"\vDROP_NEWEST\x10\x022\xcf\t\n" +
 	"\x04Sink\x12D\n" +
 	"\bDescribe\x12\x1d.muxd.sink.v1.DescribeRequest\x1a\x19.muxd.sink.v1.Description\x12F\n" +
 	"\aRecover\x12\x1c.muxd.sink.v1.RecoverRequest\x1a\x1d.muxd.sink.v1.RecoverResponse\x12C\n" +
@@ -3349,7 +3423,8 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x03Cut\x12\x18.muxd.sink.v1.CutRequest\x1a\x19.muxd.sink.v1.CutResponse\x12@\n" +
 	"\x05Leave\x12\x1a.muxd.sink.v1.LeaveRequest\x1a\x1b.muxd.sink.v1.LeaveResponse\x12L\n" +
 	"\tAddBranch\x12\x1e.muxd.sink.v1.AddBranchRequest\x1a\x1f.muxd.sink.v1.AddBranchResponse\x12U\n" +
-	"\fRemoveBranch\x12!.muxd.sink.v1.RemoveBranchRequest\x1a\".muxd.sink.v1.RemoveBranchResponse\x12C\n" +
+	"\fRemoveBranch\x12!.muxd.sink.v1.RemoveBranchRequest\x1a\".muxd.sink.v1.RemoveBranchResponse\x12@\n" +
+	"\x05Pause\x12\x1a.muxd.sink.v1.PauseRequest\x1a\x1b.muxd.sink.v1.PauseResponse\x12C\n" +
 	"\x06Forget\x12\x1b.muxd.sink.v1.ForgetRequest\x1a\x1c.muxd.sink.v1.ForgetResponse\x12:\n" +
 	"\x05Watch\x12\x1a.muxd.sink.v1.WatchRequest\x1a\x13.muxd.sink.v1.Event0\x01\x12I\n" +
 	"\bOpenings\x12\x1d.muxd.sink.v1.OpeningsRequest\x1a\x1e.muxd.sink.v1.OpeningsResponse\x12=\n" +
@@ -3371,7 +3446,7 @@ func file_sink_sinkpb_sink_proto_rawDescGZIP() []byte {
 }
 
 var file_sink_sinkpb_sink_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_sink_sinkpb_sink_proto_goTypes = []any{
 	(Stream)(0),                   // 0: muxd.sink.v1.Stream
 	(Wiring)(0),                   // 1: muxd.sink.v1.Wiring
@@ -3402,32 +3477,34 @@ var file_sink_sinkpb_sink_proto_goTypes = []any{
 	(*AddBranchResponse)(nil),     // 26: muxd.sink.v1.AddBranchResponse
 	(*RemoveBranchRequest)(nil),   // 27: muxd.sink.v1.RemoveBranchRequest
 	(*RemoveBranchResponse)(nil),  // 28: muxd.sink.v1.RemoveBranchResponse
-	(*ForgetRequest)(nil),         // 29: muxd.sink.v1.ForgetRequest
-	(*ForgetResponse)(nil),        // 30: muxd.sink.v1.ForgetResponse
-	(*WatchRequest)(nil),          // 31: muxd.sink.v1.WatchRequest
-	(*Event)(nil),                 // 32: muxd.sink.v1.Event
-	(*Eof)(nil),                   // 33: muxd.sink.v1.Eof
-	(*Flushed)(nil),               // 34: muxd.sink.v1.Flushed
-	(*Failed)(nil),                // 35: muxd.sink.v1.Failed
-	(*Trouble)(nil),               // 36: muxd.sink.v1.Trouble
-	(*Viewers)(nil),               // 37: muxd.sink.v1.Viewers
-	(*Dropped)(nil),               // 38: muxd.sink.v1.Dropped
-	(*Snapshot)(nil),              // 39: muxd.sink.v1.Snapshot
-	(*OpeningsRequest)(nil),       // 40: muxd.sink.v1.OpeningsRequest
-	(*OpeningsResponse)(nil),      // 41: muxd.sink.v1.OpeningsResponse
-	(*StatRequest)(nil),           // 42: muxd.sink.v1.StatRequest
-	(*StatResponse)(nil),          // 43: muxd.sink.v1.StatResponse
-	(*StreamStat)(nil),            // 44: muxd.sink.v1.StreamStat
-	(*BranchStat)(nil),            // 45: muxd.sink.v1.BranchStat
-	(*AttachRequest)(nil),         // 46: muxd.sink.v1.AttachRequest
-	(*AttachResponse)(nil),        // 47: muxd.sink.v1.AttachResponse
-	(*ResizeRequest)(nil),         // 48: muxd.sink.v1.ResizeRequest
-	(*ResizeResponse)(nil),        // 49: muxd.sink.v1.ResizeResponse
-	(*LogsRequest)(nil),           // 50: muxd.sink.v1.LogsRequest
-	(*LogsResponse)(nil),          // 51: muxd.sink.v1.LogsResponse
-	(*LogRecord)(nil),             // 52: muxd.sink.v1.LogRecord
-	nil,                           // 53: muxd.sink.v1.Spec.OptionsEntry
-	(*RecoverRequest_Parked)(nil), // 54: muxd.sink.v1.RecoverRequest.Parked
+	(*PauseRequest)(nil),          // 29: muxd.sink.v1.PauseRequest
+	(*PauseResponse)(nil),         // 30: muxd.sink.v1.PauseResponse
+	(*ForgetRequest)(nil),         // 31: muxd.sink.v1.ForgetRequest
+	(*ForgetResponse)(nil),        // 32: muxd.sink.v1.ForgetResponse
+	(*WatchRequest)(nil),          // 33: muxd.sink.v1.WatchRequest
+	(*Event)(nil),                 // 34: muxd.sink.v1.Event
+	(*Eof)(nil),                   // 35: muxd.sink.v1.Eof
+	(*Flushed)(nil),               // 36: muxd.sink.v1.Flushed
+	(*Failed)(nil),                // 37: muxd.sink.v1.Failed
+	(*Trouble)(nil),               // 38: muxd.sink.v1.Trouble
+	(*Viewers)(nil),               // 39: muxd.sink.v1.Viewers
+	(*Dropped)(nil),               // 40: muxd.sink.v1.Dropped
+	(*Snapshot)(nil),              // 41: muxd.sink.v1.Snapshot
+	(*OpeningsRequest)(nil),       // 42: muxd.sink.v1.OpeningsRequest
+	(*OpeningsResponse)(nil),      // 43: muxd.sink.v1.OpeningsResponse
+	(*StatRequest)(nil),           // 44: muxd.sink.v1.StatRequest
+	(*StatResponse)(nil),          // 45: muxd.sink.v1.StatResponse
+	(*StreamStat)(nil),            // 46: muxd.sink.v1.StreamStat
+	(*BranchStat)(nil),            // 47: muxd.sink.v1.BranchStat
+	(*AttachRequest)(nil),         // 48: muxd.sink.v1.AttachRequest
+	(*AttachResponse)(nil),        // 49: muxd.sink.v1.AttachResponse
+	(*ResizeRequest)(nil),         // 50: muxd.sink.v1.ResizeRequest
+	(*ResizeResponse)(nil),        // 51: muxd.sink.v1.ResizeResponse
+	(*LogsRequest)(nil),           // 52: muxd.sink.v1.LogsRequest
+	(*LogsResponse)(nil),          // 53: muxd.sink.v1.LogsResponse
+	(*LogRecord)(nil),             // 54: muxd.sink.v1.LogRecord
+	nil,                           // 55: muxd.sink.v1.Spec.OptionsEntry
+	(*RecoverRequest_Parked)(nil), // 56: muxd.sink.v1.RecoverRequest.Parked
 }
 var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	2,  // 0: muxd.sink.v1.Branch.policy:type_name -> muxd.sink.v1.Policy
@@ -3435,12 +3512,12 @@ var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	7,  // 2: muxd.sink.v1.Description.arg:type_name -> muxd.sink.v1.Option
 	7,  // 3: muxd.sink.v1.Description.options:type_name -> muxd.sink.v1.Option
 	3,  // 4: muxd.sink.v1.Option.type:type_name -> muxd.sink.v1.Option.Type
-	53, // 5: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
+	55, // 5: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
 	9,  // 6: muxd.sink.v1.CheckRequest.spec:type_name -> muxd.sink.v1.Spec
 	8,  // 7: muxd.sink.v1.CheckRequest.child:type_name -> muxd.sink.v1.Child
 	0,  // 8: muxd.sink.v1.CheckRequest.streams:type_name -> muxd.sink.v1.Stream
 	1,  // 9: muxd.sink.v1.CheckResponse.wiring:type_name -> muxd.sink.v1.Wiring
-	54, // 10: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
+	56, // 10: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
 	9,  // 11: muxd.sink.v1.OpenRequest.spec:type_name -> muxd.sink.v1.Spec
 	8,  // 12: muxd.sink.v1.OpenRequest.child:type_name -> muxd.sink.v1.Child
 	0,  // 13: muxd.sink.v1.OpenRequest.streams:type_name -> muxd.sink.v1.Stream
@@ -3450,17 +3527,17 @@ var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	0,  // 17: muxd.sink.v1.LeaveRequest.stream:type_name -> muxd.sink.v1.Stream
 	4,  // 18: muxd.sink.v1.AddBranchRequest.branch:type_name -> muxd.sink.v1.Branch
 	0,  // 19: muxd.sink.v1.Event.stream:type_name -> muxd.sink.v1.Stream
-	33, // 20: muxd.sink.v1.Event.eof:type_name -> muxd.sink.v1.Eof
-	34, // 21: muxd.sink.v1.Event.flushed:type_name -> muxd.sink.v1.Flushed
-	35, // 22: muxd.sink.v1.Event.failed:type_name -> muxd.sink.v1.Failed
-	36, // 23: muxd.sink.v1.Event.trouble:type_name -> muxd.sink.v1.Trouble
-	37, // 24: muxd.sink.v1.Event.viewers:type_name -> muxd.sink.v1.Viewers
-	39, // 25: muxd.sink.v1.Event.snapshot:type_name -> muxd.sink.v1.Snapshot
-	38, // 26: muxd.sink.v1.Event.dropped:type_name -> muxd.sink.v1.Dropped
-	44, // 27: muxd.sink.v1.StatResponse.streams:type_name -> muxd.sink.v1.StreamStat
+	35, // 20: muxd.sink.v1.Event.eof:type_name -> muxd.sink.v1.Eof
+	36, // 21: muxd.sink.v1.Event.flushed:type_name -> muxd.sink.v1.Flushed
+	37, // 22: muxd.sink.v1.Event.failed:type_name -> muxd.sink.v1.Failed
+	38, // 23: muxd.sink.v1.Event.trouble:type_name -> muxd.sink.v1.Trouble
+	39, // 24: muxd.sink.v1.Event.viewers:type_name -> muxd.sink.v1.Viewers
+	41, // 25: muxd.sink.v1.Event.snapshot:type_name -> muxd.sink.v1.Snapshot
+	40, // 26: muxd.sink.v1.Event.dropped:type_name -> muxd.sink.v1.Dropped
+	46, // 27: muxd.sink.v1.StatResponse.streams:type_name -> muxd.sink.v1.StreamStat
 	0,  // 28: muxd.sink.v1.StreamStat.stream:type_name -> muxd.sink.v1.Stream
 	10, // 29: muxd.sink.v1.StreamStat.size:type_name -> muxd.sink.v1.Size
-	45, // 30: muxd.sink.v1.StreamStat.branches:type_name -> muxd.sink.v1.BranchStat
+	47, // 30: muxd.sink.v1.StreamStat.branches:type_name -> muxd.sink.v1.BranchStat
 	10, // 31: muxd.sink.v1.AttachRequest.size:type_name -> muxd.sink.v1.Size
 	10, // 32: muxd.sink.v1.ResizeRequest.size:type_name -> muxd.sink.v1.Size
 	9,  // 33: muxd.sink.v1.LogsRequest.spec:type_name -> muxd.sink.v1.Spec
@@ -3477,32 +3554,34 @@ var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	23, // 44: muxd.sink.v1.Sink.Leave:input_type -> muxd.sink.v1.LeaveRequest
 	25, // 45: muxd.sink.v1.Sink.AddBranch:input_type -> muxd.sink.v1.AddBranchRequest
 	27, // 46: muxd.sink.v1.Sink.RemoveBranch:input_type -> muxd.sink.v1.RemoveBranchRequest
-	29, // 47: muxd.sink.v1.Sink.Forget:input_type -> muxd.sink.v1.ForgetRequest
-	31, // 48: muxd.sink.v1.Sink.Watch:input_type -> muxd.sink.v1.WatchRequest
-	40, // 49: muxd.sink.v1.Sink.Openings:input_type -> muxd.sink.v1.OpeningsRequest
-	42, // 50: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
-	46, // 51: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
-	48, // 52: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
-	50, // 53: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
-	6,  // 54: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
-	14, // 55: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
-	16, // 56: muxd.sink.v1.Sink.Repark:output_type -> muxd.sink.v1.ReparkResponse
-	12, // 57: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
-	18, // 58: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
-	20, // 59: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
-	22, // 60: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
-	24, // 61: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
-	26, // 62: muxd.sink.v1.Sink.AddBranch:output_type -> muxd.sink.v1.AddBranchResponse
-	28, // 63: muxd.sink.v1.Sink.RemoveBranch:output_type -> muxd.sink.v1.RemoveBranchResponse
-	30, // 64: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
-	32, // 65: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
-	41, // 66: muxd.sink.v1.Sink.Openings:output_type -> muxd.sink.v1.OpeningsResponse
-	43, // 67: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
-	47, // 68: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
-	49, // 69: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
-	51, // 70: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
-	54, // [54:71] is the sub-list for method output_type
-	37, // [37:54] is the sub-list for method input_type
+	29, // 47: muxd.sink.v1.Sink.Pause:input_type -> muxd.sink.v1.PauseRequest
+	31, // 48: muxd.sink.v1.Sink.Forget:input_type -> muxd.sink.v1.ForgetRequest
+	33, // 49: muxd.sink.v1.Sink.Watch:input_type -> muxd.sink.v1.WatchRequest
+	42, // 50: muxd.sink.v1.Sink.Openings:input_type -> muxd.sink.v1.OpeningsRequest
+	44, // 51: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
+	48, // 52: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
+	50, // 53: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
+	52, // 54: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
+	6,  // 55: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
+	14, // 56: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
+	16, // 57: muxd.sink.v1.Sink.Repark:output_type -> muxd.sink.v1.ReparkResponse
+	12, // 58: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
+	18, // 59: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
+	20, // 60: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
+	22, // 61: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
+	24, // 62: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
+	26, // 63: muxd.sink.v1.Sink.AddBranch:output_type -> muxd.sink.v1.AddBranchResponse
+	28, // 64: muxd.sink.v1.Sink.RemoveBranch:output_type -> muxd.sink.v1.RemoveBranchResponse
+	30, // 65: muxd.sink.v1.Sink.Pause:output_type -> muxd.sink.v1.PauseResponse
+	32, // 66: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
+	34, // 67: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
+	43, // 68: muxd.sink.v1.Sink.Openings:output_type -> muxd.sink.v1.OpeningsResponse
+	45, // 69: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
+	49, // 70: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
+	51, // 71: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
+	53, // 72: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
+	55, // [55:73] is the sub-list for method output_type
+	37, // [37:55] is the sub-list for method input_type
 	37, // [37:37] is the sub-list for extension type_name
 	37, // [37:37] is the sub-list for extension extendee
 	0,  // [0:37] is the sub-list for field type_name
@@ -3513,7 +3592,7 @@ func file_sink_sinkpb_sink_proto_init() {
 	if File_sink_sinkpb_sink_proto != nil {
 		return
 	}
-	file_sink_sinkpb_sink_proto_msgTypes[28].OneofWrappers = []any{
+	file_sink_sinkpb_sink_proto_msgTypes[30].OneofWrappers = []any{
 		(*Event_Eof)(nil),
 		(*Event_Flushed)(nil),
 		(*Event_Failed)(nil),
@@ -3528,7 +3607,7 @@ func file_sink_sinkpb_sink_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sink_sinkpb_sink_proto_rawDesc), len(file_sink_sinkpb_sink_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   51,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -37,6 +37,7 @@ const (
 	Sink_Leave_FullMethodName        = "/muxd.sink.v1.Sink/Leave"
 	Sink_AddBranch_FullMethodName    = "/muxd.sink.v1.Sink/AddBranch"
 	Sink_RemoveBranch_FullMethodName = "/muxd.sink.v1.Sink/RemoveBranch"
+	Sink_Pause_FullMethodName        = "/muxd.sink.v1.Sink/Pause"
 	Sink_Forget_FullMethodName       = "/muxd.sink.v1.Sink/Forget"
 	Sink_Watch_FullMethodName        = "/muxd.sink.v1.Sink/Watch"
 	Sink_Openings_FullMethodName     = "/muxd.sink.v1.Sink/Openings"
@@ -83,6 +84,9 @@ type SinkClient interface {
 	// answers; with `discard` it throws that away. Where that takes longer than the call's deadline, `removed` is false, and the
 	// branch goes on leaving: the call can be made again. Of a branch that there is not, `removed` is true.
 	RemoveBranch(ctx context.Context, in *RemoveBranchRequest, opts ...grpc.CallOption) (*RemoveBranchResponse, error)
+	// Pause has the plugin begin no other chunk of any stream, and returns when none is in hand. What follows is the end of the process, for a
+	// successor to go on; if it does not come within 10 seconds the plugin goes on by itself.
+	Pause(ctx context.Context, in *PauseRequest, opts ...grpc.CallOption) (*PauseResponse, error)
 	// Forget releases all that the plugin still knows of an opening, after its streams are flushed.
 	Forget(ctx context.Context, in *ForgetRequest, opts ...grpc.CallOption) (*ForgetResponse, error)
 	// Watch tells the state of every opening that the plugin has, and from then on each change. One watcher at a
@@ -212,6 +216,16 @@ func (c *sinkClient) RemoveBranch(ctx context.Context, in *RemoveBranchRequest, 
 	return out, nil
 }
 
+func (c *sinkClient) Pause(ctx context.Context, in *PauseRequest, opts ...grpc.CallOption) (*PauseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PauseResponse)
+	err := c.cc.Invoke(ctx, Sink_Pause_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *sinkClient) Forget(ctx context.Context, in *ForgetRequest, opts ...grpc.CallOption) (*ForgetResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ForgetResponse)
@@ -328,6 +342,9 @@ type SinkServer interface {
 	// answers; with `discard` it throws that away. Where that takes longer than the call's deadline, `removed` is false, and the
 	// branch goes on leaving: the call can be made again. Of a branch that there is not, `removed` is true.
 	RemoveBranch(context.Context, *RemoveBranchRequest) (*RemoveBranchResponse, error)
+	// Pause has the plugin begin no other chunk of any stream, and returns when none is in hand. What follows is the end of the process, for a
+	// successor to go on; if it does not come within 10 seconds the plugin goes on by itself.
+	Pause(context.Context, *PauseRequest) (*PauseResponse, error)
 	// Forget releases all that the plugin still knows of an opening, after its streams are flushed.
 	Forget(context.Context, *ForgetRequest) (*ForgetResponse, error)
 	// Watch tells the state of every opening that the plugin has, and from then on each change. One watcher at a
@@ -386,6 +403,9 @@ func (UnimplementedSinkServer) AddBranch(context.Context, *AddBranchRequest) (*A
 }
 func (UnimplementedSinkServer) RemoveBranch(context.Context, *RemoveBranchRequest) (*RemoveBranchResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveBranch not implemented")
+}
+func (UnimplementedSinkServer) Pause(context.Context, *PauseRequest) (*PauseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Pause not implemented")
 }
 func (UnimplementedSinkServer) Forget(context.Context, *ForgetRequest) (*ForgetResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Forget not implemented")
@@ -609,6 +629,24 @@ func _Sink_RemoveBranch_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Sink_Pause_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PauseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SinkServer).Pause(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sink_Pause_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SinkServer).Pause(ctx, req.(*PauseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Sink_Forget_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ForgetRequest)
 	if err := dec(in); err != nil {
@@ -774,6 +812,10 @@ var Sink_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveBranch",
 			Handler:    _Sink_RemoveBranch_Handler,
+		},
+		{
+			MethodName: "Pause",
+			Handler:    _Sink_Pause_Handler,
 		},
 		{
 			MethodName: "Forget",

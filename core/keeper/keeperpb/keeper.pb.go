@@ -39,6 +39,8 @@ type Request struct {
 	//	*Request_Forget
 	//	*Request_Watch
 	//	*Request_Stop
+	//	*Request_Upgrade
+	//	*Request_Ready
 	//	*Request_Arm
 	What          isRequest_What `protobuf_oneof:"what"`
 	unknownFields protoimpl.UnknownFields
@@ -170,6 +172,24 @@ func (x *Request) GetStop() *Stop {
 	return nil
 }
 
+func (x *Request) GetUpgrade() *Upgrade {
+	if x != nil {
+		if x, ok := x.What.(*Request_Upgrade); ok {
+			return x.Upgrade
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetReady() *Ready {
+	if x != nil {
+		if x, ok := x.What.(*Request_Ready); ok {
+			return x.Ready
+		}
+	}
+	return nil
+}
+
 func (x *Request) GetArm() *Arm {
 	if x != nil {
 		if x, ok := x.What.(*Request_Arm); ok {
@@ -219,6 +239,14 @@ type Request_Stop struct {
 	Stop *Stop `protobuf:"bytes,10,opt,name=stop,proto3,oneof"`
 }
 
+type Request_Upgrade struct {
+	Upgrade *Upgrade `protobuf:"bytes,30,opt,name=upgrade,proto3,oneof"`
+}
+
+type Request_Ready struct {
+	Ready *Ready `protobuf:"bytes,31,opt,name=ready,proto3,oneof"`
+}
+
 type Request_Arm struct {
 	Arm *Arm `protobuf:"bytes,20,opt,name=arm,proto3,oneof"`
 }
@@ -240,6 +268,10 @@ func (*Request_Forget) isRequest_What() {}
 func (*Request_Watch) isRequest_What() {}
 
 func (*Request_Stop) isRequest_What() {}
+
+func (*Request_Upgrade) isRequest_What() {}
+
+func (*Request_Ready) isRequest_What() {}
 
 func (*Request_Arm) isRequest_What() {}
 
@@ -931,14 +963,15 @@ func (x *Signal) GetGroup() bool {
 	return false
 }
 
-// Takeover is what an agent whose keeper has died leaves to the keeper that it becomes, by execve(2), with the numbers of the
-// descriptors that it has left open for it.
+// Takeover is what a process leaves to the keeper that it becomes, by execve(2), with the numbers of the descriptors that it has
+// left open for it: an agent whose keeper has died, or a keeper that goes on as another program.
 type Takeover struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Control       uint32                 `protobuf:"varint,1,opt,name=control,proto3" json:"control,omitempty"` // listening sockets
 	Sessions      uint32                 `protobuf:"varint,2,opt,name=sessions,proto3" json:"sessions,omitempty"`
-	Watched       []*Takeover_Watched    `protobuf:"bytes,3,rep,name=watched,proto3" json:"watched,omitempty"`
+	Followed      []*Takeover_Followed   `protobuf:"bytes,3,rep,name=followed,proto3" json:"followed,omitempty"`
 	Held          []*Takeover_HeldFd     `protobuf:"bytes,4,rep,name=held,proto3" json:"held,omitempty"`
+	Upgraded      *Upgraded              `protobuf:"bytes,5,opt,name=upgraded,proto3" json:"upgraded,omitempty"` // absent: an agent wrote this
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -987,9 +1020,9 @@ func (x *Takeover) GetSessions() uint32 {
 	return 0
 }
 
-func (x *Takeover) GetWatched() []*Takeover_Watched {
+func (x *Takeover) GetFollowed() []*Takeover_Followed {
 	if x != nil {
-		return x.Watched
+		return x.Followed
 	}
 	return nil
 }
@@ -999,6 +1032,90 @@ func (x *Takeover) GetHeld() []*Takeover_HeldFd {
 		return x.Held
 	}
 	return nil
+}
+
+func (x *Takeover) GetUpgraded() *Upgraded {
+	if x != nil {
+		return x.Upgraded
+	}
+	return nil
+}
+
+// Upgraded is what a keeper leaves besides, that goes on as another program.
+type Upgraded struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Lock          uint32                 `protobuf:"varint,1,opt,name=lock,proto3" json:"lock,omitempty"`           // the pid file, locked
+	Made          []string               `protobuf:"bytes,2,rep,name=made,proto3" json:"made,omitempty"`            // directories to remove at the end, if they are empty
+	Agent         int32                  `protobuf:"varint,3,opt,name=agent,proto3" json:"agent,omitempty"`         // 0: there is none
+	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`      // of the program before
+	Before        *uint32                `protobuf:"varint,5,opt,name=before,proto3,oneof" json:"before,omitempty"` // the program before, for as long as it is not sure that the new one works
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Upgraded) Reset() {
+	*x = Upgraded{}
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Upgraded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Upgraded) ProtoMessage() {}
+
+func (x *Upgraded) ProtoReflect() protoreflect.Message {
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Upgraded.ProtoReflect.Descriptor instead.
+func (*Upgraded) Descriptor() ([]byte, []int) {
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Upgraded) GetLock() uint32 {
+	if x != nil {
+		return x.Lock
+	}
+	return 0
+}
+
+func (x *Upgraded) GetMade() []string {
+	if x != nil {
+		return x.Made
+	}
+	return nil
+}
+
+func (x *Upgraded) GetAgent() int32 {
+	if x != nil {
+		return x.Agent
+	}
+	return 0
+}
+
+func (x *Upgraded) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Upgraded) GetBefore() uint32 {
+	if x != nil && x.Before != nil {
+		return *x.Before
+	}
+	return 0
 }
 
 // Hold stores the packet's one fd under a name; a name that is taken gets the new fd and loses the old.
@@ -1012,7 +1129,7 @@ type Hold struct {
 
 func (x *Hold) Reset() {
 	*x = Hold{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[10]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1024,7 +1141,7 @@ func (x *Hold) String() string {
 func (*Hold) ProtoMessage() {}
 
 func (x *Hold) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[10]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1037,7 +1154,7 @@ func (x *Hold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hold.ProtoReflect.Descriptor instead.
 func (*Hold) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{10}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Hold) GetName() string {
@@ -1064,7 +1181,7 @@ type Fetch struct {
 
 func (x *Fetch) Reset() {
 	*x = Fetch{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[11]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1076,7 +1193,7 @@ func (x *Fetch) String() string {
 func (*Fetch) ProtoMessage() {}
 
 func (x *Fetch) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[11]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1089,7 +1206,7 @@ func (x *Fetch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetch.ProtoReflect.Descriptor instead.
 func (*Fetch) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{11}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Fetch) GetName() string {
@@ -1110,7 +1227,7 @@ type Drop struct {
 
 func (x *Drop) Reset() {
 	*x = Drop{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[12]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1122,7 +1239,7 @@ func (x *Drop) String() string {
 func (*Drop) ProtoMessage() {}
 
 func (x *Drop) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[12]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1135,7 +1252,7 @@ func (x *Drop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drop.ProtoReflect.Descriptor instead.
 func (*Drop) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{12}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Drop) GetName() string {
@@ -1160,7 +1277,7 @@ type List struct {
 
 func (x *List) Reset() {
 	*x = List{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[13]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1172,7 +1289,7 @@ func (x *List) String() string {
 func (*List) ProtoMessage() {}
 
 func (x *List) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[13]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1185,7 +1302,7 @@ func (x *List) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use List.ProtoReflect.Descriptor instead.
 func (*List) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{13}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{14}
 }
 
 type Held struct {
@@ -1198,7 +1315,7 @@ type Held struct {
 
 func (x *Held) Reset() {
 	*x = Held{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[14]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1210,7 +1327,7 @@ func (x *Held) String() string {
 func (*Held) ProtoMessage() {}
 
 func (x *Held) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[14]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1223,7 +1340,7 @@ func (x *Held) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Held.ProtoReflect.Descriptor instead.
 func (*Held) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{14}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Held) GetName() string {
@@ -1250,7 +1367,7 @@ type Forget struct {
 
 func (x *Forget) Reset() {
 	*x = Forget{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[15]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1262,7 +1379,7 @@ func (x *Forget) String() string {
 func (*Forget) ProtoMessage() {}
 
 func (x *Forget) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[15]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1275,7 +1392,7 @@ func (x *Forget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forget.ProtoReflect.Descriptor instead.
 func (*Forget) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{15}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Forget) GetKey() string {
@@ -1298,7 +1415,7 @@ type Watch struct {
 
 func (x *Watch) Reset() {
 	*x = Watch{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[16]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1310,7 +1427,7 @@ func (x *Watch) String() string {
 func (*Watch) ProtoMessage() {}
 
 func (x *Watch) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[16]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1323,7 +1440,7 @@ func (x *Watch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Watch.ProtoReflect.Descriptor instead.
 func (*Watch) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{16}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Watch) GetKey() string {
@@ -1358,7 +1475,7 @@ type Arm struct {
 
 func (x *Arm) Reset() {
 	*x = Arm{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[17]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1487,7 @@ func (x *Arm) String() string {
 func (*Arm) ProtoMessage() {}
 
 func (x *Arm) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[17]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1500,7 @@ func (x *Arm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Arm.ProtoReflect.Descriptor instead.
 func (*Arm) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{17}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Arm) GetNames() []string {
@@ -1404,7 +1521,7 @@ type Stirred struct {
 
 func (x *Stirred) Reset() {
 	*x = Stirred{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1416,7 +1533,7 @@ func (x *Stirred) String() string {
 func (*Stirred) ProtoMessage() {}
 
 func (x *Stirred) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1429,7 +1546,7 @@ func (x *Stirred) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stirred.ProtoReflect.Descriptor instead.
 func (*Stirred) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{18}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Stirred) GetNames() []string {
@@ -1437,6 +1554,82 @@ func (x *Stirred) GetNames() []string {
 		return x.Names
 	}
 	return nil
+}
+
+// Upgrade has the keeper go on as another program, the packet's one fd, in place (execve(2)). There is a reply only where that
+// fails. Otherwise the channel closes, and the new program kills the agent that asked, when it stands, and starts its own.
+type Upgrade struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Upgrade) Reset() {
+	*x = Upgrade{}
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Upgrade) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Upgrade) ProtoMessage() {}
+
+func (x *Upgrade) ProtoReflect() protoreflect.Message {
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Upgrade.ProtoReflect.Descriptor instead.
+func (*Upgrade) Descriptor() ([]byte, []int) {
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{20}
+}
+
+// Ready says that the agent has taken everything over and serves. A new program whose agents do not come so far is taken
+// back.
+type Ready struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ready) Reset() {
+	*x = Ready{}
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ready) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ready) ProtoMessage() {}
+
+func (x *Ready) ProtoReflect() protoreflect.Message {
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ready.ProtoReflect.Descriptor instead.
+func (*Ready) Descriptor() ([]byte, []int) {
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{21}
 }
 
 // Stop ends the keeper, after the agent has ended everything else. No reply: the channel closes.
@@ -1448,7 +1641,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1460,7 +1653,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1473,32 +1666,34 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{19}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{22}
 }
 
-type Takeover_Watched struct {
+type Takeover_Followed struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Process       *Process               `protobuf:"bytes,1,opt,name=process,proto3" json:"process,omitempty"`
-	Pidfd         uint32                 `protobuf:"varint,2,opt,name=pidfd,proto3" json:"pidfd,omitempty"`
+	Pidfd         *uint32                `protobuf:"varint,2,opt,name=pidfd,proto3,oneof" json:"pidfd,omitempty"` // absent: nothing of it is left to signal
+	Child         bool                   `protobuf:"varint,3,opt,name=child,proto3" json:"child,omitempty"`       // of this process, which can wait for it
+	Group         bool                   `protobuf:"varint,4,opt,name=group,proto3" json:"group,omitempty"`       // its process group may have members
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Takeover_Watched) Reset() {
-	*x = Takeover_Watched{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[20]
+func (x *Takeover_Followed) Reset() {
+	*x = Takeover_Followed{}
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Takeover_Watched) String() string {
+func (x *Takeover_Followed) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Takeover_Watched) ProtoMessage() {}
+func (*Takeover_Followed) ProtoMessage() {}
 
-func (x *Takeover_Watched) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[20]
+func (x *Takeover_Followed) ProtoReflect() protoreflect.Message {
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1509,36 +1704,51 @@ func (x *Takeover_Watched) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Takeover_Watched.ProtoReflect.Descriptor instead.
-func (*Takeover_Watched) Descriptor() ([]byte, []int) {
+// Deprecated: Use Takeover_Followed.ProtoReflect.Descriptor instead.
+func (*Takeover_Followed) Descriptor() ([]byte, []int) {
 	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{9, 0}
 }
 
-func (x *Takeover_Watched) GetProcess() *Process {
+func (x *Takeover_Followed) GetProcess() *Process {
 	if x != nil {
 		return x.Process
 	}
 	return nil
 }
 
-func (x *Takeover_Watched) GetPidfd() uint32 {
-	if x != nil {
-		return x.Pidfd
+func (x *Takeover_Followed) GetPidfd() uint32 {
+	if x != nil && x.Pidfd != nil {
+		return *x.Pidfd
 	}
 	return 0
+}
+
+func (x *Takeover_Followed) GetChild() bool {
+	if x != nil {
+		return x.Child
+	}
+	return false
+}
+
+func (x *Takeover_Followed) GetGroup() bool {
+	if x != nil {
+		return x.Group
+	}
+	return false
 }
 
 type Takeover_HeldFd struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Fd            uint32                 `protobuf:"varint,2,opt,name=fd,proto3" json:"fd,omitempty"`
+	Note          []byte                 `protobuf:"bytes,3,opt,name=note,proto3" json:"note,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Takeover_HeldFd) Reset() {
 	*x = Takeover_HeldFd{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[21]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1550,7 +1760,7 @@ func (x *Takeover_HeldFd) String() string {
 func (*Takeover_HeldFd) ProtoMessage() {}
 
 func (x *Takeover_HeldFd) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[21]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1580,11 +1790,18 @@ func (x *Takeover_HeldFd) GetFd() uint32 {
 	return 0
 }
 
+func (x *Takeover_HeldFd) GetNote() []byte {
+	if x != nil {
+		return x.Note
+	}
+	return nil
+}
+
 var File_core_keeper_keeperpb_keeper_proto protoreflect.FileDescriptor
 
 const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\n" +
-	"!core/keeper/keeperpb/keeper.proto\x12\x0emuxd.keeper.v1\"\xeb\x03\n" +
+	"!core/keeper/keeperpb/keeper.proto\x12\x0emuxd.keeper.v1\"\xcf\x04\n" +
 	"\aRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12-\n" +
 	"\x05spawn\x18\x02 \x01(\v2\x15.muxd.keeper.v1.SpawnH\x00R\x05spawn\x120\n" +
@@ -1596,7 +1813,9 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\x06forget\x18\b \x01(\v2\x16.muxd.keeper.v1.ForgetH\x00R\x06forget\x12-\n" +
 	"\x05watch\x18\t \x01(\v2\x15.muxd.keeper.v1.WatchH\x00R\x05watch\x12*\n" +
 	"\x04stop\x18\n" +
-	" \x01(\v2\x14.muxd.keeper.v1.StopH\x00R\x04stop\x12'\n" +
+	" \x01(\v2\x14.muxd.keeper.v1.StopH\x00R\x04stop\x123\n" +
+	"\aupgrade\x18\x1e \x01(\v2\x17.muxd.keeper.v1.UpgradeH\x00R\aupgrade\x12-\n" +
+	"\x05ready\x18\x1f \x01(\v2\x15.muxd.keeper.v1.ReadyH\x00R\x05ready\x12'\n" +
 	"\x03arm\x18\x14 \x01(\v2\x13.muxd.keeper.v1.ArmH\x00R\x03armB\x06\n" +
 	"\x04what\"\xd7\x01\n" +
 	"\x05Reply\x12\x0e\n" +
@@ -1657,18 +1876,30 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\x06Signal\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\rR\x06signal\x12\x14\n" +
-	"\x05group\x18\x03 \x01(\bR\x05group\"\xb3\x02\n" +
+	"\x05group\x18\x03 \x01(\bR\x05group\"\xbd\x03\n" +
 	"\bTakeover\x12\x18\n" +
 	"\acontrol\x18\x01 \x01(\rR\acontrol\x12\x1a\n" +
-	"\bsessions\x18\x02 \x01(\rR\bsessions\x12:\n" +
-	"\awatched\x18\x03 \x03(\v2 .muxd.keeper.v1.Takeover.WatchedR\awatched\x123\n" +
-	"\x04held\x18\x04 \x03(\v2\x1f.muxd.keeper.v1.Takeover.HeldFdR\x04held\x1aR\n" +
-	"\aWatched\x121\n" +
-	"\aprocess\x18\x01 \x01(\v2\x17.muxd.keeper.v1.ProcessR\aprocess\x12\x14\n" +
-	"\x05pidfd\x18\x02 \x01(\rR\x05pidfd\x1a,\n" +
+	"\bsessions\x18\x02 \x01(\rR\bsessions\x12=\n" +
+	"\bfollowed\x18\x03 \x03(\v2!.muxd.keeper.v1.Takeover.FollowedR\bfollowed\x123\n" +
+	"\x04held\x18\x04 \x03(\v2\x1f.muxd.keeper.v1.Takeover.HeldFdR\x04held\x124\n" +
+	"\bupgraded\x18\x05 \x01(\v2\x18.muxd.keeper.v1.UpgradedR\bupgraded\x1a\x8e\x01\n" +
+	"\bFollowed\x121\n" +
+	"\aprocess\x18\x01 \x01(\v2\x17.muxd.keeper.v1.ProcessR\aprocess\x12\x19\n" +
+	"\x05pidfd\x18\x02 \x01(\rH\x00R\x05pidfd\x88\x01\x01\x12\x14\n" +
+	"\x05child\x18\x03 \x01(\bR\x05child\x12\x14\n" +
+	"\x05group\x18\x04 \x01(\bR\x05groupB\b\n" +
+	"\x06_pidfd\x1a@\n" +
 	"\x06HeldFd\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
-	"\x02fd\x18\x02 \x01(\rR\x02fd\".\n" +
+	"\x02fd\x18\x02 \x01(\rR\x02fd\x12\x12\n" +
+	"\x04note\x18\x03 \x01(\fR\x04note\"\x8a\x01\n" +
+	"\bUpgraded\x12\x12\n" +
+	"\x04lock\x18\x01 \x01(\rR\x04lock\x12\x12\n" +
+	"\x04made\x18\x02 \x03(\tR\x04made\x12\x14\n" +
+	"\x05agent\x18\x03 \x01(\x05R\x05agent\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\x12\x1b\n" +
+	"\x06before\x18\x05 \x01(\rH\x00R\x06before\x88\x01\x01B\t\n" +
+	"\a_before\".\n" +
 	"\x04Hold\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04note\x18\x02 \x01(\fR\x04note\"\x1b\n" +
@@ -1690,7 +1921,9 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\x03Arm\x12\x14\n" +
 	"\x05names\x18\x01 \x03(\tR\x05names\"\x1f\n" +
 	"\aStirred\x12\x14\n" +
-	"\x05names\x18\x01 \x03(\tR\x05names\"\x06\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\"\t\n" +
+	"\aUpgrade\"\a\n" +
+	"\x05Ready\"\x06\n" +
 	"\x04StopB+Z)github.com/muxd/muxd/core/keeper/keeperpbb\x06proto3"
 
 var (
@@ -1705,60 +1938,66 @@ func file_core_keeper_keeperpb_keeper_proto_rawDescGZIP() []byte {
 	return file_core_keeper_keeperpb_keeper_proto_rawDescData
 }
 
-var file_core_keeper_keeperpb_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_core_keeper_keeperpb_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_core_keeper_keeperpb_keeper_proto_goTypes = []any{
-	(*Request)(nil),          // 0: muxd.keeper.v1.Request
-	(*Reply)(nil),            // 1: muxd.keeper.v1.Reply
-	(*Exit)(nil),             // 2: muxd.keeper.v1.Exit
-	(*Message)(nil),          // 3: muxd.keeper.v1.Message
-	(*Spawn)(nil),            // 4: muxd.keeper.v1.Spawn
-	(*Credential)(nil),       // 5: muxd.keeper.v1.Credential
-	(*Rlimit)(nil),           // 6: muxd.keeper.v1.Rlimit
-	(*Process)(nil),          // 7: muxd.keeper.v1.Process
-	(*Signal)(nil),           // 8: muxd.keeper.v1.Signal
-	(*Takeover)(nil),         // 9: muxd.keeper.v1.Takeover
-	(*Hold)(nil),             // 10: muxd.keeper.v1.Hold
-	(*Fetch)(nil),            // 11: muxd.keeper.v1.Fetch
-	(*Drop)(nil),             // 12: muxd.keeper.v1.Drop
-	(*List)(nil),             // 13: muxd.keeper.v1.List
-	(*Held)(nil),             // 14: muxd.keeper.v1.Held
-	(*Forget)(nil),           // 15: muxd.keeper.v1.Forget
-	(*Watch)(nil),            // 16: muxd.keeper.v1.Watch
-	(*Arm)(nil),              // 17: muxd.keeper.v1.Arm
-	(*Stirred)(nil),          // 18: muxd.keeper.v1.Stirred
-	(*Stop)(nil),             // 19: muxd.keeper.v1.Stop
-	(*Takeover_Watched)(nil), // 20: muxd.keeper.v1.Takeover.Watched
-	(*Takeover_HeldFd)(nil),  // 21: muxd.keeper.v1.Takeover.HeldFd
+	(*Request)(nil),           // 0: muxd.keeper.v1.Request
+	(*Reply)(nil),             // 1: muxd.keeper.v1.Reply
+	(*Exit)(nil),              // 2: muxd.keeper.v1.Exit
+	(*Message)(nil),           // 3: muxd.keeper.v1.Message
+	(*Spawn)(nil),             // 4: muxd.keeper.v1.Spawn
+	(*Credential)(nil),        // 5: muxd.keeper.v1.Credential
+	(*Rlimit)(nil),            // 6: muxd.keeper.v1.Rlimit
+	(*Process)(nil),           // 7: muxd.keeper.v1.Process
+	(*Signal)(nil),            // 8: muxd.keeper.v1.Signal
+	(*Takeover)(nil),          // 9: muxd.keeper.v1.Takeover
+	(*Upgraded)(nil),          // 10: muxd.keeper.v1.Upgraded
+	(*Hold)(nil),              // 11: muxd.keeper.v1.Hold
+	(*Fetch)(nil),             // 12: muxd.keeper.v1.Fetch
+	(*Drop)(nil),              // 13: muxd.keeper.v1.Drop
+	(*List)(nil),              // 14: muxd.keeper.v1.List
+	(*Held)(nil),              // 15: muxd.keeper.v1.Held
+	(*Forget)(nil),            // 16: muxd.keeper.v1.Forget
+	(*Watch)(nil),             // 17: muxd.keeper.v1.Watch
+	(*Arm)(nil),               // 18: muxd.keeper.v1.Arm
+	(*Stirred)(nil),           // 19: muxd.keeper.v1.Stirred
+	(*Upgrade)(nil),           // 20: muxd.keeper.v1.Upgrade
+	(*Ready)(nil),             // 21: muxd.keeper.v1.Ready
+	(*Stop)(nil),              // 22: muxd.keeper.v1.Stop
+	(*Takeover_Followed)(nil), // 23: muxd.keeper.v1.Takeover.Followed
+	(*Takeover_HeldFd)(nil),   // 24: muxd.keeper.v1.Takeover.HeldFd
 }
 var file_core_keeper_keeperpb_keeper_proto_depIdxs = []int32{
 	4,  // 0: muxd.keeper.v1.Request.spawn:type_name -> muxd.keeper.v1.Spawn
 	8,  // 1: muxd.keeper.v1.Request.signal:type_name -> muxd.keeper.v1.Signal
-	10, // 2: muxd.keeper.v1.Request.hold:type_name -> muxd.keeper.v1.Hold
-	11, // 3: muxd.keeper.v1.Request.fetch:type_name -> muxd.keeper.v1.Fetch
-	12, // 4: muxd.keeper.v1.Request.drop:type_name -> muxd.keeper.v1.Drop
-	13, // 5: muxd.keeper.v1.Request.list:type_name -> muxd.keeper.v1.List
-	15, // 6: muxd.keeper.v1.Request.forget:type_name -> muxd.keeper.v1.Forget
-	16, // 7: muxd.keeper.v1.Request.watch:type_name -> muxd.keeper.v1.Watch
-	19, // 8: muxd.keeper.v1.Request.stop:type_name -> muxd.keeper.v1.Stop
-	17, // 9: muxd.keeper.v1.Request.arm:type_name -> muxd.keeper.v1.Arm
-	7,  // 10: muxd.keeper.v1.Reply.process:type_name -> muxd.keeper.v1.Process
-	14, // 11: muxd.keeper.v1.Reply.held:type_name -> muxd.keeper.v1.Held
-	7,  // 12: muxd.keeper.v1.Reply.processes:type_name -> muxd.keeper.v1.Process
-	7,  // 13: muxd.keeper.v1.Exit.process:type_name -> muxd.keeper.v1.Process
-	0,  // 14: muxd.keeper.v1.Message.request:type_name -> muxd.keeper.v1.Request
-	1,  // 15: muxd.keeper.v1.Message.reply:type_name -> muxd.keeper.v1.Reply
-	2,  // 16: muxd.keeper.v1.Message.exit:type_name -> muxd.keeper.v1.Exit
-	18, // 17: muxd.keeper.v1.Message.stirred:type_name -> muxd.keeper.v1.Stirred
-	5,  // 18: muxd.keeper.v1.Spawn.credential:type_name -> muxd.keeper.v1.Credential
-	6,  // 19: muxd.keeper.v1.Spawn.rlimits:type_name -> muxd.keeper.v1.Rlimit
-	20, // 20: muxd.keeper.v1.Takeover.watched:type_name -> muxd.keeper.v1.Takeover.Watched
-	21, // 21: muxd.keeper.v1.Takeover.held:type_name -> muxd.keeper.v1.Takeover.HeldFd
-	7,  // 22: muxd.keeper.v1.Takeover.Watched.process:type_name -> muxd.keeper.v1.Process
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	11, // 2: muxd.keeper.v1.Request.hold:type_name -> muxd.keeper.v1.Hold
+	12, // 3: muxd.keeper.v1.Request.fetch:type_name -> muxd.keeper.v1.Fetch
+	13, // 4: muxd.keeper.v1.Request.drop:type_name -> muxd.keeper.v1.Drop
+	14, // 5: muxd.keeper.v1.Request.list:type_name -> muxd.keeper.v1.List
+	16, // 6: muxd.keeper.v1.Request.forget:type_name -> muxd.keeper.v1.Forget
+	17, // 7: muxd.keeper.v1.Request.watch:type_name -> muxd.keeper.v1.Watch
+	22, // 8: muxd.keeper.v1.Request.stop:type_name -> muxd.keeper.v1.Stop
+	20, // 9: muxd.keeper.v1.Request.upgrade:type_name -> muxd.keeper.v1.Upgrade
+	21, // 10: muxd.keeper.v1.Request.ready:type_name -> muxd.keeper.v1.Ready
+	18, // 11: muxd.keeper.v1.Request.arm:type_name -> muxd.keeper.v1.Arm
+	7,  // 12: muxd.keeper.v1.Reply.process:type_name -> muxd.keeper.v1.Process
+	15, // 13: muxd.keeper.v1.Reply.held:type_name -> muxd.keeper.v1.Held
+	7,  // 14: muxd.keeper.v1.Reply.processes:type_name -> muxd.keeper.v1.Process
+	7,  // 15: muxd.keeper.v1.Exit.process:type_name -> muxd.keeper.v1.Process
+	0,  // 16: muxd.keeper.v1.Message.request:type_name -> muxd.keeper.v1.Request
+	1,  // 17: muxd.keeper.v1.Message.reply:type_name -> muxd.keeper.v1.Reply
+	2,  // 18: muxd.keeper.v1.Message.exit:type_name -> muxd.keeper.v1.Exit
+	19, // 19: muxd.keeper.v1.Message.stirred:type_name -> muxd.keeper.v1.Stirred
+	5,  // 20: muxd.keeper.v1.Spawn.credential:type_name -> muxd.keeper.v1.Credential
+	6,  // 21: muxd.keeper.v1.Spawn.rlimits:type_name -> muxd.keeper.v1.Rlimit
+	23, // 22: muxd.keeper.v1.Takeover.followed:type_name -> muxd.keeper.v1.Takeover.Followed
+	24, // 23: muxd.keeper.v1.Takeover.held:type_name -> muxd.keeper.v1.Takeover.HeldFd
+	10, // 24: muxd.keeper.v1.Takeover.upgraded:type_name -> muxd.keeper.v1.Upgraded
+	7,  // 25: muxd.keeper.v1.Takeover.Followed.process:type_name -> muxd.keeper.v1.Process
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_core_keeper_keeperpb_keeper_proto_init() }
@@ -1776,6 +2015,8 @@ func file_core_keeper_keeperpb_keeper_proto_init() {
 		(*Request_Forget)(nil),
 		(*Request_Watch)(nil),
 		(*Request_Stop)(nil),
+		(*Request_Upgrade)(nil),
+		(*Request_Ready)(nil),
 		(*Request_Arm)(nil),
 	}
 	file_core_keeper_keeperpb_keeper_proto_msgTypes[3].OneofWrappers = []any{
@@ -1785,13 +2026,15 @@ func file_core_keeper_keeperpb_keeper_proto_init() {
 		(*Message_Stirred)(nil),
 	}
 	file_core_keeper_keeperpb_keeper_proto_msgTypes[4].OneofWrappers = []any{}
+	file_core_keeper_keeperpb_keeper_proto_msgTypes[10].OneofWrappers = []any{}
+	file_core_keeper_keeperpb_keeper_proto_msgTypes[23].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_core_keeper_keeperpb_keeper_proto_rawDesc), len(file_core_keeper_keeperpb_keeper_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
