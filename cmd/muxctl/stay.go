@@ -75,9 +75,18 @@ func (a *app) stayAttached(ctx context.Context, m *control.Client, resp *control
 
 // finish waits for a child's end and returns its status as an exitError; nil for 0.
 func (a *app) finish(ctx context.Context, m *control.Client, id string) error {
-	c, err := m.Wait(ctx, id)
+	c, err := a.finished(ctx, m, id)
 	if err != nil {
 		return err
+	}
+	return statusError(c)
+}
+
+// finished waits for a child's end, and says what was lost.
+func (a *app) finished(ctx context.Context, m *control.Client, id string) (*controlpb.Child, error) {
+	c, err := m.Wait(ctx, id)
+	if err != nil {
+		return nil, err
 	}
 	for _, h := range c.Holders {
 		fmt.Fprintf(os.Stderr, "muxctl: %s of %s was cut at the drain deadline: process %d (%s) still held it\n",
@@ -88,7 +97,7 @@ func (a *app) finish(ctx context.Context, m *control.Client, id string) error {
 			fmt.Fprintf(os.Stderr, "muxctl: %s of %s: %s\n", s.Stream, c.Name, s.Error)
 		}
 	}
-	return statusError(c)
+	return c, nil
 }
 
 // statusError is the child's exit status as muxctl's own.
@@ -137,7 +146,7 @@ func (a *app) runForked(ctx context.Context, m *control.Client, cs *controlpb.Ch
 		child.Umask = &mask
 	}
 	forked := false
-	_, err = runInherited(ctx, child, func(pid, pidfd int) error {
+	status, err := runInherited(ctx, child, func(pid, pidfd int) error {
 		for _, near := range f.NearEnds {
 			near.Close()
 		}
@@ -159,7 +168,14 @@ func (a *app) runForked(ctx context.Context, m *control.Client, cs *controlpb.Ch
 		}
 		return err
 	}
-	return a.finish(ctx, m, f.ID)
+	c, err := a.finished(ctx, m, f.ID)
+	if err != nil {
+		return err
+	}
+	if !c.StatusKnown { // it ended while muxd was away, and only its parent could see how
+		c.Status, c.StatusKnown = uint32(status), true
+	}
+	return statusError(c)
 }
 
 // lookPath finds the program of a child that muxctl forks, relative to the child's working directory.
