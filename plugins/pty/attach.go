@@ -33,7 +33,8 @@ type attached struct {
 	slow   bool
 	over   bool   // done is closed
 	next   uint64 // the offset of the next byte for it
-	redraw uint64 // what lies below this is redrawn, not output
+	draw   []byte // the rest of what draws the screen on its terminal, before that byte
+	redraw uint64 // what lies below this is redrawn, not output: where it has no terminal
 	told   bool   // it knows the offset at which it is, from an Output
 	there  uint64 // where the output ended when it came
 	ready  bool   // it knows that it has been shown all that was there
@@ -45,7 +46,8 @@ type attached struct {
 	noticed        time.Time
 	refused        bool // it has been told that it is read-only
 
-	rows, cols int // of its terminal; zero where it has none
+	terminal   bool // it has one
+	rows, cols int  // of its terminal; zero where it has none
 }
 
 // Attach serves v until it leaves, the console has ended and v has all of it, or ctx is done. It does not take
@@ -62,7 +64,7 @@ func (c *consoleSink) Attach(ctx context.Context, v *sink.Viewer) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	a := &attached{v: v, raw: raw, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	a := &attached{v: v, raw: raw, terminal: v.Rows > 0 && v.Cols > 0, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	c.admit(a, want)
 	defer c.leave(a)
 	var pump sync.WaitGroup
@@ -81,12 +83,6 @@ func (c *consoleSink) Attach(ctx context.Context, v *sink.Viewer) error {
 func (c *consoleSink) admit(a *attached, want replay) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var exact bool
-	a.there = c.past.end()
-	a.next, exact = c.past.begin(want)
-	if !exact {
-		a.redraw = c.past.end()
-	}
 	c.viewers[a] = struct{}{}
 	if c.absent == 0 {
 		c.past.viewers().Add(1)
@@ -96,7 +92,26 @@ func (c *consoleSink) admit(a *attached, want replay) {
 	if !a.v.ReadOnly {
 		c.resized(a, a.v.Rows, a.v.Cols)
 	}
+	c.begin(a, want)
 	c.push(a)
+}
+
+// begin finds out where a begins, and what it is shown before. c.mu is held.
+func (c *consoleSink) begin(a *attached, want replay) {
+	a.there = c.past.end()
+	offset, exact := c.past.begin(want)
+	switch {
+	case exact:
+		a.next = offset
+	case a.terminal:
+		a.next = a.there
+		if want.draw || want.exact {
+			c.display.resize(c.Size())
+			a.draw = c.display.redraw(want.draw, a.v.Rows, want.above)
+		}
+	default:
+		a.next, a.redraw = offset, a.there
+	}
 }
 
 func (c *consoleSink) leave(a *attached) {
@@ -185,6 +200,13 @@ func (c *consoleSink) send(a *attached) error {
 		}
 		a.ackSent = a.acked
 	}
+	for len(a.draw) > 0 {
+		p := a.draw[:min(len(a.draw), sink.ViewerDataMost)]
+		if err := a.v.Redraw(p); err != nil {
+			return err
+		}
+		a.draw = a.draw[len(p):]
+	}
 	for a.next < c.past.end() || !a.told || !a.ready {
 		if err := c.sendPiece(a); err != nil {
 			return err
@@ -214,7 +236,7 @@ func (c *consoleSink) sendPiece(a *attached) error {
 			return err
 		}
 	} else {
-		if err := a.v.Output(a.next, p); err != nil {
+		if err := a.v.Output(a.next, c.masked(a, a.next, p)); err != nil {
 			return err
 		}
 		a.told = true
@@ -223,12 +245,18 @@ func (c *consoleSink) sendPiece(a *attached) error {
 	return nil
 }
 
-// skip moves a viewer that has fallen out of the ring to a place in it where its terminal can begin to draw, and
-// redraws it from there. c.mu is held.
+// skip has a viewer that has fallen out of the ring go on with the present, as its terminal is redrawn. Without a terminal it
+// goes on with what is kept. c.mu is held.
 func (c *consoleSink) skip(a *attached) {
-	to := max(c.past.sensible(), a.next)
+	to := c.past.end()
+	if a.terminal {
+		a.draw = c.display.redraw(false, 0, 0)
+	} else {
+		to = max(c.past.sensible(), a.next)
+		a.redraw, a.cancel = c.past.end(), true
+	}
 	a.skipped += to - a.next
-	a.next, a.redraw, a.told, a.cancel = to, c.past.end(), false, true
+	a.next, a.told = to, false
 	if now := time.Now(); now.Sub(a.noticed) >= noticeEvery {
 		a.notices = append(a.notices, fmt.Sprintf("%d bytes of output were skipped: this viewer reads too slowly", a.skipped))
 		a.skipped, a.noticed = 0, now

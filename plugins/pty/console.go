@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/console"
@@ -24,7 +25,8 @@ type consoleSink struct {
 	keys   keyboard
 
 	mu      sync.Mutex // for what follows, and for every attached
-	past    ring
+	display *display
+	past    ring   // the display's
 	now     []byte // the piece that is being shown: it ends where past ends, and may be longer than past is
 	viewers map[*attached]struct{}
 	absent  int           // viewers of a predecessor that have not come back
@@ -34,11 +36,15 @@ type consoleSink struct {
 	ended   bool
 	exit    uint32
 	known   bool
+
+	dealt     *atomic.Uint64 // offset behind the last question of the program that was dealt with
+	questions []question
+	answers   []byte // to be typed
 }
 
-// newConsole takes ownership of in. past holds the latest output, of a predecessor too; status is asked when the console
+// newConsole takes ownership of in. mem holds the latest output, of a predecessor too; status is asked when the console
 // has ended.
-func newConsole(in *master, past ring, status func() (uint32, bool)) (*consoleSink, error) {
+func newConsole(in *master, mem memory, status func() (uint32, bool)) (*consoleSink, error) {
 	size, err := console.ConsoleFromFile(in)
 	if err != nil {
 		in.Close()
@@ -48,7 +54,8 @@ func newConsole(in *master, past ring, status func() (uint32, bool)) (*consoleSi
 		in:      in,
 		size:    size,
 		status:  status,
-		past:    past,
+		past:    mem.past,
+		dealt:   mem.saves.dealt(),
 		viewers: map[*attached]struct{}{},
 		room:    make(chan struct{}),
 	}
@@ -57,6 +64,9 @@ func newConsole(in *master, past ring, status func() (uint32, bool)) (*consoleSi
 	if c.back = make(chan struct{}); c.absent == 0 {
 		close(c.back)
 	}
+	rows, cols := c.Size()
+	c.display = newDisplay(mem, rows, cols, c.asked)
+	c.answer()
 	return c, nil
 }
 
@@ -70,6 +80,7 @@ func (c *consoleSink) Write(ctx context.Context, k *sink.Chunk) error {
 		n := min(len(k.Data)-done, sink.ViewerDataMost)
 		c.show(k.Offset+uint64(done), k.Data[done:done+n])
 		done += n
+		c.answer()
 		err := c.wait(ctx)
 		c.mu.Lock()
 		c.now = nil
@@ -111,7 +122,8 @@ func (c *consoleSink) gaveRoom() {
 func (c *consoleSink) show(offset uint64, piece []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.past.write(offset, piece)
+	c.display.resize(c.Size())
+	c.display.write(offset, piece)
 	if offset+uint64(len(piece)) == c.past.end() {
 		c.now = piece
 	}

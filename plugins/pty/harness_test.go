@@ -52,7 +52,7 @@ func newHarness(t *testing.T, scrollback int) *harness {
 	}
 	h := &harness{t: t}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
-	if h.c, err = newConsole(in, newRing(make([]byte, ringHeader+scrollback)), h.exit); err != nil {
+	if h.c, err = newConsole(in, newMemory(sparse(t, memorySize(scrollback)), scrollback), h.exit); err != nil {
 		t.Fatal(err)
 	}
 	m, tty := p.release()
@@ -70,6 +70,17 @@ func newHarness(t *testing.T, scrollback int) *harness {
 		}
 	})
 	return h
+}
+
+// sparse is memory that costs nothing before it is touched.
+func sparse(t testing.TB, size int) []byte {
+	t.Helper()
+	b, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE|unix.MAP_NORESERVE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Munmap(b) })
+	return b
 }
 
 func (h *harness) exit() (uint32, bool) {
@@ -134,6 +145,7 @@ type client struct {
 	left   bool
 	typed  uint64
 	drawn  strings.Builder // replay and output
+	output strings.Builder // output only
 	next   uint64          // the offset behind the output so far
 	told   bool
 	first  uint64 // the first output offset
@@ -226,6 +238,7 @@ func (k *client) frame() bool {
 		}
 		k.told, k.next = true, off+uint64(len(p)-8)
 		k.drawn.Write(p[8:])
+		k.output.Write(p[8:])
 	case 0x82:
 		k.acked = binary.BigEndian.Uint64(p)
 	case 0x83:

@@ -40,6 +40,16 @@ func (k *keyboard) typed(ctx context.Context, p []byte, from syscall.RawConn, do
 	return err
 }
 
+// answer writes p, an answer of the terminal itself, as far as that can be done now.
+func (k *keyboard) answer(p []byte) {
+	select {
+	case <-k.free:
+		k.in.Write(p)
+		k.free <- struct{}{}
+	default:
+	}
+}
+
 // settled waits until nobody types: what was typed before has been acknowledged then.
 func (k *keyboard) settled(ctx context.Context) {
 	select {

@@ -1,9 +1,9 @@
-// Package pty is the built-in console sink: it makes a child's terminal, keeps the latest of its output, and serves
-// the viewers that attach to it.
+// Package pty is the built-in console sink: it makes a child's terminal, keeps what it shows and the latest of its
+// output, and serves the viewers that attach to it.
 //
 // Nobody of them can hold up the child or another viewer. All viewers read from one ring of the latest output,
 // each at its own place: a viewer that reads slowly falls behind there, and one that falls out of it is
-// redrawn. A viewer therefore costs no queue.
+// redrawn, from a model of the terminal. A viewer therefore costs no queue.
 package pty
 
 import (
@@ -27,7 +27,7 @@ func Plugin() sink.Plugin {
 			Name:    "scrollback",
 			Type:    sink.Size,
 			Default: "64KiB",
-			Help:    "how much of the latest output is kept to show to viewers that attach later",
+			Help:    "how much is kept of what was scrolled off the screen, and of the latest output",
 		}},
 		Check:       check,
 		OpenConsole: open,
@@ -42,15 +42,16 @@ func check(r *sink.Request) (sink.Wiring, error) {
 }
 
 func open(_ context.Context, o *sink.Opening) (sink.ConsoleSink, error) {
-	past, err := o.Memory(ringHeader + int(o.Options.Int("scrollback")))
+	scrollback := int(o.Options.Int("scrollback"))
+	b, err := o.Memory(memorySize(scrollback))
 	if err != nil {
-		return nil, fmt.Errorf("memory for the scrollback: %w", err)
+		return nil, fmt.Errorf("memory for the console: %w", err)
 	}
 	in, err := terminal(o)
 	if err != nil {
 		return nil, err
 	}
-	c, err := newConsole(in, newRing(past), o.Status)
+	c, err := newConsole(in, newMemory(b, scrollback), o.Status)
 	if err != nil {
 		return nil, err
 	}

@@ -10,23 +10,27 @@ import (
 
 // replay is what a viewer wants to see of the past.
 type replay struct {
-	lines int  // so many of the last lines; 0: nothing
+	draw  bool // on a terminal the screen
+	above int  // and before it so many of the last lines that were scrolled off
+	lines int  // elsewhere so many of the last lines of output; 0: nothing
 	exact bool // go on at offset from
 	since bool // begin at offset from, or at the oldest that is kept
 	from  uint64
 }
 
-// parseReplay reads Viewer.Replay. Empty means screen; screen and all both mean everything that is kept.
+// parseReplay reads Viewer.Replay. Empty means screen.
 func parseReplay(s string) (replay, error) {
 	key, value, _ := strings.Cut(s, "=")
 	switch {
-	case s == "" || s == "screen" || s == "all":
-		return replay{lines: math.MaxInt}, nil
+	case s == "" || s == "screen":
+		return replay{draw: true, lines: math.MaxInt}, nil
+	case s == "all":
+		return replay{draw: true, above: math.MaxInt, lines: math.MaxInt}, nil
 	case s == "none":
 		return replay{}, nil
 	case key == "lines":
 		if n, err := strconv.Atoi(value); err == nil && n >= 0 {
-			return replay{lines: n}, nil
+			return replay{draw: true, above: n, lines: n}, nil
 		}
 	case key == "from" || key == "since":
 		if n, err := strconv.ParseUint(value, 10, 64); err == nil {

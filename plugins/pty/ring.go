@@ -58,6 +58,13 @@ func (r *ring) write(offset uint64, p []byte) {
 	r.head[1].Store(end)
 }
 
+// forget drops what lies before offset.
+func (r *ring) forget(offset uint64) {
+	if offset > r.start() {
+		r.head[0].Store(min(offset, r.end()))
+	}
+}
+
 // at is what is kept from offset on, as far as it lies in one piece. It is the ring's memory, and empty at the end.
 // offset must not be below start.
 func (r *ring) at(offset uint64) []byte {
