@@ -250,3 +250,18 @@ func (s *server) Resize(_ context.Context, req *sinkpb.ResizeRequest) (*sinkpb.R
 	}
 	return &sinkpb.ResizeResponse{}, nil
 }
+
+func (s *server) Screen(_ context.Context, req *sinkpb.ScreenRequest) (*sinkpb.ScreenResponse, error) {
+	o, err := s.console(req.Opening)
+	if err != nil {
+		return nil, err
+	}
+	screen, err := o.console.Screen()
+	switch {
+	case errors.Is(err, errors.ErrUnsupported):
+		return nil, status.Errorf(codes.Unimplemented, "sink %s does not know what its consoles show", s.plugin.Name)
+	case err != nil:
+		return nil, openError(fmt.Errorf("screen: %w", err))
+	}
+	return screen, nil
+}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/muxd/muxd/internal/spec"
+	"github.com/muxd/muxd/sink/sinkpb"
 )
 
 // Stream is one of a child's streams.
@@ -152,6 +153,9 @@ type ConsoleSink interface {
 
 	// Size is the window size.
 	Size() (rows, cols int)
+
+	// Screen is what the console shows. errors.ErrUnsupported: it does not know.
+	Screen() (*sinkpb.ScreenResponse, error)
 }
 
 // Chunk is a piece of an output stream.

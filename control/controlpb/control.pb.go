@@ -123,7 +123,7 @@ func (x RedirectRequest_How) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RedirectRequest_How.Descriptor instead.
 func (RedirectRequest_How) EnumDescriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{28, 0}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{34, 0}
 }
 
 type SpawnRequest struct {
@@ -1563,6 +1563,496 @@ func (*ResizeResponse) Descriptor() ([]byte, []int) {
 	return file_control_controlpb_control_proto_rawDescGZIP(), []int{19}
 }
 
+type ScreenRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Child         string                 `protobuf:"bytes,1,opt,name=child,proto3" json:"child,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScreenRequest) Reset() {
+	*x = ScreenRequest{}
+	mi := &file_control_controlpb_control_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScreenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScreenRequest) ProtoMessage() {}
+
+func (x *ScreenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScreenRequest.ProtoReflect.Descriptor instead.
+func (*ScreenRequest) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ScreenRequest) GetChild() string {
+	if x != nil {
+		return x.Child
+	}
+	return ""
+}
+
+// What a console shows. It is the message of the same name in sink.proto, field by field.
+type ScreenResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Size          *Size                  `protobuf:"bytes,1,opt,name=size,proto3" json:"size,omitempty"`
+	Offset        uint64                 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"` // of the output, up to which it has been followed
+	Cursor        *Cursor                `protobuf:"bytes,3,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	Modes         []string               `protobuf:"bytes,4,rep,name=modes,proto3" json:"modes,omitempty"` // that are set, by name: alternate-screen, paste, mouse-sgr, ...
+	Title         string                 `protobuf:"bytes,5,opt,name=title,proto3" json:"title,omitempty"`
+	IconTitle     string                 `protobuf:"bytes,6,opt,name=icon_title,json=iconTitle,proto3" json:"icon_title,omitempty"`
+	Styles        []*Style               `protobuf:"bytes,7,rep,name=styles,proto3" json:"styles,omitempty"`           // that the cells refer to
+	Lines         []*Line                `protobuf:"bytes,8,rep,name=lines,proto3" json:"lines,omitempty"`             // as many as rows
+	Palette       []uint32               `protobuf:"varint,9,rep,packed,name=palette,proto3" json:"palette,omitempty"` // 0xRRGGBB: 256 colours, and those of text, behind it and of the cursor where none is set
+	Redraw        []byte                 `protobuf:"bytes,10,opt,name=redraw,proto3" json:"redraw,omitempty"`          // makes a terminal of this size look and act like it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScreenResponse) Reset() {
+	*x = ScreenResponse{}
+	mi := &file_control_controlpb_control_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScreenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScreenResponse) ProtoMessage() {}
+
+func (x *ScreenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScreenResponse.ProtoReflect.Descriptor instead.
+func (*ScreenResponse) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ScreenResponse) GetSize() *Size {
+	if x != nil {
+		return x.Size
+	}
+	return nil
+}
+
+func (x *ScreenResponse) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *ScreenResponse) GetCursor() *Cursor {
+	if x != nil {
+		return x.Cursor
+	}
+	return nil
+}
+
+func (x *ScreenResponse) GetModes() []string {
+	if x != nil {
+		return x.Modes
+	}
+	return nil
+}
+
+func (x *ScreenResponse) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *ScreenResponse) GetIconTitle() string {
+	if x != nil {
+		return x.IconTitle
+	}
+	return ""
+}
+
+func (x *ScreenResponse) GetStyles() []*Style {
+	if x != nil {
+		return x.Styles
+	}
+	return nil
+}
+
+func (x *ScreenResponse) GetLines() []*Line {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
+func (x *ScreenResponse) GetPalette() []uint32 {
+	if x != nil {
+		return x.Palette
+	}
+	return nil
+}
+
+func (x *ScreenResponse) GetRedraw() []byte {
+	if x != nil {
+		return x.Redraw
+	}
+	return nil
+}
+
+type Cursor struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Row           uint32                 `protobuf:"varint,1,opt,name=row,proto3" json:"row,omitempty"` // from 0
+	Col           uint32                 `protobuf:"varint,2,opt,name=col,proto3" json:"col,omitempty"`
+	Visible       bool                   `protobuf:"varint,3,opt,name=visible,proto3" json:"visible,omitempty"`
+	Shape         uint32                 `protobuf:"varint,4,opt,name=shape,proto3" json:"shape,omitempty"`     // as in DECSCUSR
+	Pending       bool                   `protobuf:"varint,5,opt,name=pending,proto3" json:"pending,omitempty"` // the last column was written: the next character goes to the next line
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Cursor) Reset() {
+	*x = Cursor{}
+	mi := &file_control_controlpb_control_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Cursor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Cursor) ProtoMessage() {}
+
+func (x *Cursor) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Cursor.ProtoReflect.Descriptor instead.
+func (*Cursor) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Cursor) GetRow() uint32 {
+	if x != nil {
+		return x.Row
+	}
+	return 0
+}
+
+func (x *Cursor) GetCol() uint32 {
+	if x != nil {
+		return x.Col
+	}
+	return 0
+}
+
+func (x *Cursor) GetVisible() bool {
+	if x != nil {
+		return x.Visible
+	}
+	return false
+}
+
+func (x *Cursor) GetShape() uint32 {
+	if x != nil {
+		return x.Shape
+	}
+	return 0
+}
+
+func (x *Cursor) GetPending() bool {
+	if x != nil {
+		return x.Pending
+	}
+	return false
+}
+
+type Line struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cells         []*Cell                `protobuf:"bytes,1,rep,name=cells,proto3" json:"cells,omitempty"`      // to the last that shows something
+	Wrapped       bool                   `protobuf:"varint,2,opt,name=wrapped,proto3" json:"wrapped,omitempty"` // it goes on in the next one
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Line) Reset() {
+	*x = Line{}
+	mi := &file_control_controlpb_control_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Line) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Line) ProtoMessage() {}
+
+func (x *Line) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Line.ProtoReflect.Descriptor instead.
+func (*Line) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Line) GetCells() []*Cell {
+	if x != nil {
+		return x.Cells
+	}
+	return nil
+}
+
+func (x *Line) GetWrapped() bool {
+	if x != nil {
+		return x.Wrapped
+	}
+	return false
+}
+
+type Cell struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`    // " " where there is nothing
+	Width         uint32                 `protobuf:"varint,2,opt,name=width,proto3" json:"width,omitempty"` // 1 or 2 places; 0: the second place of the cell before
+	Style         uint32                 `protobuf:"varint,3,opt,name=style,proto3" json:"style,omitempty"` // a number in styles
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Cell) Reset() {
+	*x = Cell{}
+	mi := &file_control_controlpb_control_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Cell) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Cell) ProtoMessage() {}
+
+func (x *Cell) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Cell.ProtoReflect.Descriptor instead.
+func (*Cell) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Cell) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Cell) GetWidth() uint32 {
+	if x != nil {
+		return x.Width
+	}
+	return 0
+}
+
+func (x *Cell) GetStyle() uint32 {
+	if x != nil {
+		return x.Style
+	}
+	return 0
+}
+
+type Style struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0: the terminal's own; 1 to 256: the palette's, from 1; otherwise 0x1000000 and 0xRRGGBB.
+	Fg             uint32 `protobuf:"varint,1,opt,name=fg,proto3" json:"fg,omitempty"`
+	Bg             uint32 `protobuf:"varint,2,opt,name=bg,proto3" json:"bg,omitempty"`
+	UnderlineColor uint32 `protobuf:"varint,3,opt,name=underline_color,json=underlineColor,proto3" json:"underline_color,omitempty"`
+	Bold           bool   `protobuf:"varint,4,opt,name=bold,proto3" json:"bold,omitempty"`
+	Faint          bool   `protobuf:"varint,5,opt,name=faint,proto3" json:"faint,omitempty"`
+	Italic         bool   `protobuf:"varint,6,opt,name=italic,proto3" json:"italic,omitempty"`
+	Blink          bool   `protobuf:"varint,7,opt,name=blink,proto3" json:"blink,omitempty"`
+	Reverse        bool   `protobuf:"varint,8,opt,name=reverse,proto3" json:"reverse,omitempty"`
+	Hidden         bool   `protobuf:"varint,9,opt,name=hidden,proto3" json:"hidden,omitempty"`
+	Strike         bool   `protobuf:"varint,10,opt,name=strike,proto3" json:"strike,omitempty"`
+	Overline       bool   `protobuf:"varint,11,opt,name=overline,proto3" json:"overline,omitempty"`
+	Underline      uint32 `protobuf:"varint,12,opt,name=underline,proto3" json:"underline,omitempty"` // as in SGR 4:n
+	Link           string `protobuf:"bytes,13,opt,name=link,proto3" json:"link,omitempty"`            // a URI
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Style) Reset() {
+	*x = Style{}
+	mi := &file_control_controlpb_control_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Style) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Style) ProtoMessage() {}
+
+func (x *Style) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Style.ProtoReflect.Descriptor instead.
+func (*Style) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Style) GetFg() uint32 {
+	if x != nil {
+		return x.Fg
+	}
+	return 0
+}
+
+func (x *Style) GetBg() uint32 {
+	if x != nil {
+		return x.Bg
+	}
+	return 0
+}
+
+func (x *Style) GetUnderlineColor() uint32 {
+	if x != nil {
+		return x.UnderlineColor
+	}
+	return 0
+}
+
+func (x *Style) GetBold() bool {
+	if x != nil {
+		return x.Bold
+	}
+	return false
+}
+
+func (x *Style) GetFaint() bool {
+	if x != nil {
+		return x.Faint
+	}
+	return false
+}
+
+func (x *Style) GetItalic() bool {
+	if x != nil {
+		return x.Italic
+	}
+	return false
+}
+
+func (x *Style) GetBlink() bool {
+	if x != nil {
+		return x.Blink
+	}
+	return false
+}
+
+func (x *Style) GetReverse() bool {
+	if x != nil {
+		return x.Reverse
+	}
+	return false
+}
+
+func (x *Style) GetHidden() bool {
+	if x != nil {
+		return x.Hidden
+	}
+	return false
+}
+
+func (x *Style) GetStrike() bool {
+	if x != nil {
+		return x.Strike
+	}
+	return false
+}
+
+func (x *Style) GetOverline() bool {
+	if x != nil {
+		return x.Overline
+	}
+	return false
+}
+
+func (x *Style) GetUnderline() uint32 {
+	if x != nil {
+		return x.Underline
+	}
+	return 0
+}
+
+func (x *Style) GetLink() string {
+	if x != nil {
+		return x.Link
+	}
+	return ""
+}
+
 type RemoveRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Child         string                 `protobuf:"bytes,1,opt,name=child,proto3" json:"child,omitempty"`
@@ -1572,7 +2062,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[20]
+	mi := &file_control_controlpb_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1584,7 +2074,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[20]
+	mi := &file_control_controlpb_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1597,7 +2087,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{20}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RemoveRequest) GetChild() string {
@@ -1615,7 +2105,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[21]
+	mi := &file_control_controlpb_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1627,7 +2117,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[21]
+	mi := &file_control_controlpb_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1640,7 +2130,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{21}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{27}
 }
 
 type AttachRequest struct {
@@ -1659,7 +2149,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[22]
+	mi := &file_control_controlpb_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1671,7 +2161,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[22]
+	mi := &file_control_controlpb_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1684,7 +2174,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{22}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AttachRequest) GetChild() string {
@@ -1747,7 +2237,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[23]
+	mi := &file_control_controlpb_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1759,7 +2249,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[23]
+	mi := &file_control_controlpb_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1772,7 +2262,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{23}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AttachResponse) GetId() string {
@@ -1811,7 +2301,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[24]
+	mi := &file_control_controlpb_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1823,7 +2313,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[24]
+	mi := &file_control_controlpb_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1836,7 +2326,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{24}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LogsRequest) GetChild() string {
@@ -1896,7 +2386,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[25]
+	mi := &file_control_controlpb_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1908,7 +2398,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[25]
+	mi := &file_control_controlpb_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1921,7 +2411,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{25}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{31}
 }
 
 type EventsRequest struct {
@@ -1935,7 +2425,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[26]
+	mi := &file_control_controlpb_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1947,7 +2437,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[26]
+	mi := &file_control_controlpb_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1960,7 +2450,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{26}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *EventsRequest) GetFollow() bool {
@@ -1999,7 +2489,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_control_controlpb_control_proto_msgTypes[27]
+	mi := &file_control_controlpb_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2011,7 +2501,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[27]
+	mi := &file_control_controlpb_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2024,7 +2514,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{27}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Event) GetSeq() uint64 {
@@ -2089,7 +2579,7 @@ type RedirectRequest struct {
 
 func (x *RedirectRequest) Reset() {
 	*x = RedirectRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[28]
+	mi := &file_control_controlpb_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2101,7 +2591,7 @@ func (x *RedirectRequest) String() string {
 func (*RedirectRequest) ProtoMessage() {}
 
 func (x *RedirectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[28]
+	mi := &file_control_controlpb_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2114,7 +2604,7 @@ func (x *RedirectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedirectRequest.ProtoReflect.Descriptor instead.
 func (*RedirectRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{28}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RedirectRequest) GetChild() string {
@@ -2162,7 +2652,7 @@ type PluginsRequest struct {
 
 func (x *PluginsRequest) Reset() {
 	*x = PluginsRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[29]
+	mi := &file_control_controlpb_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2174,7 +2664,7 @@ func (x *PluginsRequest) String() string {
 func (*PluginsRequest) ProtoMessage() {}
 
 func (x *PluginsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[29]
+	mi := &file_control_controlpb_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2187,7 +2677,7 @@ func (x *PluginsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginsRequest.ProtoReflect.Descriptor instead.
 func (*PluginsRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{29}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PluginsRequest) GetDescribe() bool {
@@ -2206,7 +2696,7 @@ type PluginsResponse struct {
 
 func (x *PluginsResponse) Reset() {
 	*x = PluginsResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[30]
+	mi := &file_control_controlpb_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2218,7 +2708,7 @@ func (x *PluginsResponse) String() string {
 func (*PluginsResponse) ProtoMessage() {}
 
 func (x *PluginsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[30]
+	mi := &file_control_controlpb_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2231,7 +2721,7 @@ func (x *PluginsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginsResponse.ProtoReflect.Descriptor instead.
 func (*PluginsResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{30}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PluginsResponse) GetPlugins() []*Plugin {
@@ -2262,7 +2752,7 @@ type Plugin struct {
 
 func (x *Plugin) Reset() {
 	*x = Plugin{}
-	mi := &file_control_controlpb_control_proto_msgTypes[31]
+	mi := &file_control_controlpb_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2274,7 +2764,7 @@ func (x *Plugin) String() string {
 func (*Plugin) ProtoMessage() {}
 
 func (x *Plugin) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[31]
+	mi := &file_control_controlpb_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2287,7 +2777,7 @@ func (x *Plugin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plugin.ProtoReflect.Descriptor instead.
 func (*Plugin) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{31}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Plugin) GetName() string {
@@ -2387,7 +2877,7 @@ type PluginOption struct {
 
 func (x *PluginOption) Reset() {
 	*x = PluginOption{}
-	mi := &file_control_controlpb_control_proto_msgTypes[32]
+	mi := &file_control_controlpb_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2399,7 +2889,7 @@ func (x *PluginOption) String() string {
 func (*PluginOption) ProtoMessage() {}
 
 func (x *PluginOption) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[32]
+	mi := &file_control_controlpb_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2412,7 +2902,7 @@ func (x *PluginOption) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginOption.ProtoReflect.Descriptor instead.
 func (*PluginOption) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{32}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PluginOption) GetName() string {
@@ -2459,7 +2949,7 @@ type RestartPluginRequest struct {
 
 func (x *RestartPluginRequest) Reset() {
 	*x = RestartPluginRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[33]
+	mi := &file_control_controlpb_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2471,7 +2961,7 @@ func (x *RestartPluginRequest) String() string {
 func (*RestartPluginRequest) ProtoMessage() {}
 
 func (x *RestartPluginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[33]
+	mi := &file_control_controlpb_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2484,7 +2974,7 @@ func (x *RestartPluginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPluginRequest.ProtoReflect.Descriptor instead.
 func (*RestartPluginRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{33}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RestartPluginRequest) GetName() string {
@@ -2502,7 +2992,7 @@ type RestartPluginResponse struct {
 
 func (x *RestartPluginResponse) Reset() {
 	*x = RestartPluginResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[34]
+	mi := &file_control_controlpb_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2514,7 +3004,7 @@ func (x *RestartPluginResponse) String() string {
 func (*RestartPluginResponse) ProtoMessage() {}
 
 func (x *RestartPluginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[34]
+	mi := &file_control_controlpb_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2527,7 +3017,7 @@ func (x *RestartPluginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPluginResponse.ProtoReflect.Descriptor instead.
 func (*RestartPluginResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{34}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{40}
 }
 
 type StatusRequest struct {
@@ -2538,7 +3028,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[35]
+	mi := &file_control_controlpb_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2550,7 +3040,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[35]
+	mi := &file_control_controlpb_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2563,7 +3053,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{35}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{41}
 }
 
 type StatusResponse struct {
@@ -2585,7 +3075,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[36]
+	mi := &file_control_controlpb_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2597,7 +3087,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[36]
+	mi := &file_control_controlpb_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2610,7 +3100,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{36}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -2699,7 +3189,7 @@ type UpgradeRequest struct {
 
 func (x *UpgradeRequest) Reset() {
 	*x = UpgradeRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[37]
+	mi := &file_control_controlpb_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2711,7 +3201,7 @@ func (x *UpgradeRequest) String() string {
 func (*UpgradeRequest) ProtoMessage() {}
 
 func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[37]
+	mi := &file_control_controlpb_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2724,7 +3214,7 @@ func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeRequest.ProtoReflect.Descriptor instead.
 func (*UpgradeRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{37}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *UpgradeRequest) GetRequestId() string {
@@ -2743,7 +3233,7 @@ type UpgradeResponse struct {
 
 func (x *UpgradeResponse) Reset() {
 	*x = UpgradeResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[38]
+	mi := &file_control_controlpb_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2755,7 +3245,7 @@ func (x *UpgradeResponse) String() string {
 func (*UpgradeResponse) ProtoMessage() {}
 
 func (x *UpgradeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[38]
+	mi := &file_control_controlpb_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2768,7 +3258,7 @@ func (x *UpgradeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeResponse.ProtoReflect.Descriptor instead.
 func (*UpgradeResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{38}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *UpgradeResponse) GetSteps() []*Upgraded {
@@ -2793,7 +3283,7 @@ type Upgraded struct {
 
 func (x *Upgraded) Reset() {
 	*x = Upgraded{}
-	mi := &file_control_controlpb_control_proto_msgTypes[39]
+	mi := &file_control_controlpb_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2805,7 +3295,7 @@ func (x *Upgraded) String() string {
 func (*Upgraded) ProtoMessage() {}
 
 func (x *Upgraded) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[39]
+	mi := &file_control_controlpb_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2818,7 +3308,7 @@ func (x *Upgraded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upgraded.ProtoReflect.Descriptor instead.
 func (*Upgraded) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{39}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Upgraded) GetWhat() string {
@@ -2871,7 +3361,7 @@ type ReloadRequest struct {
 
 func (x *ReloadRequest) Reset() {
 	*x = ReloadRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[40]
+	mi := &file_control_controlpb_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2883,7 +3373,7 @@ func (x *ReloadRequest) String() string {
 func (*ReloadRequest) ProtoMessage() {}
 
 func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[40]
+	mi := &file_control_controlpb_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2896,7 +3386,7 @@ func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
 func (*ReloadRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{40}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{46}
 }
 
 type ReloadResponse struct {
@@ -2908,7 +3398,7 @@ type ReloadResponse struct {
 
 func (x *ReloadResponse) Reset() {
 	*x = ReloadResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[41]
+	mi := &file_control_controlpb_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2920,7 +3410,7 @@ func (x *ReloadResponse) String() string {
 func (*ReloadResponse) ProtoMessage() {}
 
 func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[41]
+	mi := &file_control_controlpb_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2933,7 +3423,7 @@ func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadResponse.ProtoReflect.Descriptor instead.
 func (*ReloadResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{41}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ReloadResponse) GetText() string {
@@ -2952,7 +3442,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[42]
+	mi := &file_control_controlpb_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2964,7 +3454,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[42]
+	mi := &file_control_controlpb_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2977,7 +3467,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{42}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ShutdownRequest) GetNow() bool {
@@ -2995,7 +3485,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[43]
+	mi := &file_control_controlpb_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3007,7 +3497,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[43]
+	mi := &file_control_controlpb_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3020,7 +3510,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{43}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{49}
 }
 
 var File_control_controlpb_control_proto protoreflect.FileDescriptor
@@ -3147,6 +3637,49 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x05child\x18\x01 \x01(\tR\x05child\x12)\n" +
 	"\x04size\x18\x02 \x01(\v2\x15.muxd.control.v1.SizeR\x04size\"\x10\n" +
 	"\x0eResizeResponse\"%\n" +
+	"\rScreenRequest\x12\x14\n" +
+	"\x05child\x18\x01 \x01(\tR\x05child\"\xde\x02\n" +
+	"\x0eScreenResponse\x12)\n" +
+	"\x04size\x18\x01 \x01(\v2\x15.muxd.control.v1.SizeR\x04size\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12/\n" +
+	"\x06cursor\x18\x03 \x01(\v2\x17.muxd.control.v1.CursorR\x06cursor\x12\x14\n" +
+	"\x05modes\x18\x04 \x03(\tR\x05modes\x12\x14\n" +
+	"\x05title\x18\x05 \x01(\tR\x05title\x12\x1d\n" +
+	"\n" +
+	"icon_title\x18\x06 \x01(\tR\ticonTitle\x12.\n" +
+	"\x06styles\x18\a \x03(\v2\x16.muxd.control.v1.StyleR\x06styles\x12+\n" +
+	"\x05lines\x18\b \x03(\v2\x15.muxd.control.v1.LineR\x05lines\x12\x18\n" +
+	"\apalette\x18\t \x03(\rR\apalette\x12\x16\n" +
+	"\x06redraw\x18\n" +
+	" \x01(\fR\x06redraw\"v\n" +
+	"\x06Cursor\x12\x10\n" +
+	"\x03row\x18\x01 \x01(\rR\x03row\x12\x10\n" +
+	"\x03col\x18\x02 \x01(\rR\x03col\x12\x18\n" +
+	"\avisible\x18\x03 \x01(\bR\avisible\x12\x14\n" +
+	"\x05shape\x18\x04 \x01(\rR\x05shape\x12\x18\n" +
+	"\apending\x18\x05 \x01(\bR\apending\"M\n" +
+	"\x04Line\x12+\n" +
+	"\x05cells\x18\x01 \x03(\v2\x15.muxd.control.v1.CellR\x05cells\x12\x18\n" +
+	"\awrapped\x18\x02 \x01(\bR\awrapped\"F\n" +
+	"\x04Cell\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\x12\x14\n" +
+	"\x05width\x18\x02 \x01(\rR\x05width\x12\x14\n" +
+	"\x05style\x18\x03 \x01(\rR\x05style\"\xc0\x02\n" +
+	"\x05Style\x12\x0e\n" +
+	"\x02fg\x18\x01 \x01(\rR\x02fg\x12\x0e\n" +
+	"\x02bg\x18\x02 \x01(\rR\x02bg\x12'\n" +
+	"\x0funderline_color\x18\x03 \x01(\rR\x0eunderlineColor\x12\x12\n" +
+	"\x04bold\x18\x04 \x01(\bR\x04bold\x12\x14\n" +
+	"\x05faint\x18\x05 \x01(\bR\x05faint\x12\x16\n" +
+	"\x06italic\x18\x06 \x01(\bR\x06italic\x12\x14\n" +
+	"\x05blink\x18\a \x01(\bR\x05blink\x12\x18\n" +
+	"\areverse\x18\b \x01(\bR\areverse\x12\x16\n" +
+	"\x06hidden\x18\t \x01(\bR\x06hidden\x12\x16\n" +
+	"\x06strike\x18\n" +
+	" \x01(\bR\x06strike\x12\x1a\n" +
+	"\boverline\x18\v \x01(\bR\boverline\x12\x1c\n" +
+	"\tunderline\x18\f \x01(\rR\tunderline\x12\x12\n" +
+	"\x04link\x18\r \x01(\tR\x04link\"%\n" +
 	"\rRemoveRequest\x12\x14\n" +
 	"\x05child\x18\x01 \x01(\tR\x05child\"\x10\n" +
 	"\x0eRemoveResponse\"\xd0\x01\n" +
@@ -3265,8 +3798,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\n" +
 	"ON_FAILURE\x10\x01\x12\n" +
 	"\n" +
-	"\x06ALWAYS\x10\x022\xff\n" +
-	"\n" +
+	"\x06ALWAYS\x10\x022\xca\v\n" +
 	"\aControl\x12F\n" +
 	"\x05Spawn\x12\x1d.muxd.control.v1.SpawnRequest\x1a\x1e.muxd.control.v1.SpawnResponse\x12I\n" +
 	"\x06Forked\x12\x1e.muxd.control.v1.ForkedRequest\x1a\x1f.muxd.control.v1.ForkedResponse\x12C\n" +
@@ -3276,6 +3808,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x06Signal\x12\x1e.muxd.control.v1.SignalRequest\x1a\x1f.muxd.control.v1.SignalResponse\x12<\n" +
 	"\x04Stop\x12\x1c.muxd.control.v1.StopRequest\x1a\x16.muxd.control.v1.Child\x12I\n" +
 	"\x06Resize\x12\x1e.muxd.control.v1.ResizeRequest\x1a\x1f.muxd.control.v1.ResizeResponse\x12I\n" +
+	"\x06Screen\x12\x1e.muxd.control.v1.ScreenRequest\x1a\x1f.muxd.control.v1.ScreenResponse\x12I\n" +
 	"\x06Remove\x12\x1e.muxd.control.v1.RemoveRequest\x1a\x1f.muxd.control.v1.RemoveResponse\x12I\n" +
 	"\x06Attach\x12\x1e.muxd.control.v1.AttachRequest\x1a\x1f.muxd.control.v1.AttachResponse\x12C\n" +
 	"\x04Logs\x12\x1c.muxd.control.v1.LogsRequest\x1a\x1d.muxd.control.v1.LogsResponse\x12B\n" +
@@ -3301,7 +3834,7 @@ func file_control_controlpb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_controlpb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_control_controlpb_control_proto_goTypes = []any{
 	(Restart)(0),                  // 0: muxd.control.v1.Restart
 	(RedirectRequest_How)(0),      // 1: muxd.control.v1.RedirectRequest.How
@@ -3325,34 +3858,40 @@ var file_control_controlpb_control_proto_goTypes = []any{
 	(*StopRequest)(nil),           // 19: muxd.control.v1.StopRequest
 	(*ResizeRequest)(nil),         // 20: muxd.control.v1.ResizeRequest
 	(*ResizeResponse)(nil),        // 21: muxd.control.v1.ResizeResponse
-	(*RemoveRequest)(nil),         // 22: muxd.control.v1.RemoveRequest
-	(*RemoveResponse)(nil),        // 23: muxd.control.v1.RemoveResponse
-	(*AttachRequest)(nil),         // 24: muxd.control.v1.AttachRequest
-	(*AttachResponse)(nil),        // 25: muxd.control.v1.AttachResponse
-	(*LogsRequest)(nil),           // 26: muxd.control.v1.LogsRequest
-	(*LogsResponse)(nil),          // 27: muxd.control.v1.LogsResponse
-	(*EventsRequest)(nil),         // 28: muxd.control.v1.EventsRequest
-	(*Event)(nil),                 // 29: muxd.control.v1.Event
-	(*RedirectRequest)(nil),       // 30: muxd.control.v1.RedirectRequest
-	(*PluginsRequest)(nil),        // 31: muxd.control.v1.PluginsRequest
-	(*PluginsResponse)(nil),       // 32: muxd.control.v1.PluginsResponse
-	(*Plugin)(nil),                // 33: muxd.control.v1.Plugin
-	(*PluginOption)(nil),          // 34: muxd.control.v1.PluginOption
-	(*RestartPluginRequest)(nil),  // 35: muxd.control.v1.RestartPluginRequest
-	(*RestartPluginResponse)(nil), // 36: muxd.control.v1.RestartPluginResponse
-	(*StatusRequest)(nil),         // 37: muxd.control.v1.StatusRequest
-	(*StatusResponse)(nil),        // 38: muxd.control.v1.StatusResponse
-	(*UpgradeRequest)(nil),        // 39: muxd.control.v1.UpgradeRequest
-	(*UpgradeResponse)(nil),       // 40: muxd.control.v1.UpgradeResponse
-	(*Upgraded)(nil),              // 41: muxd.control.v1.Upgraded
-	(*ReloadRequest)(nil),         // 42: muxd.control.v1.ReloadRequest
-	(*ReloadResponse)(nil),        // 43: muxd.control.v1.ReloadResponse
-	(*ShutdownRequest)(nil),       // 44: muxd.control.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 45: muxd.control.v1.ShutdownResponse
+	(*ScreenRequest)(nil),         // 22: muxd.control.v1.ScreenRequest
+	(*ScreenResponse)(nil),        // 23: muxd.control.v1.ScreenResponse
+	(*Cursor)(nil),                // 24: muxd.control.v1.Cursor
+	(*Line)(nil),                  // 25: muxd.control.v1.Line
+	(*Cell)(nil),                  // 26: muxd.control.v1.Cell
+	(*Style)(nil),                 // 27: muxd.control.v1.Style
+	(*RemoveRequest)(nil),         // 28: muxd.control.v1.RemoveRequest
+	(*RemoveResponse)(nil),        // 29: muxd.control.v1.RemoveResponse
+	(*AttachRequest)(nil),         // 30: muxd.control.v1.AttachRequest
+	(*AttachResponse)(nil),        // 31: muxd.control.v1.AttachResponse
+	(*LogsRequest)(nil),           // 32: muxd.control.v1.LogsRequest
+	(*LogsResponse)(nil),          // 33: muxd.control.v1.LogsResponse
+	(*EventsRequest)(nil),         // 34: muxd.control.v1.EventsRequest
+	(*Event)(nil),                 // 35: muxd.control.v1.Event
+	(*RedirectRequest)(nil),       // 36: muxd.control.v1.RedirectRequest
+	(*PluginsRequest)(nil),        // 37: muxd.control.v1.PluginsRequest
+	(*PluginsResponse)(nil),       // 38: muxd.control.v1.PluginsResponse
+	(*Plugin)(nil),                // 39: muxd.control.v1.Plugin
+	(*PluginOption)(nil),          // 40: muxd.control.v1.PluginOption
+	(*RestartPluginRequest)(nil),  // 41: muxd.control.v1.RestartPluginRequest
+	(*RestartPluginResponse)(nil), // 42: muxd.control.v1.RestartPluginResponse
+	(*StatusRequest)(nil),         // 43: muxd.control.v1.StatusRequest
+	(*StatusResponse)(nil),        // 44: muxd.control.v1.StatusResponse
+	(*UpgradeRequest)(nil),        // 45: muxd.control.v1.UpgradeRequest
+	(*UpgradeResponse)(nil),       // 46: muxd.control.v1.UpgradeResponse
+	(*Upgraded)(nil),              // 47: muxd.control.v1.Upgraded
+	(*ReloadRequest)(nil),         // 48: muxd.control.v1.ReloadRequest
+	(*ReloadResponse)(nil),        // 49: muxd.control.v1.ReloadResponse
+	(*ShutdownRequest)(nil),       // 50: muxd.control.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 51: muxd.control.v1.ShutdownResponse
 }
 var file_control_controlpb_control_proto_depIdxs = []int32{
 	6,  // 0: muxd.control.v1.SpawnRequest.child:type_name -> muxd.control.v1.ChildSpec
-	24, // 1: muxd.control.v1.SpawnRequest.attach:type_name -> muxd.control.v1.AttachRequest
+	30, // 1: muxd.control.v1.SpawnRequest.attach:type_name -> muxd.control.v1.AttachRequest
 	7,  // 2: muxd.control.v1.ChildSpec.rlimits:type_name -> muxd.control.v1.Rlimit
 	8,  // 3: muxd.control.v1.ChildSpec.sinks:type_name -> muxd.control.v1.SinkChoice
 	0,  // 4: muxd.control.v1.ChildSpec.restart:type_name -> muxd.control.v1.Restart
@@ -3363,54 +3902,61 @@ var file_control_controlpb_control_proto_depIdxs = []int32{
 	9,  // 9: muxd.control.v1.Child.size:type_name -> muxd.control.v1.Size
 	10, // 10: muxd.control.v1.ListResponse.children:type_name -> muxd.control.v1.Child
 	9,  // 11: muxd.control.v1.ResizeRequest.size:type_name -> muxd.control.v1.Size
-	9,  // 12: muxd.control.v1.AttachRequest.size:type_name -> muxd.control.v1.Size
-	1,  // 13: muxd.control.v1.RedirectRequest.how:type_name -> muxd.control.v1.RedirectRequest.How
-	33, // 14: muxd.control.v1.PluginsResponse.plugins:type_name -> muxd.control.v1.Plugin
-	34, // 15: muxd.control.v1.Plugin.options:type_name -> muxd.control.v1.PluginOption
-	41, // 16: muxd.control.v1.UpgradeResponse.steps:type_name -> muxd.control.v1.Upgraded
-	2,  // 17: muxd.control.v1.Control.Spawn:input_type -> muxd.control.v1.SpawnRequest
-	4,  // 18: muxd.control.v1.Control.Forked:input_type -> muxd.control.v1.ForkedRequest
-	13, // 19: muxd.control.v1.Control.List:input_type -> muxd.control.v1.ListRequest
-	15, // 20: muxd.control.v1.Control.Inspect:input_type -> muxd.control.v1.InspectRequest
-	16, // 21: muxd.control.v1.Control.Wait:input_type -> muxd.control.v1.WaitRequest
-	17, // 22: muxd.control.v1.Control.Signal:input_type -> muxd.control.v1.SignalRequest
-	19, // 23: muxd.control.v1.Control.Stop:input_type -> muxd.control.v1.StopRequest
-	20, // 24: muxd.control.v1.Control.Resize:input_type -> muxd.control.v1.ResizeRequest
-	22, // 25: muxd.control.v1.Control.Remove:input_type -> muxd.control.v1.RemoveRequest
-	24, // 26: muxd.control.v1.Control.Attach:input_type -> muxd.control.v1.AttachRequest
-	26, // 27: muxd.control.v1.Control.Logs:input_type -> muxd.control.v1.LogsRequest
-	28, // 28: muxd.control.v1.Control.Events:input_type -> muxd.control.v1.EventsRequest
-	30, // 29: muxd.control.v1.Control.Redirect:input_type -> muxd.control.v1.RedirectRequest
-	31, // 30: muxd.control.v1.Control.Plugins:input_type -> muxd.control.v1.PluginsRequest
-	35, // 31: muxd.control.v1.Control.RestartPlugin:input_type -> muxd.control.v1.RestartPluginRequest
-	37, // 32: muxd.control.v1.Control.Status:input_type -> muxd.control.v1.StatusRequest
-	39, // 33: muxd.control.v1.Control.Upgrade:input_type -> muxd.control.v1.UpgradeRequest
-	42, // 34: muxd.control.v1.Control.Reload:input_type -> muxd.control.v1.ReloadRequest
-	44, // 35: muxd.control.v1.Control.Shutdown:input_type -> muxd.control.v1.ShutdownRequest
-	3,  // 36: muxd.control.v1.Control.Spawn:output_type -> muxd.control.v1.SpawnResponse
-	5,  // 37: muxd.control.v1.Control.Forked:output_type -> muxd.control.v1.ForkedResponse
-	14, // 38: muxd.control.v1.Control.List:output_type -> muxd.control.v1.ListResponse
-	10, // 39: muxd.control.v1.Control.Inspect:output_type -> muxd.control.v1.Child
-	10, // 40: muxd.control.v1.Control.Wait:output_type -> muxd.control.v1.Child
-	18, // 41: muxd.control.v1.Control.Signal:output_type -> muxd.control.v1.SignalResponse
-	10, // 42: muxd.control.v1.Control.Stop:output_type -> muxd.control.v1.Child
-	21, // 43: muxd.control.v1.Control.Resize:output_type -> muxd.control.v1.ResizeResponse
-	23, // 44: muxd.control.v1.Control.Remove:output_type -> muxd.control.v1.RemoveResponse
-	25, // 45: muxd.control.v1.Control.Attach:output_type -> muxd.control.v1.AttachResponse
-	27, // 46: muxd.control.v1.Control.Logs:output_type -> muxd.control.v1.LogsResponse
-	29, // 47: muxd.control.v1.Control.Events:output_type -> muxd.control.v1.Event
-	10, // 48: muxd.control.v1.Control.Redirect:output_type -> muxd.control.v1.Child
-	32, // 49: muxd.control.v1.Control.Plugins:output_type -> muxd.control.v1.PluginsResponse
-	36, // 50: muxd.control.v1.Control.RestartPlugin:output_type -> muxd.control.v1.RestartPluginResponse
-	38, // 51: muxd.control.v1.Control.Status:output_type -> muxd.control.v1.StatusResponse
-	40, // 52: muxd.control.v1.Control.Upgrade:output_type -> muxd.control.v1.UpgradeResponse
-	43, // 53: muxd.control.v1.Control.Reload:output_type -> muxd.control.v1.ReloadResponse
-	45, // 54: muxd.control.v1.Control.Shutdown:output_type -> muxd.control.v1.ShutdownResponse
-	36, // [36:55] is the sub-list for method output_type
-	17, // [17:36] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	9,  // 12: muxd.control.v1.ScreenResponse.size:type_name -> muxd.control.v1.Size
+	24, // 13: muxd.control.v1.ScreenResponse.cursor:type_name -> muxd.control.v1.Cursor
+	27, // 14: muxd.control.v1.ScreenResponse.styles:type_name -> muxd.control.v1.Style
+	25, // 15: muxd.control.v1.ScreenResponse.lines:type_name -> muxd.control.v1.Line
+	26, // 16: muxd.control.v1.Line.cells:type_name -> muxd.control.v1.Cell
+	9,  // 17: muxd.control.v1.AttachRequest.size:type_name -> muxd.control.v1.Size
+	1,  // 18: muxd.control.v1.RedirectRequest.how:type_name -> muxd.control.v1.RedirectRequest.How
+	39, // 19: muxd.control.v1.PluginsResponse.plugins:type_name -> muxd.control.v1.Plugin
+	40, // 20: muxd.control.v1.Plugin.options:type_name -> muxd.control.v1.PluginOption
+	47, // 21: muxd.control.v1.UpgradeResponse.steps:type_name -> muxd.control.v1.Upgraded
+	2,  // 22: muxd.control.v1.Control.Spawn:input_type -> muxd.control.v1.SpawnRequest
+	4,  // 23: muxd.control.v1.Control.Forked:input_type -> muxd.control.v1.ForkedRequest
+	13, // 24: muxd.control.v1.Control.List:input_type -> muxd.control.v1.ListRequest
+	15, // 25: muxd.control.v1.Control.Inspect:input_type -> muxd.control.v1.InspectRequest
+	16, // 26: muxd.control.v1.Control.Wait:input_type -> muxd.control.v1.WaitRequest
+	17, // 27: muxd.control.v1.Control.Signal:input_type -> muxd.control.v1.SignalRequest
+	19, // 28: muxd.control.v1.Control.Stop:input_type -> muxd.control.v1.StopRequest
+	20, // 29: muxd.control.v1.Control.Resize:input_type -> muxd.control.v1.ResizeRequest
+	22, // 30: muxd.control.v1.Control.Screen:input_type -> muxd.control.v1.ScreenRequest
+	28, // 31: muxd.control.v1.Control.Remove:input_type -> muxd.control.v1.RemoveRequest
+	30, // 32: muxd.control.v1.Control.Attach:input_type -> muxd.control.v1.AttachRequest
+	32, // 33: muxd.control.v1.Control.Logs:input_type -> muxd.control.v1.LogsRequest
+	34, // 34: muxd.control.v1.Control.Events:input_type -> muxd.control.v1.EventsRequest
+	36, // 35: muxd.control.v1.Control.Redirect:input_type -> muxd.control.v1.RedirectRequest
+	37, // 36: muxd.control.v1.Control.Plugins:input_type -> muxd.control.v1.PluginsRequest
+	41, // 37: muxd.control.v1.Control.RestartPlugin:input_type -> muxd.control.v1.RestartPluginRequest
+	43, // 38: muxd.control.v1.Control.Status:input_type -> muxd.control.v1.StatusRequest
+	45, // 39: muxd.control.v1.Control.Upgrade:input_type -> muxd.control.v1.UpgradeRequest
+	48, // 40: muxd.control.v1.Control.Reload:input_type -> muxd.control.v1.ReloadRequest
+	50, // 41: muxd.control.v1.Control.Shutdown:input_type -> muxd.control.v1.ShutdownRequest
+	3,  // 42: muxd.control.v1.Control.Spawn:output_type -> muxd.control.v1.SpawnResponse
+	5,  // 43: muxd.control.v1.Control.Forked:output_type -> muxd.control.v1.ForkedResponse
+	14, // 44: muxd.control.v1.Control.List:output_type -> muxd.control.v1.ListResponse
+	10, // 45: muxd.control.v1.Control.Inspect:output_type -> muxd.control.v1.Child
+	10, // 46: muxd.control.v1.Control.Wait:output_type -> muxd.control.v1.Child
+	18, // 47: muxd.control.v1.Control.Signal:output_type -> muxd.control.v1.SignalResponse
+	10, // 48: muxd.control.v1.Control.Stop:output_type -> muxd.control.v1.Child
+	21, // 49: muxd.control.v1.Control.Resize:output_type -> muxd.control.v1.ResizeResponse
+	23, // 50: muxd.control.v1.Control.Screen:output_type -> muxd.control.v1.ScreenResponse
+	29, // 51: muxd.control.v1.Control.Remove:output_type -> muxd.control.v1.RemoveResponse
+	31, // 52: muxd.control.v1.Control.Attach:output_type -> muxd.control.v1.AttachResponse
+	33, // 53: muxd.control.v1.Control.Logs:output_type -> muxd.control.v1.LogsResponse
+	35, // 54: muxd.control.v1.Control.Events:output_type -> muxd.control.v1.Event
+	10, // 55: muxd.control.v1.Control.Redirect:output_type -> muxd.control.v1.Child
+	38, // 56: muxd.control.v1.Control.Plugins:output_type -> muxd.control.v1.PluginsResponse
+	42, // 57: muxd.control.v1.Control.RestartPlugin:output_type -> muxd.control.v1.RestartPluginResponse
+	44, // 58: muxd.control.v1.Control.Status:output_type -> muxd.control.v1.StatusResponse
+	46, // 59: muxd.control.v1.Control.Upgrade:output_type -> muxd.control.v1.UpgradeResponse
+	49, // 60: muxd.control.v1.Control.Reload:output_type -> muxd.control.v1.ReloadResponse
+	51, // 61: muxd.control.v1.Control.Shutdown:output_type -> muxd.control.v1.ShutdownResponse
+	42, // [42:62] is the sub-list for method output_type
+	22, // [22:42] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_control_controlpb_control_proto_init() }
@@ -3425,7 +3971,7 @@ func file_control_controlpb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_controlpb_control_proto_rawDesc), len(file_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   44,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -34,6 +34,7 @@ const (
 	Control_Signal_FullMethodName        = "/muxd.control.v1.Control/Signal"
 	Control_Stop_FullMethodName          = "/muxd.control.v1.Control/Stop"
 	Control_Resize_FullMethodName        = "/muxd.control.v1.Control/Resize"
+	Control_Screen_FullMethodName        = "/muxd.control.v1.Control/Screen"
 	Control_Remove_FullMethodName        = "/muxd.control.v1.Control/Remove"
 	Control_Attach_FullMethodName        = "/muxd.control.v1.Control/Attach"
 	Control_Logs_FullMethodName          = "/muxd.control.v1.Control/Logs"
@@ -67,6 +68,8 @@ type ControlClient interface {
 	// Stop sends SIGTERM to the child's group, SIGKILL after the grace time, and returns when it is finished.
 	Stop(ctx context.Context, in *StopRequest, opts ...grpc.CallOption) (*Child, error)
 	Resize(ctx context.Context, in *ResizeRequest, opts ...grpc.CallOption) (*ResizeResponse, error)
+	// Screen tells what a child's console shows. UNIMPLEMENTED: its sink does not know.
+	Screen(ctx context.Context, in *ScreenRequest, opts ...grpc.CallOption) (*ScreenResponse, error)
 	// Remove forgets a finished child.
 	Remove(ctx context.Context, in *RemoveRequest, opts ...grpc.CallOption) (*RemoveResponse, error)
 	// Attach makes a viewer connection to a child's console; the socket is sent under `ticket`.
@@ -172,6 +175,16 @@ func (c *controlClient) Resize(ctx context.Context, in *ResizeRequest, opts ...g
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ResizeResponse)
 	err := c.cc.Invoke(ctx, Control_Resize_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) Screen(ctx context.Context, in *ScreenRequest, opts ...grpc.CallOption) (*ScreenResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ScreenResponse)
+	err := c.cc.Invoke(ctx, Control_Screen_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -317,6 +330,8 @@ type ControlServer interface {
 	// Stop sends SIGTERM to the child's group, SIGKILL after the grace time, and returns when it is finished.
 	Stop(context.Context, *StopRequest) (*Child, error)
 	Resize(context.Context, *ResizeRequest) (*ResizeResponse, error)
+	// Screen tells what a child's console shows. UNIMPLEMENTED: its sink does not know.
+	Screen(context.Context, *ScreenRequest) (*ScreenResponse, error)
 	// Remove forgets a finished child.
 	Remove(context.Context, *RemoveRequest) (*RemoveResponse, error)
 	// Attach makes a viewer connection to a child's console; the socket is sent under `ticket`.
@@ -371,6 +386,9 @@ func (UnimplementedControlServer) Stop(context.Context, *StopRequest) (*Child, e
 }
 func (UnimplementedControlServer) Resize(context.Context, *ResizeRequest) (*ResizeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Resize not implemented")
+}
+func (UnimplementedControlServer) Screen(context.Context, *ScreenRequest) (*ScreenResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Screen not implemented")
 }
 func (UnimplementedControlServer) Remove(context.Context, *RemoveRequest) (*RemoveResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Remove not implemented")
@@ -566,6 +584,24 @@ func _Control_Resize_Handler(srv interface{}, ctx context.Context, dec func(inte
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ControlServer).Resize(ctx, req.(*ResizeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_Screen_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ScreenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Screen(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Screen_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Screen(ctx, req.(*ScreenRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -799,6 +835,10 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Resize",
 			Handler:    _Control_Resize_Handler,
+		},
+		{
+			MethodName: "Screen",
+			Handler:    _Control_Screen_Handler,
 		},
 		{
 			MethodName: "Remove",

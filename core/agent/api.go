@@ -284,6 +284,27 @@ func (s *api) Resize(ctx context.Context, req *controlpb.ResizeRequest) (*contro
 	return &controlpb.ResizeResponse{}, nil
 }
 
+func (s *api) Screen(ctx context.Context, req *controlpb.ScreenRequest) (*controlpb.ScreenResponse, error) {
+	c, err := s.a.find(req.Child)
+	if err != nil {
+		return nil, err
+	}
+	o, err := s.a.console(c)
+	if err != nil {
+		return nil, err
+	}
+	screen, err := o.sinks().Screen(ctx, &sinkpb.ScreenRequest{Opening: o.id})
+	if err != nil {
+		return nil, plainStatus(err)
+	}
+	b, err := proto.Marshal(screen)
+	if err != nil {
+		return nil, err
+	}
+	out := &controlpb.ScreenResponse{} // the same message, field by field
+	return out, proto.Unmarshal(b, out)
+}
+
 // console returns the opening of c's console.
 func (a *Agent) console(c *child) (*opening, error) {
 	a.mu.Lock()

@@ -2919,6 +2919,496 @@ func (*ResizeResponse) Descriptor() ([]byte, []int) {
 	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{47}
 }
 
+type ScreenRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Opening       string                 `protobuf:"bytes,1,opt,name=opening,proto3" json:"opening,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScreenRequest) Reset() {
+	*x = ScreenRequest{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScreenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScreenRequest) ProtoMessage() {}
+
+func (x *ScreenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScreenRequest.ProtoReflect.Descriptor instead.
+func (*ScreenRequest) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *ScreenRequest) GetOpening() string {
+	if x != nil {
+		return x.Opening
+	}
+	return ""
+}
+
+// What a console shows.
+type ScreenResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Size          *Size                  `protobuf:"bytes,1,opt,name=size,proto3" json:"size,omitempty"`
+	Offset        uint64                 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"` // of the output, up to which it has been followed
+	Cursor        *Cursor                `protobuf:"bytes,3,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	Modes         []string               `protobuf:"bytes,4,rep,name=modes,proto3" json:"modes,omitempty"` // that are set, by name: alternate-screen, paste, mouse-sgr, ...
+	Title         string                 `protobuf:"bytes,5,opt,name=title,proto3" json:"title,omitempty"`
+	IconTitle     string                 `protobuf:"bytes,6,opt,name=icon_title,json=iconTitle,proto3" json:"icon_title,omitempty"`
+	Styles        []*Style               `protobuf:"bytes,7,rep,name=styles,proto3" json:"styles,omitempty"`           // that the cells refer to
+	Lines         []*Line                `protobuf:"bytes,8,rep,name=lines,proto3" json:"lines,omitempty"`             // as many as rows
+	Palette       []uint32               `protobuf:"varint,9,rep,packed,name=palette,proto3" json:"palette,omitempty"` // 0xRRGGBB: 256 colours, and those of text, behind it and of the cursor where none is set
+	Redraw        []byte                 `protobuf:"bytes,10,opt,name=redraw,proto3" json:"redraw,omitempty"`          // makes a terminal of this size look and act like it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScreenResponse) Reset() {
+	*x = ScreenResponse{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScreenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScreenResponse) ProtoMessage() {}
+
+func (x *ScreenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScreenResponse.ProtoReflect.Descriptor instead.
+func (*ScreenResponse) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *ScreenResponse) GetSize() *Size {
+	if x != nil {
+		return x.Size
+	}
+	return nil
+}
+
+func (x *ScreenResponse) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *ScreenResponse) GetCursor() *Cursor {
+	if x != nil {
+		return x.Cursor
+	}
+	return nil
+}
+
+func (x *ScreenResponse) GetModes() []string {
+	if x != nil {
+		return x.Modes
+	}
+	return nil
+}
+
+func (x *ScreenResponse) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *ScreenResponse) GetIconTitle() string {
+	if x != nil {
+		return x.IconTitle
+	}
+	return ""
+}
+
+func (x *ScreenResponse) GetStyles() []*Style {
+	if x != nil {
+		return x.Styles
+	}
+	return nil
+}
+
+func (x *ScreenResponse) GetLines() []*Line {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
+func (x *ScreenResponse) GetPalette() []uint32 {
+	if x != nil {
+		return x.Palette
+	}
+	return nil
+}
+
+func (x *ScreenResponse) GetRedraw() []byte {
+	if x != nil {
+		return x.Redraw
+	}
+	return nil
+}
+
+type Cursor struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Row           uint32                 `protobuf:"varint,1,opt,name=row,proto3" json:"row,omitempty"` // from 0
+	Col           uint32                 `protobuf:"varint,2,opt,name=col,proto3" json:"col,omitempty"`
+	Visible       bool                   `protobuf:"varint,3,opt,name=visible,proto3" json:"visible,omitempty"`
+	Shape         uint32                 `protobuf:"varint,4,opt,name=shape,proto3" json:"shape,omitempty"`     // as in DECSCUSR
+	Pending       bool                   `protobuf:"varint,5,opt,name=pending,proto3" json:"pending,omitempty"` // the last column was written: the next character goes to the next line
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Cursor) Reset() {
+	*x = Cursor{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Cursor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Cursor) ProtoMessage() {}
+
+func (x *Cursor) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Cursor.ProtoReflect.Descriptor instead.
+func (*Cursor) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *Cursor) GetRow() uint32 {
+	if x != nil {
+		return x.Row
+	}
+	return 0
+}
+
+func (x *Cursor) GetCol() uint32 {
+	if x != nil {
+		return x.Col
+	}
+	return 0
+}
+
+func (x *Cursor) GetVisible() bool {
+	if x != nil {
+		return x.Visible
+	}
+	return false
+}
+
+func (x *Cursor) GetShape() uint32 {
+	if x != nil {
+		return x.Shape
+	}
+	return 0
+}
+
+func (x *Cursor) GetPending() bool {
+	if x != nil {
+		return x.Pending
+	}
+	return false
+}
+
+type Line struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cells         []*Cell                `protobuf:"bytes,1,rep,name=cells,proto3" json:"cells,omitempty"`      // to the last that shows something
+	Wrapped       bool                   `protobuf:"varint,2,opt,name=wrapped,proto3" json:"wrapped,omitempty"` // it goes on in the next one
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Line) Reset() {
+	*x = Line{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Line) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Line) ProtoMessage() {}
+
+func (x *Line) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Line.ProtoReflect.Descriptor instead.
+func (*Line) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *Line) GetCells() []*Cell {
+	if x != nil {
+		return x.Cells
+	}
+	return nil
+}
+
+func (x *Line) GetWrapped() bool {
+	if x != nil {
+		return x.Wrapped
+	}
+	return false
+}
+
+type Cell struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`    // " " where there is nothing
+	Width         uint32                 `protobuf:"varint,2,opt,name=width,proto3" json:"width,omitempty"` // 1 or 2 places; 0: the second place of the cell before
+	Style         uint32                 `protobuf:"varint,3,opt,name=style,proto3" json:"style,omitempty"` // a number in styles
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Cell) Reset() {
+	*x = Cell{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Cell) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Cell) ProtoMessage() {}
+
+func (x *Cell) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Cell.ProtoReflect.Descriptor instead.
+func (*Cell) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *Cell) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Cell) GetWidth() uint32 {
+	if x != nil {
+		return x.Width
+	}
+	return 0
+}
+
+func (x *Cell) GetStyle() uint32 {
+	if x != nil {
+		return x.Style
+	}
+	return 0
+}
+
+type Style struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0: the terminal's own; 1 to 256: the palette's, from 1; otherwise 0x1000000 and 0xRRGGBB.
+	Fg             uint32 `protobuf:"varint,1,opt,name=fg,proto3" json:"fg,omitempty"`
+	Bg             uint32 `protobuf:"varint,2,opt,name=bg,proto3" json:"bg,omitempty"`
+	UnderlineColor uint32 `protobuf:"varint,3,opt,name=underline_color,json=underlineColor,proto3" json:"underline_color,omitempty"`
+	Bold           bool   `protobuf:"varint,4,opt,name=bold,proto3" json:"bold,omitempty"`
+	Faint          bool   `protobuf:"varint,5,opt,name=faint,proto3" json:"faint,omitempty"`
+	Italic         bool   `protobuf:"varint,6,opt,name=italic,proto3" json:"italic,omitempty"`
+	Blink          bool   `protobuf:"varint,7,opt,name=blink,proto3" json:"blink,omitempty"`
+	Reverse        bool   `protobuf:"varint,8,opt,name=reverse,proto3" json:"reverse,omitempty"`
+	Hidden         bool   `protobuf:"varint,9,opt,name=hidden,proto3" json:"hidden,omitempty"`
+	Strike         bool   `protobuf:"varint,10,opt,name=strike,proto3" json:"strike,omitempty"`
+	Overline       bool   `protobuf:"varint,11,opt,name=overline,proto3" json:"overline,omitempty"`
+	Underline      uint32 `protobuf:"varint,12,opt,name=underline,proto3" json:"underline,omitempty"` // as in SGR 4:n
+	Link           string `protobuf:"bytes,13,opt,name=link,proto3" json:"link,omitempty"`            // a URI
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Style) Reset() {
+	*x = Style{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Style) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Style) ProtoMessage() {}
+
+func (x *Style) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Style.ProtoReflect.Descriptor instead.
+func (*Style) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *Style) GetFg() uint32 {
+	if x != nil {
+		return x.Fg
+	}
+	return 0
+}
+
+func (x *Style) GetBg() uint32 {
+	if x != nil {
+		return x.Bg
+	}
+	return 0
+}
+
+func (x *Style) GetUnderlineColor() uint32 {
+	if x != nil {
+		return x.UnderlineColor
+	}
+	return 0
+}
+
+func (x *Style) GetBold() bool {
+	if x != nil {
+		return x.Bold
+	}
+	return false
+}
+
+func (x *Style) GetFaint() bool {
+	if x != nil {
+		return x.Faint
+	}
+	return false
+}
+
+func (x *Style) GetItalic() bool {
+	if x != nil {
+		return x.Italic
+	}
+	return false
+}
+
+func (x *Style) GetBlink() bool {
+	if x != nil {
+		return x.Blink
+	}
+	return false
+}
+
+func (x *Style) GetReverse() bool {
+	if x != nil {
+		return x.Reverse
+	}
+	return false
+}
+
+func (x *Style) GetHidden() bool {
+	if x != nil {
+		return x.Hidden
+	}
+	return false
+}
+
+func (x *Style) GetStrike() bool {
+	if x != nil {
+		return x.Strike
+	}
+	return false
+}
+
+func (x *Style) GetOverline() bool {
+	if x != nil {
+		return x.Overline
+	}
+	return false
+}
+
+func (x *Style) GetUnderline() uint32 {
+	if x != nil {
+		return x.Underline
+	}
+	return 0
+}
+
+func (x *Style) GetLink() string {
+	if x != nil {
+		return x.Link
+	}
+	return ""
+}
+
 type LogsRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Spec    *Spec                  `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
@@ -2938,7 +3428,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2950,7 +3440,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2963,7 +3453,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{48}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *LogsRequest) GetSpec() *Spec {
@@ -3030,7 +3520,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3042,7 +3532,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3055,7 +3545,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{49}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{55}
 }
 
 // One line, as a packet on the socket that Logs gives. The last packet of a log that ends well has `end` set;
@@ -3074,7 +3564,7 @@ type LogRecord struct {
 
 func (x *LogRecord) Reset() {
 	*x = LogRecord{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3086,7 +3576,7 @@ func (x *LogRecord) String() string {
 func (*LogRecord) ProtoMessage() {}
 
 func (x *LogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3099,7 +3589,7 @@ func (x *LogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRecord.ProtoReflect.Descriptor instead.
 func (*LogRecord) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{50}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *LogRecord) GetTime() int64 {
@@ -3154,7 +3644,7 @@ type RecoverRequest_Parked struct {
 
 func (x *RecoverRequest_Parked) Reset() {
 	*x = RecoverRequest_Parked{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3166,7 +3656,7 @@ func (x *RecoverRequest_Parked) String() string {
 func (*RecoverRequest_Parked) ProtoMessage() {}
 
 func (x *RecoverRequest_Parked) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3377,7 +3867,50 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\rResizeRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\x12&\n" +
 	"\x04size\x18\x02 \x01(\v2\x12.muxd.sink.v1.SizeR\x04size\"\x10\n" +
-	"\x0eResizeResponse\"\x84\x02\n" +
+	"\x0eResizeResponse\")\n" +
+	"\rScreenRequest\x12\x18\n" +
+	"\aopening\x18\x01 \x01(\tR\aopening\"\xd2\x02\n" +
+	"\x0eScreenResponse\x12&\n" +
+	"\x04size\x18\x01 \x01(\v2\x12.muxd.sink.v1.SizeR\x04size\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12,\n" +
+	"\x06cursor\x18\x03 \x01(\v2\x14.muxd.sink.v1.CursorR\x06cursor\x12\x14\n" +
+	"\x05modes\x18\x04 \x03(\tR\x05modes\x12\x14\n" +
+	"\x05title\x18\x05 \x01(\tR\x05title\x12\x1d\n" +
+	"\n" +
+	"icon_title\x18\x06 \x01(\tR\ticonTitle\x12+\n" +
+	"\x06styles\x18\a \x03(\v2\x13.muxd.sink.v1.StyleR\x06styles\x12(\n" +
+	"\x05lines\x18\b \x03(\v2\x12.muxd.sink.v1.LineR\x05lines\x12\x18\n" +
+	"\apalette\x18\t \x03(\rR\apalette\x12\x16\n" +
+	"\x06redraw\x18\n" +
+	" \x01(\fR\x06redraw\"v\n" +
+	"\x06Cursor\x12\x10\n" +
+	"\x03row\x18\x01 \x01(\rR\x03row\x12\x10\n" +
+	"\x03col\x18\x02 \x01(\rR\x03col\x12\x18\n" +
+	"\avisible\x18\x03 \x01(\bR\avisible\x12\x14\n" +
+	"\x05shape\x18\x04 \x01(\rR\x05shape\x12\x18\n" +
+	"\apending\x18\x05 \x01(\bR\apending\"J\n" +
+	"\x04Line\x12(\n" +
+	"\x05cells\x18\x01 \x03(\v2\x12.muxd.sink.v1.CellR\x05cells\x12\x18\n" +
+	"\awrapped\x18\x02 \x01(\bR\awrapped\"F\n" +
+	"\x04Cell\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\x12\x14\n" +
+	"\x05width\x18\x02 \x01(\rR\x05width\x12\x14\n" +
+	"\x05style\x18\x03 \x01(\rR\x05style\"\xc0\x02\n" +
+	"\x05Style\x12\x0e\n" +
+	"\x02fg\x18\x01 \x01(\rR\x02fg\x12\x0e\n" +
+	"\x02bg\x18\x02 \x01(\rR\x02bg\x12'\n" +
+	"\x0funderline_color\x18\x03 \x01(\rR\x0eunderlineColor\x12\x12\n" +
+	"\x04bold\x18\x04 \x01(\bR\x04bold\x12\x14\n" +
+	"\x05faint\x18\x05 \x01(\bR\x05faint\x12\x16\n" +
+	"\x06italic\x18\x06 \x01(\bR\x06italic\x12\x14\n" +
+	"\x05blink\x18\a \x01(\bR\x05blink\x12\x18\n" +
+	"\areverse\x18\b \x01(\bR\areverse\x12\x16\n" +
+	"\x06hidden\x18\t \x01(\bR\x06hidden\x12\x16\n" +
+	"\x06strike\x18\n" +
+	" \x01(\bR\x06strike\x12\x1a\n" +
+	"\boverline\x18\v \x01(\bR\boverline\x12\x1c\n" +
+	"\tunderline\x18\f \x01(\rR\tunderline\x12\x12\n" +
+	"\x04link\x18\r \x01(\tR\x04link\"\x84\x02\n" +
 	"\vLogsRequest\x12&\n" +
 	"\x04spec\x18\x01 \x01(\v2\x12.muxd.sink.v1.SpecR\x04spec\x12)\n" +
 	"\x05child\x18\x02 \x01(\v2\x13.muxd.sink.v1.ChildR\x05child\x12.\n" +
@@ -3412,7 +3945,8 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x06Policy\x12\t\n" +
 	"\x05BLOCK\x10\x00\x12\x0f\n" +
 	"\vDROP_OLDEST\x10\x01\x12\x0f\n" +
-	"\vDROP_NEWEST\x10\x022\xcf\t\n" +
+	"\vDROP_NEWEST\x10\x022\x94\n" +
+	"\n" +
 	"\x04Sink\x12D\n" +
 	"\bDescribe\x12\x1d.muxd.sink.v1.DescribeRequest\x1a\x19.muxd.sink.v1.Description\x12F\n" +
 	"\aRecover\x12\x1c.muxd.sink.v1.RecoverRequest\x1a\x1d.muxd.sink.v1.RecoverResponse\x12C\n" +
@@ -3430,7 +3964,8 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\bOpenings\x12\x1d.muxd.sink.v1.OpeningsRequest\x1a\x1e.muxd.sink.v1.OpeningsResponse\x12=\n" +
 	"\x04Stat\x12\x19.muxd.sink.v1.StatRequest\x1a\x1a.muxd.sink.v1.StatResponse\x12C\n" +
 	"\x06Attach\x12\x1b.muxd.sink.v1.AttachRequest\x1a\x1c.muxd.sink.v1.AttachResponse\x12C\n" +
-	"\x06Resize\x12\x1b.muxd.sink.v1.ResizeRequest\x1a\x1c.muxd.sink.v1.ResizeResponse\x12=\n" +
+	"\x06Resize\x12\x1b.muxd.sink.v1.ResizeRequest\x1a\x1c.muxd.sink.v1.ResizeResponse\x12C\n" +
+	"\x06Screen\x12\x1b.muxd.sink.v1.ScreenRequest\x1a\x1c.muxd.sink.v1.ScreenResponse\x12=\n" +
 	"\x04Logs\x12\x19.muxd.sink.v1.LogsRequest\x1a\x1a.muxd.sink.v1.LogsResponseB\"Z github.com/muxd/muxd/sink/sinkpbb\x06proto3"
 
 var (
@@ -3446,7 +3981,7 @@ func file_sink_sinkpb_sink_proto_rawDescGZIP() []byte {
 }
 
 var file_sink_sinkpb_sink_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
 var file_sink_sinkpb_sink_proto_goTypes = []any{
 	(Stream)(0),                   // 0: muxd.sink.v1.Stream
 	(Wiring)(0),                   // 1: muxd.sink.v1.Wiring
@@ -3500,11 +4035,17 @@ var file_sink_sinkpb_sink_proto_goTypes = []any{
 	(*AttachResponse)(nil),        // 49: muxd.sink.v1.AttachResponse
 	(*ResizeRequest)(nil),         // 50: muxd.sink.v1.ResizeRequest
 	(*ResizeResponse)(nil),        // 51: muxd.sink.v1.ResizeResponse
-	(*LogsRequest)(nil),           // 52: muxd.sink.v1.LogsRequest
-	(*LogsResponse)(nil),          // 53: muxd.sink.v1.LogsResponse
-	(*LogRecord)(nil),             // 54: muxd.sink.v1.LogRecord
-	nil,                           // 55: muxd.sink.v1.Spec.OptionsEntry
-	(*RecoverRequest_Parked)(nil), // 56: muxd.sink.v1.RecoverRequest.Parked
+	(*ScreenRequest)(nil),         // 52: muxd.sink.v1.ScreenRequest
+	(*ScreenResponse)(nil),        // 53: muxd.sink.v1.ScreenResponse
+	(*Cursor)(nil),                // 54: muxd.sink.v1.Cursor
+	(*Line)(nil),                  // 55: muxd.sink.v1.Line
+	(*Cell)(nil),                  // 56: muxd.sink.v1.Cell
+	(*Style)(nil),                 // 57: muxd.sink.v1.Style
+	(*LogsRequest)(nil),           // 58: muxd.sink.v1.LogsRequest
+	(*LogsResponse)(nil),          // 59: muxd.sink.v1.LogsResponse
+	(*LogRecord)(nil),             // 60: muxd.sink.v1.LogRecord
+	nil,                           // 61: muxd.sink.v1.Spec.OptionsEntry
+	(*RecoverRequest_Parked)(nil), // 62: muxd.sink.v1.RecoverRequest.Parked
 }
 var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	2,  // 0: muxd.sink.v1.Branch.policy:type_name -> muxd.sink.v1.Policy
@@ -3512,12 +4053,12 @@ var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	7,  // 2: muxd.sink.v1.Description.arg:type_name -> muxd.sink.v1.Option
 	7,  // 3: muxd.sink.v1.Description.options:type_name -> muxd.sink.v1.Option
 	3,  // 4: muxd.sink.v1.Option.type:type_name -> muxd.sink.v1.Option.Type
-	55, // 5: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
+	61, // 5: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
 	9,  // 6: muxd.sink.v1.CheckRequest.spec:type_name -> muxd.sink.v1.Spec
 	8,  // 7: muxd.sink.v1.CheckRequest.child:type_name -> muxd.sink.v1.Child
 	0,  // 8: muxd.sink.v1.CheckRequest.streams:type_name -> muxd.sink.v1.Stream
 	1,  // 9: muxd.sink.v1.CheckResponse.wiring:type_name -> muxd.sink.v1.Wiring
-	56, // 10: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
+	62, // 10: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
 	9,  // 11: muxd.sink.v1.OpenRequest.spec:type_name -> muxd.sink.v1.Spec
 	8,  // 12: muxd.sink.v1.OpenRequest.child:type_name -> muxd.sink.v1.Child
 	0,  // 13: muxd.sink.v1.OpenRequest.streams:type_name -> muxd.sink.v1.Stream
@@ -3540,51 +4081,58 @@ var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	47, // 30: muxd.sink.v1.StreamStat.branches:type_name -> muxd.sink.v1.BranchStat
 	10, // 31: muxd.sink.v1.AttachRequest.size:type_name -> muxd.sink.v1.Size
 	10, // 32: muxd.sink.v1.ResizeRequest.size:type_name -> muxd.sink.v1.Size
-	9,  // 33: muxd.sink.v1.LogsRequest.spec:type_name -> muxd.sink.v1.Spec
-	8,  // 34: muxd.sink.v1.LogsRequest.child:type_name -> muxd.sink.v1.Child
-	0,  // 35: muxd.sink.v1.LogsRequest.streams:type_name -> muxd.sink.v1.Stream
-	0,  // 36: muxd.sink.v1.LogRecord.stream:type_name -> muxd.sink.v1.Stream
-	5,  // 37: muxd.sink.v1.Sink.Describe:input_type -> muxd.sink.v1.DescribeRequest
-	13, // 38: muxd.sink.v1.Sink.Recover:input_type -> muxd.sink.v1.RecoverRequest
-	15, // 39: muxd.sink.v1.Sink.Repark:input_type -> muxd.sink.v1.ReparkRequest
-	11, // 40: muxd.sink.v1.Sink.Check:input_type -> muxd.sink.v1.CheckRequest
-	17, // 41: muxd.sink.v1.Sink.Open:input_type -> muxd.sink.v1.OpenRequest
-	19, // 42: muxd.sink.v1.Sink.End:input_type -> muxd.sink.v1.EndRequest
-	21, // 43: muxd.sink.v1.Sink.Cut:input_type -> muxd.sink.v1.CutRequest
-	23, // 44: muxd.sink.v1.Sink.Leave:input_type -> muxd.sink.v1.LeaveRequest
-	25, // 45: muxd.sink.v1.Sink.AddBranch:input_type -> muxd.sink.v1.AddBranchRequest
-	27, // 46: muxd.sink.v1.Sink.RemoveBranch:input_type -> muxd.sink.v1.RemoveBranchRequest
-	29, // 47: muxd.sink.v1.Sink.Pause:input_type -> muxd.sink.v1.PauseRequest
-	31, // 48: muxd.sink.v1.Sink.Forget:input_type -> muxd.sink.v1.ForgetRequest
-	33, // 49: muxd.sink.v1.Sink.Watch:input_type -> muxd.sink.v1.WatchRequest
-	42, // 50: muxd.sink.v1.Sink.Openings:input_type -> muxd.sink.v1.OpeningsRequest
-	44, // 51: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
-	48, // 52: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
-	50, // 53: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
-	52, // 54: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
-	6,  // 55: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
-	14, // 56: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
-	16, // 57: muxd.sink.v1.Sink.Repark:output_type -> muxd.sink.v1.ReparkResponse
-	12, // 58: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
-	18, // 59: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
-	20, // 60: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
-	22, // 61: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
-	24, // 62: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
-	26, // 63: muxd.sink.v1.Sink.AddBranch:output_type -> muxd.sink.v1.AddBranchResponse
-	28, // 64: muxd.sink.v1.Sink.RemoveBranch:output_type -> muxd.sink.v1.RemoveBranchResponse
-	30, // 65: muxd.sink.v1.Sink.Pause:output_type -> muxd.sink.v1.PauseResponse
-	32, // 66: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
-	34, // 67: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
-	43, // 68: muxd.sink.v1.Sink.Openings:output_type -> muxd.sink.v1.OpeningsResponse
-	45, // 69: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
-	49, // 70: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
-	51, // 71: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
-	53, // 72: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
-	55, // [55:73] is the sub-list for method output_type
-	37, // [37:55] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	10, // 33: muxd.sink.v1.ScreenResponse.size:type_name -> muxd.sink.v1.Size
+	54, // 34: muxd.sink.v1.ScreenResponse.cursor:type_name -> muxd.sink.v1.Cursor
+	57, // 35: muxd.sink.v1.ScreenResponse.styles:type_name -> muxd.sink.v1.Style
+	55, // 36: muxd.sink.v1.ScreenResponse.lines:type_name -> muxd.sink.v1.Line
+	56, // 37: muxd.sink.v1.Line.cells:type_name -> muxd.sink.v1.Cell
+	9,  // 38: muxd.sink.v1.LogsRequest.spec:type_name -> muxd.sink.v1.Spec
+	8,  // 39: muxd.sink.v1.LogsRequest.child:type_name -> muxd.sink.v1.Child
+	0,  // 40: muxd.sink.v1.LogsRequest.streams:type_name -> muxd.sink.v1.Stream
+	0,  // 41: muxd.sink.v1.LogRecord.stream:type_name -> muxd.sink.v1.Stream
+	5,  // 42: muxd.sink.v1.Sink.Describe:input_type -> muxd.sink.v1.DescribeRequest
+	13, // 43: muxd.sink.v1.Sink.Recover:input_type -> muxd.sink.v1.RecoverRequest
+	15, // 44: muxd.sink.v1.Sink.Repark:input_type -> muxd.sink.v1.ReparkRequest
+	11, // 45: muxd.sink.v1.Sink.Check:input_type -> muxd.sink.v1.CheckRequest
+	17, // 46: muxd.sink.v1.Sink.Open:input_type -> muxd.sink.v1.OpenRequest
+	19, // 47: muxd.sink.v1.Sink.End:input_type -> muxd.sink.v1.EndRequest
+	21, // 48: muxd.sink.v1.Sink.Cut:input_type -> muxd.sink.v1.CutRequest
+	23, // 49: muxd.sink.v1.Sink.Leave:input_type -> muxd.sink.v1.LeaveRequest
+	25, // 50: muxd.sink.v1.Sink.AddBranch:input_type -> muxd.sink.v1.AddBranchRequest
+	27, // 51: muxd.sink.v1.Sink.RemoveBranch:input_type -> muxd.sink.v1.RemoveBranchRequest
+	29, // 52: muxd.sink.v1.Sink.Pause:input_type -> muxd.sink.v1.PauseRequest
+	31, // 53: muxd.sink.v1.Sink.Forget:input_type -> muxd.sink.v1.ForgetRequest
+	33, // 54: muxd.sink.v1.Sink.Watch:input_type -> muxd.sink.v1.WatchRequest
+	42, // 55: muxd.sink.v1.Sink.Openings:input_type -> muxd.sink.v1.OpeningsRequest
+	44, // 56: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
+	48, // 57: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
+	50, // 58: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
+	52, // 59: muxd.sink.v1.Sink.Screen:input_type -> muxd.sink.v1.ScreenRequest
+	58, // 60: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
+	6,  // 61: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
+	14, // 62: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
+	16, // 63: muxd.sink.v1.Sink.Repark:output_type -> muxd.sink.v1.ReparkResponse
+	12, // 64: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
+	18, // 65: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
+	20, // 66: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
+	22, // 67: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
+	24, // 68: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
+	26, // 69: muxd.sink.v1.Sink.AddBranch:output_type -> muxd.sink.v1.AddBranchResponse
+	28, // 70: muxd.sink.v1.Sink.RemoveBranch:output_type -> muxd.sink.v1.RemoveBranchResponse
+	30, // 71: muxd.sink.v1.Sink.Pause:output_type -> muxd.sink.v1.PauseResponse
+	32, // 72: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
+	34, // 73: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
+	43, // 74: muxd.sink.v1.Sink.Openings:output_type -> muxd.sink.v1.OpeningsResponse
+	45, // 75: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
+	49, // 76: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
+	51, // 77: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
+	53, // 78: muxd.sink.v1.Sink.Screen:output_type -> muxd.sink.v1.ScreenResponse
+	59, // 79: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
+	61, // [61:80] is the sub-list for method output_type
+	42, // [42:61] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_sink_sinkpb_sink_proto_init() }
@@ -3607,7 +4155,7 @@ func file_sink_sinkpb_sink_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sink_sinkpb_sink_proto_rawDesc), len(file_sink_sinkpb_sink_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   53,
+			NumMessages:   59,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -44,6 +44,7 @@ const (
 	Sink_Stat_FullMethodName         = "/muxd.sink.v1.Sink/Stat"
 	Sink_Attach_FullMethodName       = "/muxd.sink.v1.Sink/Attach"
 	Sink_Resize_FullMethodName       = "/muxd.sink.v1.Sink/Resize"
+	Sink_Screen_FullMethodName       = "/muxd.sink.v1.Sink/Screen"
 	Sink_Logs_FullMethodName         = "/muxd.sink.v1.Sink/Logs"
 )
 
@@ -102,6 +103,8 @@ type SinkClient interface {
 	Attach(ctx context.Context, in *AttachRequest, opts ...grpc.CallOption) (*AttachResponse, error)
 	// Resize sets the window size of a console.
 	Resize(ctx context.Context, in *ResizeRequest, opts ...grpc.CallOption) (*ResizeResponse, error)
+	// Screen tells what a console shows. UNIMPLEMENTED: it does not know.
+	Screen(ctx context.Context, in *ScreenRequest, opts ...grpc.CallOption) (*ScreenResponse, error)
 	// Logs reads back what a sink has kept. The plugin sends one end of a Unix SEQPACKET socketpair on the fd
 	// channel under `ticket`, and writes records on the other. It works for openings that are long forgotten,
 	// since the request carries all that Open did. UNIMPLEMENTED where a sink keeps nothing.
@@ -295,6 +298,16 @@ func (c *sinkClient) Resize(ctx context.Context, in *ResizeRequest, opts ...grpc
 	return out, nil
 }
 
+func (c *sinkClient) Screen(ctx context.Context, in *ScreenRequest, opts ...grpc.CallOption) (*ScreenResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ScreenResponse)
+	err := c.cc.Invoke(ctx, Sink_Screen_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *sinkClient) Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (*LogsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(LogsResponse)
@@ -360,6 +373,8 @@ type SinkServer interface {
 	Attach(context.Context, *AttachRequest) (*AttachResponse, error)
 	// Resize sets the window size of a console.
 	Resize(context.Context, *ResizeRequest) (*ResizeResponse, error)
+	// Screen tells what a console shows. UNIMPLEMENTED: it does not know.
+	Screen(context.Context, *ScreenRequest) (*ScreenResponse, error)
 	// Logs reads back what a sink has kept. The plugin sends one end of a Unix SEQPACKET socketpair on the fd
 	// channel under `ticket`, and writes records on the other. It works for openings that are long forgotten,
 	// since the request carries all that Open did. UNIMPLEMENTED where a sink keeps nothing.
@@ -424,6 +439,9 @@ func (UnimplementedSinkServer) Attach(context.Context, *AttachRequest) (*AttachR
 }
 func (UnimplementedSinkServer) Resize(context.Context, *ResizeRequest) (*ResizeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Resize not implemented")
+}
+func (UnimplementedSinkServer) Screen(context.Context, *ScreenRequest) (*ScreenResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Screen not implemented")
 }
 func (UnimplementedSinkServer) Logs(context.Context, *LogsRequest) (*LogsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Logs not implemented")
@@ -748,6 +766,24 @@ func _Sink_Resize_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Sink_Screen_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ScreenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SinkServer).Screen(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sink_Screen_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SinkServer).Screen(ctx, req.(*ScreenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Sink_Logs_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(LogsRequest)
 	if err := dec(in); err != nil {
@@ -836,6 +872,10 @@ var Sink_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Resize",
 			Handler:    _Sink_Resize_Handler,
+		},
+		{
+			MethodName: "Screen",
+			Handler:    _Sink_Screen_Handler,
 		},
 		{
 			MethodName: "Logs",

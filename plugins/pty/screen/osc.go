@@ -79,6 +79,7 @@ const (
 	colorText = 256 + iota // OSC 10, and so on
 	colorBack
 	colorCursor
+	Colors // how many there are
 )
 
 // setPalette is OSC 4: pairs of a number and a colour, or a question mark.

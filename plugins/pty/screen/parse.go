@@ -207,6 +207,7 @@ func (m *Model) step(b byte) {
 	m.asked = false
 	switch e.do {
 	case execute:
+		m.last = 0
 		m.execute(b)
 	case begin:
 		m.seq = m.seq[:0]
@@ -215,8 +216,12 @@ func (m *Model) step(b byte) {
 			m.tooLong()
 		}
 	case escDispatch:
+		m.last = 0
 		m.escape(b, asked)
 	case csiDispatch:
+		if b != 'b' {
+			m.last = 0
+		}
 		m.control(b)
 	case hook:
 		m.seq = append(m.seq, b)

@@ -33,7 +33,7 @@ type Model struct {
 	shape      int    // of the cursor, as in DECSCUSR
 	keys       int    // xterm's modifyOtherKeys
 	kitty      []int  // flags of kitty's keyboard protocol; the last ones count
-	last       uint32 // the character that REP repeats; 0: none
+	last       uint32 // the character just printed, which REP repeats; 0: none
 	title      string
 	icon       string
 	titles     []titles // that were pushed
