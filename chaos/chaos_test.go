@@ -44,8 +44,9 @@ type result struct {
 	name, kind, spec string
 	seed             uint64
 	status           int
-	stop             string // the file that ends the child
-	count            string // where the child says how many records it has written
+	stop             string    // the file that ends the child
+	count            string    // where the child says how many records it has written
+	started          *exec.Cmd // by the test itself, and adopted; nil: muxd has spawned it
 }
 
 // TestChaos kills keeper, agent and plugins at random, also keeper and agent together, under children of every kind, sink and format. Afterwards every record is there
@@ -74,9 +75,15 @@ func TestChaos(t *testing.T) {
 	for _, kind := range []string{"small", "big", "burst"} {
 		add(kind, "file:OUT,format=cri")
 	}
+	add("small", "file:OUT,format=raw")
+	adopted := all[len(all)-1]
 	add("burst", "pty,scrollback=64MiB")
 	for _, r := range all {
-		m.spawn(t, r)
+		if r == adopted {
+			m.adopt(t, r)
+		} else {
+			m.spawn(t, r)
+		}
 	}
 	viewer := m.view(t, all[len(all)-1].name)
 
@@ -116,7 +123,12 @@ func TestChaos(t *testing.T) {
 		if err != nil {
 			t.Fatalf("wait %s: %v", r.name, err)
 		}
-		if ws := unix.WaitStatus(c.Status); !c.StatusKnown || ws.ExitStatus() != r.status {
+		if r == adopted {
+			r.started.Wait()
+			if got := r.started.ProcessState.ExitCode(); got != r.status {
+				t.Errorf("%s: status %d, want %d", r.name, got, r.status)
+			}
+		} else if ws := unix.WaitStatus(c.Status); !c.StatusKnown || ws.ExitStatus() != r.status {
 			t.Errorf("%s: status %v (known %v), want %d", r.name, ws, c.StatusKnown, r.status)
 		}
 		out, err := os.ReadFile(filepath.Join(dir, r.name))
@@ -269,14 +281,19 @@ func agentOf(keeper int) int {
 	return 0
 }
 
-func (m *muxd) spawn(t *testing.T, r *result) {
+// environment is what makes this binary r's child.
+func (r *result) environment(t *testing.T) string {
 	deadline, ok := t.Deadline() // a child whose test was killed does not go on for ever
 	if !ok {
 		deadline = time.Now().Add(time.Hour)
 	}
+	return fmt.Sprintf("%s=%s %d %d %d %s %s", writerEnv, r.kind, r.seed, r.status, deadline.Unix(), r.stop, r.count)
+}
+
+func (m *muxd) spawn(t *testing.T, r *result) {
 	cs := &controlpb.ChildSpec{
 		Name: r.name, Argv: [][]byte{[]byte(os.Args[0])}, Cwd: []byte("/"),
-		Env:   [][]byte{fmt.Appendf(nil, "%s=%s %d %d %d %s %s", writerEnv, r.kind, r.seed, r.status, deadline.Unix(), r.stop, r.count)},
+		Env:   [][]byte{[]byte(r.environment(t))},
 		Sinks: []*controlpb.SinkChoice{{Spec: r.spec}},
 	}
 	if _, err := m.client.Spawn(context.Background(), cs); err != nil {
@@ -334,35 +351,40 @@ func (m *muxd) settle(t *testing.T, before uint32) uint32 {
 
 // kill sends SIGKILL to the keeper, the agent, or a plugin that runs.
 func (m *muxd) kill(t *testing.T, who string) bool {
-	pid := 0
+	pid := m.pid(t, who)
+	m.dead[who] = int32(pid)
+	return pid > 1 && unix.Kill(pid, unix.SIGKILL) == nil
+}
+
+// pid is the process of the keeper, the agent or a plugin; 0 where none runs. A plugin that died too often is started again.
+func (m *muxd) pid(t *testing.T, who string) int {
 	if who == "agent" || who == "keeper" {
 		s, err := m.client.API.Status(context.Background(), &controlpb.StatusRequest{})
 		if err != nil {
 			t.Fatalf("status: %v", err)
 		}
-		if pid = int(s.AgentPid); who == "keeper" {
-			pid = int(s.KeeperPid)
+		if who == "keeper" {
+			return int(s.KeeperPid)
 		}
-	} else {
-		resp, err := m.client.API.Plugins(context.Background(), &controlpb.PluginsRequest{})
-		if err != nil {
-			t.Fatalf("plugins: %v", err)
-		}
-		for _, p := range resp.Plugins {
-			if p.Name != who {
-				continue
-			}
-			pid = int(p.Pid)
-			if strings.Contains(p.Error, "muxctl plugin restart") {
-				// It died too often in a short time, and waits for a person.
-				if _, err := m.client.API.RestartPlugin(context.Background(), &controlpb.RestartPluginRequest{Name: who}); err != nil {
-					t.Fatalf("restart plugin %s: %v", who, err)
-				}
-			}
-		}
+		return int(s.AgentPid)
 	}
-	m.dead[who] = int32(pid)
-	return pid > 1 && unix.Kill(pid, unix.SIGKILL) == nil
+	resp, err := m.client.API.Plugins(context.Background(), &controlpb.PluginsRequest{})
+	if err != nil {
+		t.Fatalf("plugins: %v", err)
+	}
+	for _, p := range resp.Plugins {
+		if p.Name != who {
+			continue
+		}
+		if strings.Contains(p.Error, "muxctl plugin restart") {
+			// It died too often in a short time, and waits for a person.
+			if _, err := m.client.API.RestartPlugin(context.Background(), &controlpb.RestartPluginRequest{Name: who}); err != nil {
+				t.Fatalf("restart plugin %s: %v", who, err)
+			}
+		}
+		return int(p.Pid)
+	}
+	return 0
 }
 
 // stop ends muxd, and says whether it left anything.

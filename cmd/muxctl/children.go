@@ -37,10 +37,10 @@ func (a *app) listCmd() *cobra.Command {
 			t := newTable("ID", "NAME", "STATE", "PID", "AGE", "SINKS", "COMMAND")
 			for _, r := range resp.Children {
 				pid := ""
-				if r.State == "running" {
+				if r.State == "running" && !onlyStreams(r) {
 					pid = strconv.Itoa(int(r.Pid))
 				}
-				t.row(r.Id, r.Name, stateText(r), pid, ageText(r.Created), sinksText(r), commandText(r.Argv, 50))
+				t.row(r.Id, r.Name, stateText(r), pid, ageText(r.Created), sinksText(r), commandOf(r, 50))
 			}
 			return t.print()
 		},
@@ -276,10 +276,10 @@ func printChild(r *controlpb.Child) error {
 	p("id", "%s", r.Id)
 	p("name", "%s", r.Name)
 	p("state", "%s", stateText(r))
-	if r.State == "running" {
+	if r.State == "running" && !onlyStreams(r) {
 		p("pid", "%d", r.Pid)
 	}
-	p("command", "%s", commandText(r.Argv, 0))
+	p("command", "%s", commandOf(r, 0))
 	p("cwd", "%s", r.Cwd)
 	if r.User != "" {
 		p("user", "%s", r.User)
@@ -291,6 +291,8 @@ func printChild(r *controlpb.Child) error {
 	p("created", "%s", timeText(r.Created))
 	if r.Exited != 0 {
 		p("exited", "%s", timeText(r.Exited))
+	}
+	if r.Exited != 0 && !r.Adopted {
 		p("cpu", "%v user, %v system", time.Duration(r.UserUsec)*time.Microsecond, time.Duration(r.SystemUsec)*time.Microsecond)
 		p("memory", "%s at most", sizeText(uint64(r.MaxRss)))
 	}

@@ -23,7 +23,7 @@ func (a *app) completeChildren(c *cobra.Command, _ []string, _ string) ([]cobra.
 	}
 	var out []cobra.Completion
 	for _, r := range resp.Children {
-		what := stateText(r) + ": " + commandText(r.Argv, 40)
+		what := stateText(r) + ": " + commandOf(r, 40)
 		out = append(out, cobra.CompletionWithDesc(r.Name, what))
 		if r.Id != r.Name {
 			out = append(out, cobra.CompletionWithDesc(r.Id, what))

@@ -65,6 +65,7 @@ type childView struct {
 	Run         int          `json:"run"`
 	Restart     string       `json:"restart"`
 	Remove      bool         `json:"remove"`
+	Adopted     bool         `json:"adopted,omitempty"` // pid is 0 where it was not told
 	Error       string       `json:"error,omitempty"`
 	Sinks       []sinkView   `json:"sinks"`
 	Holders     []holderView `json:"holders,omitempty"`
@@ -101,7 +102,7 @@ func viewOf(r *controlpb.Child) childView {
 	v := childView{
 		ID: r.Id, Name: r.Name, State: r.State, PID: int(r.Pid), Command: []string{}, Cwd: string(r.Cwd), User: r.User,
 		Created: timeOf(r.Created), Started: timeOf(r.Started), Exited: timeOf(r.Exited), Finished: timeOf(r.Finished),
-		Run: int(r.Run), Restart: restartText(r.Restart), Remove: r.Remove, Error: r.Error, Sinks: []sinkView{},
+		Run: int(r.Run), Restart: restartText(r.Restart), Remove: r.Remove, Adopted: r.Adopted, Error: r.Error, Sinks: []sinkView{},
 		UserUsec: r.UserUsec, SystemUsec: r.SystemUsec, MaxRSSBytes: r.MaxRss,
 	}
 	for _, a := range r.Argv {
@@ -157,6 +158,8 @@ func endText(r *controlpb.Child) string {
 	switch {
 	case r.State == "failed":
 		return "failed: " + r.Error
+	case onlyStreams(r):
+		return "its streams have ended"
 	case r.Exited == 0:
 		return "never started again"
 	case !r.StatusKnown:
@@ -166,6 +169,9 @@ func endText(r *controlpb.Child) string {
 	}
 	return fmt.Sprintf("exit status %d", ws.ExitStatus())
 }
+
+// onlyStreams says whether r was adopted without a process.
+func onlyStreams(r *controlpb.Child) bool { return r.Adopted && r.Pid == 0 }
 
 func restartText(r controlpb.Restart) string {
 	return strings.ReplaceAll(strings.ToLower(r.String()), "_", "-")
@@ -213,6 +219,14 @@ func sinksText(r *controlpb.Child) string {
 		return "null"
 	}
 	return strings.Join(out, " ")
+}
+
+// commandOf is the command line of a child, for people.
+func commandOf(r *controlpb.Child, most int) string {
+	if r.Adopted {
+		return "(adopted)"
+	}
+	return commandText(r.Argv, most)
 }
 
 // commandText is a command line as a shell would take it, and not longer than most where that is not 0.

@@ -106,6 +106,8 @@ func statusError(c *controlpb.Child) error {
 	switch {
 	case c.State == "failed":
 		return fmt.Errorf("%s: %s", c.Name, c.Error)
+	case onlyStreams(c):
+		return nil
 	case !c.StatusKnown:
 		return &exitError{exitUnreachable, fmt.Errorf("%s has ended, and its exit status is not known", c.Name)}
 	case ws.Signaled():

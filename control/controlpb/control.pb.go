@@ -123,7 +123,7 @@ func (x RedirectRequest_How) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RedirectRequest_How.Descriptor instead.
 func (RedirectRequest_How) EnumDescriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{34, 0}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{36, 0}
 }
 
 type SpawnRequest struct {
@@ -416,6 +416,162 @@ func (*ForkedResponse) Descriptor() ([]byte, []int) {
 	return file_control_controlpb_control_proto_rawDescGZIP(), []int{3}
 }
 
+type AdoptRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in SpawnRequest.
+	RequestId string        `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Name      string        `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`   // empty: the id serves
+	Cwd       []byte        `protobuf:"bytes,3,opt,name=cwd,proto3" json:"cwd,omitempty"`     // of the client, for relative paths
+	Sinks     []*SinkChoice `protobuf:"bytes,4,rep,name=sinks,proto3" json:"sinks,omitempty"` // each names its stream
+	FdSession []byte        `protobuf:"bytes,5,opt,name=fd_session,json=fdSession,proto3" json:"fd_session,omitempty"`
+	// Under which the client has sent the far ends of the streams that `sinks` names, each once, in the order stdin, stdout,
+	// stderr: of stdin what can be written to, of the others what can be read. With `pid` a pidfd of it follows.
+	Ticket []byte `protobuf:"bytes,6,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	// The process that has the near ends, where the client knows it: the child ends with it, and has its exit status.
+	Pid           int32 `protobuf:"varint,7,opt,name=pid,proto3" json:"pid,omitempty"`
+	Remove        bool  `protobuf:"varint,8,opt,name=remove,proto3" json:"remove,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptRequest) Reset() {
+	*x = AdoptRequest{}
+	mi := &file_control_controlpb_control_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptRequest) ProtoMessage() {}
+
+func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptRequest.ProtoReflect.Descriptor instead.
+func (*AdoptRequest) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *AdoptRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *AdoptRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AdoptRequest) GetCwd() []byte {
+	if x != nil {
+		return x.Cwd
+	}
+	return nil
+}
+
+func (x *AdoptRequest) GetSinks() []*SinkChoice {
+	if x != nil {
+		return x.Sinks
+	}
+	return nil
+}
+
+func (x *AdoptRequest) GetFdSession() []byte {
+	if x != nil {
+		return x.FdSession
+	}
+	return nil
+}
+
+func (x *AdoptRequest) GetTicket() []byte {
+	if x != nil {
+		return x.Ticket
+	}
+	return nil
+}
+
+func (x *AdoptRequest) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *AdoptRequest) GetRemove() bool {
+	if x != nil {
+		return x.Remove
+	}
+	return false
+}
+
+type AdoptResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptResponse) Reset() {
+	*x = AdoptResponse{}
+	mi := &file_control_controlpb_control_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptResponse) ProtoMessage() {}
+
+func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptResponse.ProtoReflect.Descriptor instead.
+func (*AdoptResponse) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *AdoptResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *AdoptResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 type ChildSpec struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // empty: the id serves
@@ -437,7 +593,7 @@ type ChildSpec struct {
 
 func (x *ChildSpec) Reset() {
 	*x = ChildSpec{}
-	mi := &file_control_controlpb_control_proto_msgTypes[4]
+	mi := &file_control_controlpb_control_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -449,7 +605,7 @@ func (x *ChildSpec) String() string {
 func (*ChildSpec) ProtoMessage() {}
 
 func (x *ChildSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[4]
+	mi := &file_control_controlpb_control_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -462,7 +618,7 @@ func (x *ChildSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChildSpec.ProtoReflect.Descriptor instead.
 func (*ChildSpec) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{4}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ChildSpec) GetName() string {
@@ -567,7 +723,7 @@ type Rlimit struct {
 
 func (x *Rlimit) Reset() {
 	*x = Rlimit{}
-	mi := &file_control_controlpb_control_proto_msgTypes[5]
+	mi := &file_control_controlpb_control_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +735,7 @@ func (x *Rlimit) String() string {
 func (*Rlimit) ProtoMessage() {}
 
 func (x *Rlimit) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[5]
+	mi := &file_control_controlpb_control_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +748,7 @@ func (x *Rlimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rlimit.ProtoReflect.Descriptor instead.
 func (*Rlimit) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{5}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Rlimit) GetName() string {
@@ -628,7 +784,7 @@ type SinkChoice struct {
 
 func (x *SinkChoice) Reset() {
 	*x = SinkChoice{}
-	mi := &file_control_controlpb_control_proto_msgTypes[6]
+	mi := &file_control_controlpb_control_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -640,7 +796,7 @@ func (x *SinkChoice) String() string {
 func (*SinkChoice) ProtoMessage() {}
 
 func (x *SinkChoice) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[6]
+	mi := &file_control_controlpb_control_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -653,7 +809,7 @@ func (x *SinkChoice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SinkChoice.ProtoReflect.Descriptor instead.
 func (*SinkChoice) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{6}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SinkChoice) GetStream() string {
@@ -680,7 +836,7 @@ type Size struct {
 
 func (x *Size) Reset() {
 	*x = Size{}
-	mi := &file_control_controlpb_control_proto_msgTypes[7]
+	mi := &file_control_controlpb_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +848,7 @@ func (x *Size) String() string {
 func (*Size) ProtoMessage() {}
 
 func (x *Size) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[7]
+	mi := &file_control_controlpb_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +861,7 @@ func (x *Size) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Size.ProtoReflect.Descriptor instead.
 func (*Size) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{7}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Size) GetRows() uint32 {
@@ -723,37 +879,39 @@ func (x *Size) GetCols() uint32 {
 }
 
 type Child struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	State         string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"` // starting, running, exited, finished, backoff, failed
-	Pid           int32                  `protobuf:"varint,4,opt,name=pid,proto3" json:"pid,omitempty"`
-	Argv          [][]byte               `protobuf:"bytes,5,rep,name=argv,proto3" json:"argv,omitempty"`
-	Cwd           []byte                 `protobuf:"bytes,6,opt,name=cwd,proto3" json:"cwd,omitempty"`
-	User          string                 `protobuf:"bytes,7,opt,name=user,proto3" json:"user,omitempty"`
-	Created       int64                  `protobuf:"varint,8,opt,name=created,proto3" json:"created,omitempty"`
-	Started       int64                  `protobuf:"varint,9,opt,name=started,proto3" json:"started,omitempty"`
-	Exited        int64                  `protobuf:"varint,10,opt,name=exited,proto3" json:"exited,omitempty"`
-	Finished      int64                  `protobuf:"varint,11,opt,name=finished,proto3" json:"finished,omitempty"`
-	StatusKnown   bool                   `protobuf:"varint,12,opt,name=status_known,json=statusKnown,proto3" json:"status_known,omitempty"`
-	Status        uint32                 `protobuf:"varint,13,opt,name=status,proto3" json:"status,omitempty"`
-	Run           uint32                 `protobuf:"varint,14,opt,name=run,proto3" json:"run,omitempty"` // counts restarts, from 1
-	Restart       Restart                `protobuf:"varint,15,opt,name=restart,proto3,enum=muxd.control.v1.Restart" json:"restart,omitempty"`
-	Sinks         []*Sink                `protobuf:"bytes,16,rep,name=sinks,proto3" json:"sinks,omitempty"`
-	Error         string                 `protobuf:"bytes,17,opt,name=error,proto3" json:"error,omitempty"`     // why it is failed, or what was wrong at its end
-	Holders       []*Holder              `protobuf:"bytes,18,rep,name=holders,proto3" json:"holders,omitempty"` // who still held a stream at the drain deadline
-	UserUsec      int64                  `protobuf:"varint,19,opt,name=user_usec,json=userUsec,proto3" json:"user_usec,omitempty"`
-	SystemUsec    int64                  `protobuf:"varint,20,opt,name=system_usec,json=systemUsec,proto3" json:"system_usec,omitempty"`
-	MaxRss        int64                  `protobuf:"varint,21,opt,name=max_rss,json=maxRss,proto3" json:"max_rss,omitempty"`
-	Size          *Size                  `protobuf:"bytes,22,opt,name=size,proto3" json:"size,omitempty"`
-	Remove        bool                   `protobuf:"varint,23,opt,name=remove,proto3" json:"remove,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Id          string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name        string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	State       string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"` // starting, running, exited, finished, backoff, failed
+	Pid         int32                  `protobuf:"varint,4,opt,name=pid,proto3" json:"pid,omitempty"`
+	Argv        [][]byte               `protobuf:"bytes,5,rep,name=argv,proto3" json:"argv,omitempty"`
+	Cwd         []byte                 `protobuf:"bytes,6,opt,name=cwd,proto3" json:"cwd,omitempty"`
+	User        string                 `protobuf:"bytes,7,opt,name=user,proto3" json:"user,omitempty"`
+	Created     int64                  `protobuf:"varint,8,opt,name=created,proto3" json:"created,omitempty"`
+	Started     int64                  `protobuf:"varint,9,opt,name=started,proto3" json:"started,omitempty"`
+	Exited      int64                  `protobuf:"varint,10,opt,name=exited,proto3" json:"exited,omitempty"`
+	Finished    int64                  `protobuf:"varint,11,opt,name=finished,proto3" json:"finished,omitempty"`
+	StatusKnown bool                   `protobuf:"varint,12,opt,name=status_known,json=statusKnown,proto3" json:"status_known,omitempty"`
+	Status      uint32                 `protobuf:"varint,13,opt,name=status,proto3" json:"status,omitempty"`
+	Run         uint32                 `protobuf:"varint,14,opt,name=run,proto3" json:"run,omitempty"` // counts restarts, from 1
+	Restart     Restart                `protobuf:"varint,15,opt,name=restart,proto3,enum=muxd.control.v1.Restart" json:"restart,omitempty"`
+	Sinks       []*Sink                `protobuf:"bytes,16,rep,name=sinks,proto3" json:"sinks,omitempty"`
+	Error       string                 `protobuf:"bytes,17,opt,name=error,proto3" json:"error,omitempty"`     // why it is failed, or what was wrong at its end
+	Holders     []*Holder              `protobuf:"bytes,18,rep,name=holders,proto3" json:"holders,omitempty"` // who still held a stream at the drain deadline
+	UserUsec    int64                  `protobuf:"varint,19,opt,name=user_usec,json=userUsec,proto3" json:"user_usec,omitempty"`
+	SystemUsec  int64                  `protobuf:"varint,20,opt,name=system_usec,json=systemUsec,proto3" json:"system_usec,omitempty"`
+	MaxRss      int64                  `protobuf:"varint,21,opt,name=max_rss,json=maxRss,proto3" json:"max_rss,omitempty"`
+	Size        *Size                  `protobuf:"bytes,22,opt,name=size,proto3" json:"size,omitempty"`
+	Remove      bool                   `protobuf:"varint,23,opt,name=remove,proto3" json:"remove,omitempty"`
+	// Adopted: its process, if `pid` says one, is somebody else's; otherwise it ends with its streams.
+	Adopted       bool `protobuf:"varint,24,opt,name=adopted,proto3" json:"adopted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Child) Reset() {
 	*x = Child{}
-	mi := &file_control_controlpb_control_proto_msgTypes[8]
+	mi := &file_control_controlpb_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +923,7 @@ func (x *Child) String() string {
 func (*Child) ProtoMessage() {}
 
 func (x *Child) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[8]
+	mi := &file_control_controlpb_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +936,7 @@ func (x *Child) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Child.ProtoReflect.Descriptor instead.
 func (*Child) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{8}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Child) GetId() string {
@@ -942,6 +1100,13 @@ func (x *Child) GetRemove() bool {
 	return false
 }
 
+func (x *Child) GetAdopted() bool {
+	if x != nil {
+		return x.Adopted
+	}
+	return false
+}
+
 type Sink struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Stream        string                 `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"`
@@ -963,7 +1128,7 @@ type Sink struct {
 
 func (x *Sink) Reset() {
 	*x = Sink{}
-	mi := &file_control_controlpb_control_proto_msgTypes[9]
+	mi := &file_control_controlpb_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1140,7 @@ func (x *Sink) String() string {
 func (*Sink) ProtoMessage() {}
 
 func (x *Sink) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[9]
+	mi := &file_control_controlpb_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +1153,7 @@ func (x *Sink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sink.ProtoReflect.Descriptor instead.
 func (*Sink) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{9}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Sink) GetStream() string {
@@ -1093,7 +1258,7 @@ type Holder struct {
 
 func (x *Holder) Reset() {
 	*x = Holder{}
-	mi := &file_control_controlpb_control_proto_msgTypes[10]
+	mi := &file_control_controlpb_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1270,7 @@ func (x *Holder) String() string {
 func (*Holder) ProtoMessage() {}
 
 func (x *Holder) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[10]
+	mi := &file_control_controlpb_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1283,7 @@ func (x *Holder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holder.ProtoReflect.Descriptor instead.
 func (*Holder) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{10}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Holder) GetStream() string {
@@ -1151,7 +1316,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[11]
+	mi := &file_control_controlpb_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1163,7 +1328,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[11]
+	mi := &file_control_controlpb_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1176,7 +1341,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{11}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListRequest) GetAll() bool {
@@ -1195,7 +1360,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[12]
+	mi := &file_control_controlpb_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1207,7 +1372,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[12]
+	mi := &file_control_controlpb_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1220,7 +1385,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{12}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListResponse) GetChildren() []*Child {
@@ -1240,7 +1405,7 @@ type InspectRequest struct {
 
 func (x *InspectRequest) Reset() {
 	*x = InspectRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[13]
+	mi := &file_control_controlpb_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1252,7 +1417,7 @@ func (x *InspectRequest) String() string {
 func (*InspectRequest) ProtoMessage() {}
 
 func (x *InspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[13]
+	mi := &file_control_controlpb_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1265,7 +1430,7 @@ func (x *InspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectRequest.ProtoReflect.Descriptor instead.
 func (*InspectRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{13}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *InspectRequest) GetChild() string {
@@ -1284,7 +1449,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[14]
+	mi := &file_control_controlpb_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1296,7 +1461,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[14]
+	mi := &file_control_controlpb_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1309,7 +1474,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{14}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WaitRequest) GetChild() string {
@@ -1330,7 +1495,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[15]
+	mi := &file_control_controlpb_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1342,7 +1507,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[15]
+	mi := &file_control_controlpb_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1355,7 +1520,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{15}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SignalRequest) GetChild() string {
@@ -1387,7 +1552,7 @@ type SignalResponse struct {
 
 func (x *SignalResponse) Reset() {
 	*x = SignalResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[16]
+	mi := &file_control_controlpb_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1399,7 +1564,7 @@ func (x *SignalResponse) String() string {
 func (*SignalResponse) ProtoMessage() {}
 
 func (x *SignalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[16]
+	mi := &file_control_controlpb_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1412,7 +1577,7 @@ func (x *SignalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
 func (*SignalResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{16}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{18}
 }
 
 type StopRequest struct {
@@ -1426,7 +1591,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[17]
+	mi := &file_control_controlpb_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1438,7 +1603,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[17]
+	mi := &file_control_controlpb_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1451,7 +1616,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{17}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StopRequest) GetChild() string {
@@ -1485,7 +1650,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[18]
+	mi := &file_control_controlpb_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1497,7 +1662,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[18]
+	mi := &file_control_controlpb_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1510,7 +1675,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{18}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ResizeRequest) GetChild() string {
@@ -1535,7 +1700,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[19]
+	mi := &file_control_controlpb_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1547,7 +1712,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[19]
+	mi := &file_control_controlpb_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1560,7 +1725,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{19}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{21}
 }
 
 type ScreenRequest struct {
@@ -1572,7 +1737,7 @@ type ScreenRequest struct {
 
 func (x *ScreenRequest) Reset() {
 	*x = ScreenRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[20]
+	mi := &file_control_controlpb_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1584,7 +1749,7 @@ func (x *ScreenRequest) String() string {
 func (*ScreenRequest) ProtoMessage() {}
 
 func (x *ScreenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[20]
+	mi := &file_control_controlpb_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1597,7 +1762,7 @@ func (x *ScreenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScreenRequest.ProtoReflect.Descriptor instead.
 func (*ScreenRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{20}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ScreenRequest) GetChild() string {
@@ -1626,7 +1791,7 @@ type ScreenResponse struct {
 
 func (x *ScreenResponse) Reset() {
 	*x = ScreenResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[21]
+	mi := &file_control_controlpb_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1638,7 +1803,7 @@ func (x *ScreenResponse) String() string {
 func (*ScreenResponse) ProtoMessage() {}
 
 func (x *ScreenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[21]
+	mi := &file_control_controlpb_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1651,7 +1816,7 @@ func (x *ScreenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScreenResponse.ProtoReflect.Descriptor instead.
 func (*ScreenResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{21}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ScreenResponse) GetSize() *Size {
@@ -1737,7 +1902,7 @@ type Cursor struct {
 
 func (x *Cursor) Reset() {
 	*x = Cursor{}
-	mi := &file_control_controlpb_control_proto_msgTypes[22]
+	mi := &file_control_controlpb_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1749,7 +1914,7 @@ func (x *Cursor) String() string {
 func (*Cursor) ProtoMessage() {}
 
 func (x *Cursor) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[22]
+	mi := &file_control_controlpb_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1762,7 +1927,7 @@ func (x *Cursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cursor.ProtoReflect.Descriptor instead.
 func (*Cursor) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{22}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Cursor) GetRow() uint32 {
@@ -1810,7 +1975,7 @@ type Line struct {
 
 func (x *Line) Reset() {
 	*x = Line{}
-	mi := &file_control_controlpb_control_proto_msgTypes[23]
+	mi := &file_control_controlpb_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1822,7 +1987,7 @@ func (x *Line) String() string {
 func (*Line) ProtoMessage() {}
 
 func (x *Line) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[23]
+	mi := &file_control_controlpb_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1835,7 +2000,7 @@ func (x *Line) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Line.ProtoReflect.Descriptor instead.
 func (*Line) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{23}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Line) GetCells() []*Cell {
@@ -1863,7 +2028,7 @@ type Cell struct {
 
 func (x *Cell) Reset() {
 	*x = Cell{}
-	mi := &file_control_controlpb_control_proto_msgTypes[24]
+	mi := &file_control_controlpb_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1875,7 +2040,7 @@ func (x *Cell) String() string {
 func (*Cell) ProtoMessage() {}
 
 func (x *Cell) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[24]
+	mi := &file_control_controlpb_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1888,7 +2053,7 @@ func (x *Cell) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cell.ProtoReflect.Descriptor instead.
 func (*Cell) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{24}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Cell) GetText() string {
@@ -1934,7 +2099,7 @@ type Style struct {
 
 func (x *Style) Reset() {
 	*x = Style{}
-	mi := &file_control_controlpb_control_proto_msgTypes[25]
+	mi := &file_control_controlpb_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1946,7 +2111,7 @@ func (x *Style) String() string {
 func (*Style) ProtoMessage() {}
 
 func (x *Style) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[25]
+	mi := &file_control_controlpb_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1959,7 +2124,7 @@ func (x *Style) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Style.ProtoReflect.Descriptor instead.
 func (*Style) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{25}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Style) GetFg() uint32 {
@@ -2062,7 +2227,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[26]
+	mi := &file_control_controlpb_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2074,7 +2239,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[26]
+	mi := &file_control_controlpb_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2087,7 +2252,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{26}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RemoveRequest) GetChild() string {
@@ -2105,7 +2270,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[27]
+	mi := &file_control_controlpb_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2117,7 +2282,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[27]
+	mi := &file_control_controlpb_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2130,7 +2295,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{27}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{29}
 }
 
 type AttachRequest struct {
@@ -2149,7 +2314,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[28]
+	mi := &file_control_controlpb_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2161,7 +2326,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[28]
+	mi := &file_control_controlpb_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2174,7 +2339,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{28}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AttachRequest) GetChild() string {
@@ -2237,7 +2402,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[29]
+	mi := &file_control_controlpb_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2249,7 +2414,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[29]
+	mi := &file_control_controlpb_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2262,7 +2427,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{29}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AttachResponse) GetId() string {
@@ -2301,7 +2466,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[30]
+	mi := &file_control_controlpb_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2313,7 +2478,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[30]
+	mi := &file_control_controlpb_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2326,7 +2491,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{30}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *LogsRequest) GetChild() string {
@@ -2386,7 +2551,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[31]
+	mi := &file_control_controlpb_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2398,7 +2563,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[31]
+	mi := &file_control_controlpb_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2411,7 +2576,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{31}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{33}
 }
 
 type EventsRequest struct {
@@ -2425,7 +2590,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[32]
+	mi := &file_control_controlpb_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2437,7 +2602,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[32]
+	mi := &file_control_controlpb_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2450,7 +2615,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{32}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *EventsRequest) GetFollow() bool {
@@ -2489,7 +2654,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_control_controlpb_control_proto_msgTypes[33]
+	mi := &file_control_controlpb_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2501,7 +2666,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[33]
+	mi := &file_control_controlpb_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2514,7 +2679,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{33}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Event) GetSeq() uint64 {
@@ -2579,7 +2744,7 @@ type RedirectRequest struct {
 
 func (x *RedirectRequest) Reset() {
 	*x = RedirectRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[34]
+	mi := &file_control_controlpb_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2591,7 +2756,7 @@ func (x *RedirectRequest) String() string {
 func (*RedirectRequest) ProtoMessage() {}
 
 func (x *RedirectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[34]
+	mi := &file_control_controlpb_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2604,7 +2769,7 @@ func (x *RedirectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedirectRequest.ProtoReflect.Descriptor instead.
 func (*RedirectRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{34}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RedirectRequest) GetChild() string {
@@ -2652,7 +2817,7 @@ type PluginsRequest struct {
 
 func (x *PluginsRequest) Reset() {
 	*x = PluginsRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[35]
+	mi := &file_control_controlpb_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2664,7 +2829,7 @@ func (x *PluginsRequest) String() string {
 func (*PluginsRequest) ProtoMessage() {}
 
 func (x *PluginsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[35]
+	mi := &file_control_controlpb_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2677,7 +2842,7 @@ func (x *PluginsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginsRequest.ProtoReflect.Descriptor instead.
 func (*PluginsRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{35}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PluginsRequest) GetDescribe() bool {
@@ -2696,7 +2861,7 @@ type PluginsResponse struct {
 
 func (x *PluginsResponse) Reset() {
 	*x = PluginsResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[36]
+	mi := &file_control_controlpb_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2708,7 +2873,7 @@ func (x *PluginsResponse) String() string {
 func (*PluginsResponse) ProtoMessage() {}
 
 func (x *PluginsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[36]
+	mi := &file_control_controlpb_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2721,7 +2886,7 @@ func (x *PluginsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginsResponse.ProtoReflect.Descriptor instead.
 func (*PluginsResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{36}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PluginsResponse) GetPlugins() []*Plugin {
@@ -2752,7 +2917,7 @@ type Plugin struct {
 
 func (x *Plugin) Reset() {
 	*x = Plugin{}
-	mi := &file_control_controlpb_control_proto_msgTypes[37]
+	mi := &file_control_controlpb_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2764,7 +2929,7 @@ func (x *Plugin) String() string {
 func (*Plugin) ProtoMessage() {}
 
 func (x *Plugin) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[37]
+	mi := &file_control_controlpb_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2777,7 +2942,7 @@ func (x *Plugin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plugin.ProtoReflect.Descriptor instead.
 func (*Plugin) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{37}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Plugin) GetName() string {
@@ -2877,7 +3042,7 @@ type PluginOption struct {
 
 func (x *PluginOption) Reset() {
 	*x = PluginOption{}
-	mi := &file_control_controlpb_control_proto_msgTypes[38]
+	mi := &file_control_controlpb_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2889,7 +3054,7 @@ func (x *PluginOption) String() string {
 func (*PluginOption) ProtoMessage() {}
 
 func (x *PluginOption) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[38]
+	mi := &file_control_controlpb_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2902,7 +3067,7 @@ func (x *PluginOption) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginOption.ProtoReflect.Descriptor instead.
 func (*PluginOption) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{38}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PluginOption) GetName() string {
@@ -2949,7 +3114,7 @@ type RestartPluginRequest struct {
 
 func (x *RestartPluginRequest) Reset() {
 	*x = RestartPluginRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[39]
+	mi := &file_control_controlpb_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2961,7 +3126,7 @@ func (x *RestartPluginRequest) String() string {
 func (*RestartPluginRequest) ProtoMessage() {}
 
 func (x *RestartPluginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[39]
+	mi := &file_control_controlpb_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2974,7 +3139,7 @@ func (x *RestartPluginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPluginRequest.ProtoReflect.Descriptor instead.
 func (*RestartPluginRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{39}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RestartPluginRequest) GetName() string {
@@ -2992,7 +3157,7 @@ type RestartPluginResponse struct {
 
 func (x *RestartPluginResponse) Reset() {
 	*x = RestartPluginResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[40]
+	mi := &file_control_controlpb_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3004,7 +3169,7 @@ func (x *RestartPluginResponse) String() string {
 func (*RestartPluginResponse) ProtoMessage() {}
 
 func (x *RestartPluginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[40]
+	mi := &file_control_controlpb_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3017,7 +3182,7 @@ func (x *RestartPluginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPluginResponse.ProtoReflect.Descriptor instead.
 func (*RestartPluginResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{40}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{42}
 }
 
 type StatusRequest struct {
@@ -3028,7 +3193,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[41]
+	mi := &file_control_controlpb_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3040,7 +3205,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[41]
+	mi := &file_control_controlpb_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3053,7 +3218,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{41}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{43}
 }
 
 type StatusResponse struct {
@@ -3075,7 +3240,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[42]
+	mi := &file_control_controlpb_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3087,7 +3252,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[42]
+	mi := &file_control_controlpb_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3100,7 +3265,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{42}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -3189,7 +3354,7 @@ type UpgradeRequest struct {
 
 func (x *UpgradeRequest) Reset() {
 	*x = UpgradeRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[43]
+	mi := &file_control_controlpb_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3201,7 +3366,7 @@ func (x *UpgradeRequest) String() string {
 func (*UpgradeRequest) ProtoMessage() {}
 
 func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[43]
+	mi := &file_control_controlpb_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3214,7 +3379,7 @@ func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeRequest.ProtoReflect.Descriptor instead.
 func (*UpgradeRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{43}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *UpgradeRequest) GetRequestId() string {
@@ -3233,7 +3398,7 @@ type UpgradeResponse struct {
 
 func (x *UpgradeResponse) Reset() {
 	*x = UpgradeResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[44]
+	mi := &file_control_controlpb_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3245,7 +3410,7 @@ func (x *UpgradeResponse) String() string {
 func (*UpgradeResponse) ProtoMessage() {}
 
 func (x *UpgradeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[44]
+	mi := &file_control_controlpb_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3258,7 +3423,7 @@ func (x *UpgradeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeResponse.ProtoReflect.Descriptor instead.
 func (*UpgradeResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{44}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *UpgradeResponse) GetSteps() []*Upgraded {
@@ -3283,7 +3448,7 @@ type Upgraded struct {
 
 func (x *Upgraded) Reset() {
 	*x = Upgraded{}
-	mi := &file_control_controlpb_control_proto_msgTypes[45]
+	mi := &file_control_controlpb_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3295,7 +3460,7 @@ func (x *Upgraded) String() string {
 func (*Upgraded) ProtoMessage() {}
 
 func (x *Upgraded) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[45]
+	mi := &file_control_controlpb_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3308,7 +3473,7 @@ func (x *Upgraded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upgraded.ProtoReflect.Descriptor instead.
 func (*Upgraded) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{45}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Upgraded) GetWhat() string {
@@ -3361,7 +3526,7 @@ type ReloadRequest struct {
 
 func (x *ReloadRequest) Reset() {
 	*x = ReloadRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[46]
+	mi := &file_control_controlpb_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3373,7 +3538,7 @@ func (x *ReloadRequest) String() string {
 func (*ReloadRequest) ProtoMessage() {}
 
 func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[46]
+	mi := &file_control_controlpb_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3386,7 +3551,7 @@ func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
 func (*ReloadRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{46}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{48}
 }
 
 type ReloadResponse struct {
@@ -3398,7 +3563,7 @@ type ReloadResponse struct {
 
 func (x *ReloadResponse) Reset() {
 	*x = ReloadResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[47]
+	mi := &file_control_controlpb_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3410,7 +3575,7 @@ func (x *ReloadResponse) String() string {
 func (*ReloadResponse) ProtoMessage() {}
 
 func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[47]
+	mi := &file_control_controlpb_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3423,7 +3588,7 @@ func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadResponse.ProtoReflect.Descriptor instead.
 func (*ReloadResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{47}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ReloadResponse) GetText() string {
@@ -3442,7 +3607,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[48]
+	mi := &file_control_controlpb_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3454,7 +3619,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[48]
+	mi := &file_control_controlpb_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3467,7 +3632,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{48}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ShutdownRequest) GetNow() bool {
@@ -3485,7 +3650,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[49]
+	mi := &file_control_controlpb_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3497,7 +3662,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[49]
+	mi := &file_control_controlpb_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3510,7 +3675,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{49}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{51}
 }
 
 var File_control_controlpb_control_proto protoreflect.FileDescriptor
@@ -3542,7 +3707,21 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x06ticket\x18\x03 \x01(\fR\x06ticket\x12\x10\n" +
 	"\x03pid\x18\x04 \x01(\x05R\x03pid\x12\x14\n" +
 	"\x05error\x18\x05 \x01(\tR\x05error\"\x10\n" +
-	"\x0eForkedResponse\"\x97\x03\n" +
+	"\x0eForkedResponse\"\xe7\x01\n" +
+	"\fAdoptRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03cwd\x18\x03 \x01(\fR\x03cwd\x121\n" +
+	"\x05sinks\x18\x04 \x03(\v2\x1b.muxd.control.v1.SinkChoiceR\x05sinks\x12\x1d\n" +
+	"\n" +
+	"fd_session\x18\x05 \x01(\fR\tfdSession\x12\x16\n" +
+	"\x06ticket\x18\x06 \x01(\fR\x06ticket\x12\x10\n" +
+	"\x03pid\x18\a \x01(\x05R\x03pid\x12\x16\n" +
+	"\x06remove\x18\b \x01(\bR\x06remove\"3\n" +
+	"\rAdoptResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\x97\x03\n" +
 	"\tChildSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\fR\x04path\x12\x12\n" +
@@ -3569,7 +3748,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x04spec\x18\x02 \x01(\tR\x04spec\".\n" +
 	"\x04Size\x12\x12\n" +
 	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x12\n" +
-	"\x04cols\x18\x02 \x01(\rR\x04cols\"\x86\x05\n" +
+	"\x04cols\x18\x02 \x01(\rR\x04cols\"\xa0\x05\n" +
 	"\x05Child\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -3595,7 +3774,8 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"systemUsec\x12\x17\n" +
 	"\amax_rss\x18\x15 \x01(\x03R\x06maxRss\x12)\n" +
 	"\x04size\x18\x16 \x01(\v2\x15.muxd.control.v1.SizeR\x04size\x12\x16\n" +
-	"\x06remove\x18\x17 \x01(\bR\x06remove\"\xbc\x02\n" +
+	"\x06remove\x18\x17 \x01(\bR\x06remove\x12\x18\n" +
+	"\aadopted\x18\x18 \x01(\bR\aadopted\"\xbc\x02\n" +
 	"\x04Sink\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\tR\x06stream\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\tR\x04spec\x12\x16\n" +
@@ -3798,10 +3978,11 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\n" +
 	"ON_FAILURE\x10\x01\x12\n" +
 	"\n" +
-	"\x06ALWAYS\x10\x022\xca\v\n" +
+	"\x06ALWAYS\x10\x022\x92\f\n" +
 	"\aControl\x12F\n" +
 	"\x05Spawn\x12\x1d.muxd.control.v1.SpawnRequest\x1a\x1e.muxd.control.v1.SpawnResponse\x12I\n" +
-	"\x06Forked\x12\x1e.muxd.control.v1.ForkedRequest\x1a\x1f.muxd.control.v1.ForkedResponse\x12C\n" +
+	"\x06Forked\x12\x1e.muxd.control.v1.ForkedRequest\x1a\x1f.muxd.control.v1.ForkedResponse\x12F\n" +
+	"\x05Adopt\x12\x1d.muxd.control.v1.AdoptRequest\x1a\x1e.muxd.control.v1.AdoptResponse\x12C\n" +
 	"\x04List\x12\x1c.muxd.control.v1.ListRequest\x1a\x1d.muxd.control.v1.ListResponse\x12B\n" +
 	"\aInspect\x12\x1f.muxd.control.v1.InspectRequest\x1a\x16.muxd.control.v1.Child\x12<\n" +
 	"\x04Wait\x12\x1c.muxd.control.v1.WaitRequest\x1a\x16.muxd.control.v1.Child\x12I\n" +
@@ -3834,7 +4015,7 @@ func file_control_controlpb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_controlpb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_control_controlpb_control_proto_goTypes = []any{
 	(Restart)(0),                  // 0: muxd.control.v1.Restart
 	(RedirectRequest_How)(0),      // 1: muxd.control.v1.RedirectRequest.How
@@ -3842,121 +4023,126 @@ var file_control_controlpb_control_proto_goTypes = []any{
 	(*SpawnResponse)(nil),         // 3: muxd.control.v1.SpawnResponse
 	(*ForkedRequest)(nil),         // 4: muxd.control.v1.ForkedRequest
 	(*ForkedResponse)(nil),        // 5: muxd.control.v1.ForkedResponse
-	(*ChildSpec)(nil),             // 6: muxd.control.v1.ChildSpec
-	(*Rlimit)(nil),                // 7: muxd.control.v1.Rlimit
-	(*SinkChoice)(nil),            // 8: muxd.control.v1.SinkChoice
-	(*Size)(nil),                  // 9: muxd.control.v1.Size
-	(*Child)(nil),                 // 10: muxd.control.v1.Child
-	(*Sink)(nil),                  // 11: muxd.control.v1.Sink
-	(*Holder)(nil),                // 12: muxd.control.v1.Holder
-	(*ListRequest)(nil),           // 13: muxd.control.v1.ListRequest
-	(*ListResponse)(nil),          // 14: muxd.control.v1.ListResponse
-	(*InspectRequest)(nil),        // 15: muxd.control.v1.InspectRequest
-	(*WaitRequest)(nil),           // 16: muxd.control.v1.WaitRequest
-	(*SignalRequest)(nil),         // 17: muxd.control.v1.SignalRequest
-	(*SignalResponse)(nil),        // 18: muxd.control.v1.SignalResponse
-	(*StopRequest)(nil),           // 19: muxd.control.v1.StopRequest
-	(*ResizeRequest)(nil),         // 20: muxd.control.v1.ResizeRequest
-	(*ResizeResponse)(nil),        // 21: muxd.control.v1.ResizeResponse
-	(*ScreenRequest)(nil),         // 22: muxd.control.v1.ScreenRequest
-	(*ScreenResponse)(nil),        // 23: muxd.control.v1.ScreenResponse
-	(*Cursor)(nil),                // 24: muxd.control.v1.Cursor
-	(*Line)(nil),                  // 25: muxd.control.v1.Line
-	(*Cell)(nil),                  // 26: muxd.control.v1.Cell
-	(*Style)(nil),                 // 27: muxd.control.v1.Style
-	(*RemoveRequest)(nil),         // 28: muxd.control.v1.RemoveRequest
-	(*RemoveResponse)(nil),        // 29: muxd.control.v1.RemoveResponse
-	(*AttachRequest)(nil),         // 30: muxd.control.v1.AttachRequest
-	(*AttachResponse)(nil),        // 31: muxd.control.v1.AttachResponse
-	(*LogsRequest)(nil),           // 32: muxd.control.v1.LogsRequest
-	(*LogsResponse)(nil),          // 33: muxd.control.v1.LogsResponse
-	(*EventsRequest)(nil),         // 34: muxd.control.v1.EventsRequest
-	(*Event)(nil),                 // 35: muxd.control.v1.Event
-	(*RedirectRequest)(nil),       // 36: muxd.control.v1.RedirectRequest
-	(*PluginsRequest)(nil),        // 37: muxd.control.v1.PluginsRequest
-	(*PluginsResponse)(nil),       // 38: muxd.control.v1.PluginsResponse
-	(*Plugin)(nil),                // 39: muxd.control.v1.Plugin
-	(*PluginOption)(nil),          // 40: muxd.control.v1.PluginOption
-	(*RestartPluginRequest)(nil),  // 41: muxd.control.v1.RestartPluginRequest
-	(*RestartPluginResponse)(nil), // 42: muxd.control.v1.RestartPluginResponse
-	(*StatusRequest)(nil),         // 43: muxd.control.v1.StatusRequest
-	(*StatusResponse)(nil),        // 44: muxd.control.v1.StatusResponse
-	(*UpgradeRequest)(nil),        // 45: muxd.control.v1.UpgradeRequest
-	(*UpgradeResponse)(nil),       // 46: muxd.control.v1.UpgradeResponse
-	(*Upgraded)(nil),              // 47: muxd.control.v1.Upgraded
-	(*ReloadRequest)(nil),         // 48: muxd.control.v1.ReloadRequest
-	(*ReloadResponse)(nil),        // 49: muxd.control.v1.ReloadResponse
-	(*ShutdownRequest)(nil),       // 50: muxd.control.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 51: muxd.control.v1.ShutdownResponse
+	(*AdoptRequest)(nil),          // 6: muxd.control.v1.AdoptRequest
+	(*AdoptResponse)(nil),         // 7: muxd.control.v1.AdoptResponse
+	(*ChildSpec)(nil),             // 8: muxd.control.v1.ChildSpec
+	(*Rlimit)(nil),                // 9: muxd.control.v1.Rlimit
+	(*SinkChoice)(nil),            // 10: muxd.control.v1.SinkChoice
+	(*Size)(nil),                  // 11: muxd.control.v1.Size
+	(*Child)(nil),                 // 12: muxd.control.v1.Child
+	(*Sink)(nil),                  // 13: muxd.control.v1.Sink
+	(*Holder)(nil),                // 14: muxd.control.v1.Holder
+	(*ListRequest)(nil),           // 15: muxd.control.v1.ListRequest
+	(*ListResponse)(nil),          // 16: muxd.control.v1.ListResponse
+	(*InspectRequest)(nil),        // 17: muxd.control.v1.InspectRequest
+	(*WaitRequest)(nil),           // 18: muxd.control.v1.WaitRequest
+	(*SignalRequest)(nil),         // 19: muxd.control.v1.SignalRequest
+	(*SignalResponse)(nil),        // 20: muxd.control.v1.SignalResponse
+	(*StopRequest)(nil),           // 21: muxd.control.v1.StopRequest
+	(*ResizeRequest)(nil),         // 22: muxd.control.v1.ResizeRequest
+	(*ResizeResponse)(nil),        // 23: muxd.control.v1.ResizeResponse
+	(*ScreenRequest)(nil),         // 24: muxd.control.v1.ScreenRequest
+	(*ScreenResponse)(nil),        // 25: muxd.control.v1.ScreenResponse
+	(*Cursor)(nil),                // 26: muxd.control.v1.Cursor
+	(*Line)(nil),                  // 27: muxd.control.v1.Line
+	(*Cell)(nil),                  // 28: muxd.control.v1.Cell
+	(*Style)(nil),                 // 29: muxd.control.v1.Style
+	(*RemoveRequest)(nil),         // 30: muxd.control.v1.RemoveRequest
+	(*RemoveResponse)(nil),        // 31: muxd.control.v1.RemoveResponse
+	(*AttachRequest)(nil),         // 32: muxd.control.v1.AttachRequest
+	(*AttachResponse)(nil),        // 33: muxd.control.v1.AttachResponse
+	(*LogsRequest)(nil),           // 34: muxd.control.v1.LogsRequest
+	(*LogsResponse)(nil),          // 35: muxd.control.v1.LogsResponse
+	(*EventsRequest)(nil),         // 36: muxd.control.v1.EventsRequest
+	(*Event)(nil),                 // 37: muxd.control.v1.Event
+	(*RedirectRequest)(nil),       // 38: muxd.control.v1.RedirectRequest
+	(*PluginsRequest)(nil),        // 39: muxd.control.v1.PluginsRequest
+	(*PluginsResponse)(nil),       // 40: muxd.control.v1.PluginsResponse
+	(*Plugin)(nil),                // 41: muxd.control.v1.Plugin
+	(*PluginOption)(nil),          // 42: muxd.control.v1.PluginOption
+	(*RestartPluginRequest)(nil),  // 43: muxd.control.v1.RestartPluginRequest
+	(*RestartPluginResponse)(nil), // 44: muxd.control.v1.RestartPluginResponse
+	(*StatusRequest)(nil),         // 45: muxd.control.v1.StatusRequest
+	(*StatusResponse)(nil),        // 46: muxd.control.v1.StatusResponse
+	(*UpgradeRequest)(nil),        // 47: muxd.control.v1.UpgradeRequest
+	(*UpgradeResponse)(nil),       // 48: muxd.control.v1.UpgradeResponse
+	(*Upgraded)(nil),              // 49: muxd.control.v1.Upgraded
+	(*ReloadRequest)(nil),         // 50: muxd.control.v1.ReloadRequest
+	(*ReloadResponse)(nil),        // 51: muxd.control.v1.ReloadResponse
+	(*ShutdownRequest)(nil),       // 52: muxd.control.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 53: muxd.control.v1.ShutdownResponse
 }
 var file_control_controlpb_control_proto_depIdxs = []int32{
-	6,  // 0: muxd.control.v1.SpawnRequest.child:type_name -> muxd.control.v1.ChildSpec
-	30, // 1: muxd.control.v1.SpawnRequest.attach:type_name -> muxd.control.v1.AttachRequest
-	7,  // 2: muxd.control.v1.ChildSpec.rlimits:type_name -> muxd.control.v1.Rlimit
-	8,  // 3: muxd.control.v1.ChildSpec.sinks:type_name -> muxd.control.v1.SinkChoice
-	0,  // 4: muxd.control.v1.ChildSpec.restart:type_name -> muxd.control.v1.Restart
-	9,  // 5: muxd.control.v1.ChildSpec.size:type_name -> muxd.control.v1.Size
-	0,  // 6: muxd.control.v1.Child.restart:type_name -> muxd.control.v1.Restart
-	11, // 7: muxd.control.v1.Child.sinks:type_name -> muxd.control.v1.Sink
-	12, // 8: muxd.control.v1.Child.holders:type_name -> muxd.control.v1.Holder
-	9,  // 9: muxd.control.v1.Child.size:type_name -> muxd.control.v1.Size
-	10, // 10: muxd.control.v1.ListResponse.children:type_name -> muxd.control.v1.Child
-	9,  // 11: muxd.control.v1.ResizeRequest.size:type_name -> muxd.control.v1.Size
-	9,  // 12: muxd.control.v1.ScreenResponse.size:type_name -> muxd.control.v1.Size
-	24, // 13: muxd.control.v1.ScreenResponse.cursor:type_name -> muxd.control.v1.Cursor
-	27, // 14: muxd.control.v1.ScreenResponse.styles:type_name -> muxd.control.v1.Style
-	25, // 15: muxd.control.v1.ScreenResponse.lines:type_name -> muxd.control.v1.Line
-	26, // 16: muxd.control.v1.Line.cells:type_name -> muxd.control.v1.Cell
-	9,  // 17: muxd.control.v1.AttachRequest.size:type_name -> muxd.control.v1.Size
-	1,  // 18: muxd.control.v1.RedirectRequest.how:type_name -> muxd.control.v1.RedirectRequest.How
-	39, // 19: muxd.control.v1.PluginsResponse.plugins:type_name -> muxd.control.v1.Plugin
-	40, // 20: muxd.control.v1.Plugin.options:type_name -> muxd.control.v1.PluginOption
-	47, // 21: muxd.control.v1.UpgradeResponse.steps:type_name -> muxd.control.v1.Upgraded
-	2,  // 22: muxd.control.v1.Control.Spawn:input_type -> muxd.control.v1.SpawnRequest
-	4,  // 23: muxd.control.v1.Control.Forked:input_type -> muxd.control.v1.ForkedRequest
-	13, // 24: muxd.control.v1.Control.List:input_type -> muxd.control.v1.ListRequest
-	15, // 25: muxd.control.v1.Control.Inspect:input_type -> muxd.control.v1.InspectRequest
-	16, // 26: muxd.control.v1.Control.Wait:input_type -> muxd.control.v1.WaitRequest
-	17, // 27: muxd.control.v1.Control.Signal:input_type -> muxd.control.v1.SignalRequest
-	19, // 28: muxd.control.v1.Control.Stop:input_type -> muxd.control.v1.StopRequest
-	20, // 29: muxd.control.v1.Control.Resize:input_type -> muxd.control.v1.ResizeRequest
-	22, // 30: muxd.control.v1.Control.Screen:input_type -> muxd.control.v1.ScreenRequest
-	28, // 31: muxd.control.v1.Control.Remove:input_type -> muxd.control.v1.RemoveRequest
-	30, // 32: muxd.control.v1.Control.Attach:input_type -> muxd.control.v1.AttachRequest
-	32, // 33: muxd.control.v1.Control.Logs:input_type -> muxd.control.v1.LogsRequest
-	34, // 34: muxd.control.v1.Control.Events:input_type -> muxd.control.v1.EventsRequest
-	36, // 35: muxd.control.v1.Control.Redirect:input_type -> muxd.control.v1.RedirectRequest
-	37, // 36: muxd.control.v1.Control.Plugins:input_type -> muxd.control.v1.PluginsRequest
-	41, // 37: muxd.control.v1.Control.RestartPlugin:input_type -> muxd.control.v1.RestartPluginRequest
-	43, // 38: muxd.control.v1.Control.Status:input_type -> muxd.control.v1.StatusRequest
-	45, // 39: muxd.control.v1.Control.Upgrade:input_type -> muxd.control.v1.UpgradeRequest
-	48, // 40: muxd.control.v1.Control.Reload:input_type -> muxd.control.v1.ReloadRequest
-	50, // 41: muxd.control.v1.Control.Shutdown:input_type -> muxd.control.v1.ShutdownRequest
-	3,  // 42: muxd.control.v1.Control.Spawn:output_type -> muxd.control.v1.SpawnResponse
-	5,  // 43: muxd.control.v1.Control.Forked:output_type -> muxd.control.v1.ForkedResponse
-	14, // 44: muxd.control.v1.Control.List:output_type -> muxd.control.v1.ListResponse
-	10, // 45: muxd.control.v1.Control.Inspect:output_type -> muxd.control.v1.Child
-	10, // 46: muxd.control.v1.Control.Wait:output_type -> muxd.control.v1.Child
-	18, // 47: muxd.control.v1.Control.Signal:output_type -> muxd.control.v1.SignalResponse
-	10, // 48: muxd.control.v1.Control.Stop:output_type -> muxd.control.v1.Child
-	21, // 49: muxd.control.v1.Control.Resize:output_type -> muxd.control.v1.ResizeResponse
-	23, // 50: muxd.control.v1.Control.Screen:output_type -> muxd.control.v1.ScreenResponse
-	29, // 51: muxd.control.v1.Control.Remove:output_type -> muxd.control.v1.RemoveResponse
-	31, // 52: muxd.control.v1.Control.Attach:output_type -> muxd.control.v1.AttachResponse
-	33, // 53: muxd.control.v1.Control.Logs:output_type -> muxd.control.v1.LogsResponse
-	35, // 54: muxd.control.v1.Control.Events:output_type -> muxd.control.v1.Event
-	10, // 55: muxd.control.v1.Control.Redirect:output_type -> muxd.control.v1.Child
-	38, // 56: muxd.control.v1.Control.Plugins:output_type -> muxd.control.v1.PluginsResponse
-	42, // 57: muxd.control.v1.Control.RestartPlugin:output_type -> muxd.control.v1.RestartPluginResponse
-	44, // 58: muxd.control.v1.Control.Status:output_type -> muxd.control.v1.StatusResponse
-	46, // 59: muxd.control.v1.Control.Upgrade:output_type -> muxd.control.v1.UpgradeResponse
-	49, // 60: muxd.control.v1.Control.Reload:output_type -> muxd.control.v1.ReloadResponse
-	51, // 61: muxd.control.v1.Control.Shutdown:output_type -> muxd.control.v1.ShutdownResponse
-	42, // [42:62] is the sub-list for method output_type
-	22, // [22:42] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	8,  // 0: muxd.control.v1.SpawnRequest.child:type_name -> muxd.control.v1.ChildSpec
+	32, // 1: muxd.control.v1.SpawnRequest.attach:type_name -> muxd.control.v1.AttachRequest
+	10, // 2: muxd.control.v1.AdoptRequest.sinks:type_name -> muxd.control.v1.SinkChoice
+	9,  // 3: muxd.control.v1.ChildSpec.rlimits:type_name -> muxd.control.v1.Rlimit
+	10, // 4: muxd.control.v1.ChildSpec.sinks:type_name -> muxd.control.v1.SinkChoice
+	0,  // 5: muxd.control.v1.ChildSpec.restart:type_name -> muxd.control.v1.Restart
+	11, // 6: muxd.control.v1.ChildSpec.size:type_name -> muxd.control.v1.Size
+	0,  // 7: muxd.control.v1.Child.restart:type_name -> muxd.control.v1.Restart
+	13, // 8: muxd.control.v1.Child.sinks:type_name -> muxd.control.v1.Sink
+	14, // 9: muxd.control.v1.Child.holders:type_name -> muxd.control.v1.Holder
+	11, // 10: muxd.control.v1.Child.size:type_name -> muxd.control.v1.Size
+	12, // 11: muxd.control.v1.ListResponse.children:type_name -> muxd.control.v1.Child
+	11, // 12: muxd.control.v1.ResizeRequest.size:type_name -> muxd.control.v1.Size
+	11, // 13: muxd.control.v1.ScreenResponse.size:type_name -> muxd.control.v1.Size
+	26, // 14: muxd.control.v1.ScreenResponse.cursor:type_name -> muxd.control.v1.Cursor
+	29, // 15: muxd.control.v1.ScreenResponse.styles:type_name -> muxd.control.v1.Style
+	27, // 16: muxd.control.v1.ScreenResponse.lines:type_name -> muxd.control.v1.Line
+	28, // 17: muxd.control.v1.Line.cells:type_name -> muxd.control.v1.Cell
+	11, // 18: muxd.control.v1.AttachRequest.size:type_name -> muxd.control.v1.Size
+	1,  // 19: muxd.control.v1.RedirectRequest.how:type_name -> muxd.control.v1.RedirectRequest.How
+	41, // 20: muxd.control.v1.PluginsResponse.plugins:type_name -> muxd.control.v1.Plugin
+	42, // 21: muxd.control.v1.Plugin.options:type_name -> muxd.control.v1.PluginOption
+	49, // 22: muxd.control.v1.UpgradeResponse.steps:type_name -> muxd.control.v1.Upgraded
+	2,  // 23: muxd.control.v1.Control.Spawn:input_type -> muxd.control.v1.SpawnRequest
+	4,  // 24: muxd.control.v1.Control.Forked:input_type -> muxd.control.v1.ForkedRequest
+	6,  // 25: muxd.control.v1.Control.Adopt:input_type -> muxd.control.v1.AdoptRequest
+	15, // 26: muxd.control.v1.Control.List:input_type -> muxd.control.v1.ListRequest
+	17, // 27: muxd.control.v1.Control.Inspect:input_type -> muxd.control.v1.InspectRequest
+	18, // 28: muxd.control.v1.Control.Wait:input_type -> muxd.control.v1.WaitRequest
+	19, // 29: muxd.control.v1.Control.Signal:input_type -> muxd.control.v1.SignalRequest
+	21, // 30: muxd.control.v1.Control.Stop:input_type -> muxd.control.v1.StopRequest
+	22, // 31: muxd.control.v1.Control.Resize:input_type -> muxd.control.v1.ResizeRequest
+	24, // 32: muxd.control.v1.Control.Screen:input_type -> muxd.control.v1.ScreenRequest
+	30, // 33: muxd.control.v1.Control.Remove:input_type -> muxd.control.v1.RemoveRequest
+	32, // 34: muxd.control.v1.Control.Attach:input_type -> muxd.control.v1.AttachRequest
+	34, // 35: muxd.control.v1.Control.Logs:input_type -> muxd.control.v1.LogsRequest
+	36, // 36: muxd.control.v1.Control.Events:input_type -> muxd.control.v1.EventsRequest
+	38, // 37: muxd.control.v1.Control.Redirect:input_type -> muxd.control.v1.RedirectRequest
+	39, // 38: muxd.control.v1.Control.Plugins:input_type -> muxd.control.v1.PluginsRequest
+	43, // 39: muxd.control.v1.Control.RestartPlugin:input_type -> muxd.control.v1.RestartPluginRequest
+	45, // 40: muxd.control.v1.Control.Status:input_type -> muxd.control.v1.StatusRequest
+	47, // 41: muxd.control.v1.Control.Upgrade:input_type -> muxd.control.v1.UpgradeRequest
+	50, // 42: muxd.control.v1.Control.Reload:input_type -> muxd.control.v1.ReloadRequest
+	52, // 43: muxd.control.v1.Control.Shutdown:input_type -> muxd.control.v1.ShutdownRequest
+	3,  // 44: muxd.control.v1.Control.Spawn:output_type -> muxd.control.v1.SpawnResponse
+	5,  // 45: muxd.control.v1.Control.Forked:output_type -> muxd.control.v1.ForkedResponse
+	7,  // 46: muxd.control.v1.Control.Adopt:output_type -> muxd.control.v1.AdoptResponse
+	16, // 47: muxd.control.v1.Control.List:output_type -> muxd.control.v1.ListResponse
+	12, // 48: muxd.control.v1.Control.Inspect:output_type -> muxd.control.v1.Child
+	12, // 49: muxd.control.v1.Control.Wait:output_type -> muxd.control.v1.Child
+	20, // 50: muxd.control.v1.Control.Signal:output_type -> muxd.control.v1.SignalResponse
+	12, // 51: muxd.control.v1.Control.Stop:output_type -> muxd.control.v1.Child
+	23, // 52: muxd.control.v1.Control.Resize:output_type -> muxd.control.v1.ResizeResponse
+	25, // 53: muxd.control.v1.Control.Screen:output_type -> muxd.control.v1.ScreenResponse
+	31, // 54: muxd.control.v1.Control.Remove:output_type -> muxd.control.v1.RemoveResponse
+	33, // 55: muxd.control.v1.Control.Attach:output_type -> muxd.control.v1.AttachResponse
+	35, // 56: muxd.control.v1.Control.Logs:output_type -> muxd.control.v1.LogsResponse
+	37, // 57: muxd.control.v1.Control.Events:output_type -> muxd.control.v1.Event
+	12, // 58: muxd.control.v1.Control.Redirect:output_type -> muxd.control.v1.Child
+	40, // 59: muxd.control.v1.Control.Plugins:output_type -> muxd.control.v1.PluginsResponse
+	44, // 60: muxd.control.v1.Control.RestartPlugin:output_type -> muxd.control.v1.RestartPluginResponse
+	46, // 61: muxd.control.v1.Control.Status:output_type -> muxd.control.v1.StatusResponse
+	48, // 62: muxd.control.v1.Control.Upgrade:output_type -> muxd.control.v1.UpgradeResponse
+	51, // 63: muxd.control.v1.Control.Reload:output_type -> muxd.control.v1.ReloadResponse
+	53, // 64: muxd.control.v1.Control.Shutdown:output_type -> muxd.control.v1.ShutdownResponse
+	44, // [44:65] is the sub-list for method output_type
+	23, // [23:44] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_control_controlpb_control_proto_init() }
@@ -3964,14 +4150,14 @@ func file_control_controlpb_control_proto_init() {
 	if File_control_controlpb_control_proto != nil {
 		return
 	}
-	file_control_controlpb_control_proto_msgTypes[4].OneofWrappers = []any{}
+	file_control_controlpb_control_proto_msgTypes[6].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_controlpb_control_proto_rawDesc), len(file_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   50,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

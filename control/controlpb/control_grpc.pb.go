@@ -28,6 +28,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Control_Spawn_FullMethodName         = "/muxd.control.v1.Control/Spawn"
 	Control_Forked_FullMethodName        = "/muxd.control.v1.Control/Forked"
+	Control_Adopt_FullMethodName         = "/muxd.control.v1.Control/Adopt"
 	Control_List_FullMethodName          = "/muxd.control.v1.Control/List"
 	Control_Inspect_FullMethodName       = "/muxd.control.v1.Control/Inspect"
 	Control_Wait_FullMethodName          = "/muxd.control.v1.Control/Wait"
@@ -60,6 +61,9 @@ type ControlClient interface {
 	// Forked tells that the client itself has forked the child that a Spawn with `client_forks` prepared, or that it
 	// could not. The child's pidfd travels under `ticket`.
 	Forked(ctx context.Context, in *ForkedRequest, opts ...grpc.CallOption) (*ForkedResponse, error)
+	// Adopt makes a child of streams whose near ends somebody else has: the client gives their far ends. It returns once the
+	// keeper holds them and the sinks have them. INVALID_ARGUMENT: a descriptor, or a sink, is not fit for that.
+	Adopt(ctx context.Context, in *AdoptRequest, opts ...grpc.CallOption) (*AdoptResponse, error)
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListResponse, error)
 	Inspect(ctx context.Context, in *InspectRequest, opts ...grpc.CallOption) (*Child, error)
 	// Wait returns when every stream of the child is where it belongs and nothing of it can change any more.
@@ -115,6 +119,16 @@ func (c *controlClient) Forked(ctx context.Context, in *ForkedRequest, opts ...g
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ForkedResponse)
 	err := c.cc.Invoke(ctx, Control_Forked_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) Adopt(ctx context.Context, in *AdoptRequest, opts ...grpc.CallOption) (*AdoptResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AdoptResponse)
+	err := c.cc.Invoke(ctx, Control_Adopt_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -322,6 +336,9 @@ type ControlServer interface {
 	// Forked tells that the client itself has forked the child that a Spawn with `client_forks` prepared, or that it
 	// could not. The child's pidfd travels under `ticket`.
 	Forked(context.Context, *ForkedRequest) (*ForkedResponse, error)
+	// Adopt makes a child of streams whose near ends somebody else has: the client gives their far ends. It returns once the
+	// keeper holds them and the sinks have them. INVALID_ARGUMENT: a descriptor, or a sink, is not fit for that.
+	Adopt(context.Context, *AdoptRequest) (*AdoptResponse, error)
 	List(context.Context, *ListRequest) (*ListResponse, error)
 	Inspect(context.Context, *InspectRequest) (*Child, error)
 	// Wait returns when every stream of the child is where it belongs and nothing of it can change any more.
@@ -368,6 +385,9 @@ func (UnimplementedControlServer) Spawn(context.Context, *SpawnRequest) (*SpawnR
 }
 func (UnimplementedControlServer) Forked(context.Context, *ForkedRequest) (*ForkedResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Forked not implemented")
+}
+func (UnimplementedControlServer) Adopt(context.Context, *AdoptRequest) (*AdoptResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Adopt not implemented")
 }
 func (UnimplementedControlServer) List(context.Context, *ListRequest) (*ListResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method List not implemented")
@@ -476,6 +496,24 @@ func _Control_Forked_Handler(srv interface{}, ctx context.Context, dec func(inte
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ControlServer).Forked(ctx, req.(*ForkedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_Adopt_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AdoptRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Adopt(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Adopt_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Adopt(ctx, req.(*AdoptRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -811,6 +849,10 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Forked",
 			Handler:    _Control_Forked_Handler,
+		},
+		{
+			MethodName: "Adopt",
+			Handler:    _Control_Adopt_Handler,
 		},
 		{
 			MethodName: "List",

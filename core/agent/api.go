@@ -72,30 +72,18 @@ func (s *api) Spawn(ctx context.Context, req *controlpb.SpawnRequest) (*controlp
 	}
 	by := caller{session: req.FdSession, nearTicket: req.NearTicket, forks: req.ClientForks, attach: req.Attach}
 	if len(req.Ticket) > 0 {
-		ep, err := a.sessions.find(req.FdSession)
-		if err != nil {
-			return nil, status.Error(codes.InvalidArgument, err.Error())
-		}
-		t, err := fdchan.TicketFrom(req.Ticket)
-		if err != nil {
-			return nil, status.Error(codes.InvalidArgument, err.Error())
-		}
-		if by.fds, err = ep.TakeAny(ctx, t); err != nil {
+		var err error
+		if by.fds, err = a.sessions.take(ctx, req.FdSession, req.Ticket); err != nil {
 			return nil, status.Error(codes.InvalidArgument, err.Error())
 		}
 	}
-	if c := a.repeated(req.RequestId); c != nil && !by.forks {
-		if by.fds != nil {
-			fd.CloseAll(by.fds.FDs)
-			by.fds.Ack()
+	if !by.forks {
+		c, err := a.answered(ctx, req.RequestId, by.fds)
+		if err != nil {
+			return nil, err
 		}
-		select {
-		case <-c.ready:
-		case <-ctx.Done():
-			return nil, status.FromContextError(ctx.Err()).Err()
-		}
-		if c.failed != nil {
-			return nil, c.failed
+		if c == nil {
+			return s.spawn(ctx, req, by)
 		}
 		resp := s.spawned(c)
 		if by.attach != nil {
@@ -108,18 +96,41 @@ func (s *api) Spawn(ctx context.Context, req *controlpb.SpawnRequest) (*controlp
 		}
 		return resp, nil
 	}
-	c, err := a.spawn(ctx, req.Child, by, func(c *child) { c.request = req.RequestId })
+	return s.spawn(ctx, req, by)
+}
+
+func (s *api) spawn(ctx context.Context, req *controlpb.SpawnRequest, by caller) (*controlpb.SpawnResponse, error) {
+	c, err := s.a.spawn(ctx, req.Child, by, func(c *child) { c.request = req.RequestId })
 	if err != nil {
 		return nil, err
 	}
 	return s.spawned(c), nil
 }
 
-// repeated returns the child that an earlier call with the same request id spawned, or is spawning.
-func (a *Agent) repeated(id string) *child {
+// answered returns the child that an earlier call with the same request id made, once that call is done; nil where there was
+// none. It takes ownership of d where it returns a child or an error.
+func (a *Agent) answered(ctx context.Context, id string, d *fdchan.Delivery) (*child, error) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.requests[id]
+	c := a.requests[id]
+	a.mu.Unlock()
+	if c == nil {
+		return nil, nil
+	}
+	if d != nil {
+		defer fd.CloseAll(d.FDs)
+	}
+	select {
+	case <-c.ready:
+	case <-ctx.Done():
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
+	if c.failed != nil {
+		return nil, c.failed
+	}
+	if d != nil {
+		d.Ack()
+	}
+	return c, nil
 }
 
 func (s *api) spawned(c *child) *controlpb.SpawnResponse {
@@ -238,12 +249,15 @@ func (s *api) Signal(ctx context.Context, req *controlpb.SignalRequest) (*contro
 		return nil, status.Errorf(codes.InvalidArgument, "signal %d: want 1 to 64", req.Signal)
 	}
 	s.a.mu.Lock()
-	key, state, name := c.key, c.rec.State, c.rec.Name
+	key, state, name, pid := c.key, c.rec.State, c.rec.Name, c.rec.Pid
 	s.a.mu.Unlock()
+	if pid == 0 && state == stRunning {
+		return nil, status.Errorf(codes.FailedPrecondition, "signal %s: %v", name, errNoProcess)
+	}
 	if state != stRunning {
 		return nil, status.Errorf(codes.FailedPrecondition, "child %s is %s, not running", name, state)
 	}
-	if err := s.a.keeper.Signal(ctx, key, unix.Signal(req.Signal), !req.LeaderOnly); err != nil {
+	if err := s.a.keeper.Signal(ctx, key, unix.Signal(req.Signal), !req.LeaderOnly && !c.adopted); err != nil {
 		return nil, status.Error(codes.FailedPrecondition, fmt.Sprintf("signal %s: %v", name, err))
 	}
 	return &controlpb.SignalResponse{}, nil

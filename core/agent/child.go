@@ -50,7 +50,7 @@ const (
 // removedFor is how long a finished child with --rm waits for the first Wait.
 const removedFor = time.Minute
 
-// child is a process that muxd spawned, over all its runs.
+// child is a process that muxd spawned, over all its runs, or whose streams it adopted.
 type child struct {
 	spec       *controlpb.ChildSpec // as it was asked for, checked; never changes
 	user       *identity
@@ -69,6 +69,7 @@ type child struct {
 	waited     bool          // somebody has called Wait
 	cut        bool          // the drain deadline has passed
 	forks      bool          // the client forks it
+	adopted    bool          // its process is somebody else's, or not known: rec.Pid is 0 then
 	moving     bool          // one of its streams is on the way to another sink
 	move       *agentpb.Move // that one
 	attached   bool          // its spawn came with a viewer
@@ -93,6 +94,11 @@ type opening struct {
 	undone  chan struct{} // closed when its streams are done, of an opening that is taken back
 }
 
+// farName is the keeper's name of the far end of s.
+func (o *opening) farName(s *stream) string {
+	return farPrefix(o.child.id()) + o.id + "/" + streamName(s.kind)
+}
+
 // sinks is the gRPC service of the process that serves o, or did until it died.
 func (o *opening) sinks() sinkpb.SinkClient { return o.plugin.Load().Sinks() }
 
@@ -106,7 +112,23 @@ type stream struct {
 	done   bool     // flushed or failed, or nothing will be told of it
 }
 
+func newChild(cs *controlpb.ChildSpec) *child {
+	return &child{
+		spec: cs, finished: make(chan struct{}), ready: make(chan struct{}),
+		backoff: backoffFirst, backoffFirst: backoffFirst, backoffMax: backoffMost,
+	}
+}
+
 func (c *child) id() string { return c.rec.Id }
+
+// described is what plugins are told of c.
+func (c *child) described(run uint32) *sinkpb.Child {
+	d := &sinkpb.Child{Id: c.rec.Id, Name: c.rec.Name, Run: run}
+	if len(c.spec.Argv) > 0 {
+		d.Command = c.spec.Argv[0]
+	}
+	return d
+}
 
 // over says whether c is finished for good. Agent.mu is held.
 func (c *child) over() bool {
@@ -125,7 +147,9 @@ func (a *Agent) exited(c *child, p *keeperpb.Process) {
 	r.State, r.Exited = stExited, p.Ended
 	r.StatusKnown, r.Status = p.StatusKnown, p.Status
 	r.UserUsec, r.SystemUsec, r.MaxRss = p.UserUsec, p.SystemUsec, p.MaxRssKib<<10
-	a.emit(c, "exited", "", statusText(r))
+	if r.Pid != 0 {
+		a.emit(c, "exited", "", statusText(r))
+	}
 	for _, o := range c.openings {
 		a.follow(func() { a.settle(o) })
 	}
@@ -255,7 +279,7 @@ func (a *Agent) maybeFinish(c *child) {
 
 // release lets go of what a run has at plugins and keeper.
 func (a *Agent) release(c *child, openings []*opening, stopping bool) {
-	if stopping { // what of its group has outlived it, and holds no stream
+	if stopping && !c.adopted { // what of its group has outlived it, and holds no stream
 		a.keeper.Signal(a.ctx, c.key, unix.SIGKILL, true)
 	}
 	for _, o := range openings {
@@ -359,6 +383,11 @@ func (a *Agent) stop(c *child, grace time.Duration) {
 	a.mu.Lock()
 	c.stopping = true
 	key := c.key
+	if c.adopted && (c.rec.State == stRunning || c.rec.State == stExited) {
+		a.stopAdopted(c)
+		a.mu.Unlock()
+		return
+	}
 	switch c.rec.State {
 	case stBackoff:
 		if c.restart.Stop() {

@@ -17,7 +17,7 @@ import (
 type choice struct {
 	text    string // as it was given
 	spec    spec.Spec
-	wiring  string // pipe, pty, direct, inherit, null
+	wiring  string // pipe, adopt, pty, direct, inherit, null
 	streams []sinkpb.Stream
 
 	location string // where the bytes go, for people, as far as it is known before the sink is opened
@@ -47,11 +47,18 @@ var stdStreams = []sinkpb.Stream{sinkpb.Stream_STDIN, sinkpb.Stream_STDOUT, sink
 
 func streamName(s sinkpb.Stream) string { return strings.ToLower(s.String()) }
 
-// The sinks that are no plugins.
+// Wirings that no plugin names: the first two are also sinks.
 const (
 	wiringInherit = "inherit"
 	wiringNull    = "null"
+	wiringAdopt   = "adopt"
 )
+
+// wiringPipe is the plugins' PIPE.
+const wiringPipe = "pipe"
+
+// onPipe says whether the plugin reads or writes far ends that somebody else made.
+func (c *choice) onPipe() bool { return c.wiring == wiringPipe || c.wiring == wiringAdopt }
 
 // choose decides which sink carries which stream of a child. It starts the plugins that it must ask. Its errors are
 // the user's.
@@ -189,7 +196,10 @@ func (a *Agent) resolve(ctx context.Context, text string, streams []sinkpb.Strea
 		return c, err
 	}
 	resp, err := p.Sinks().Check(ctx, &sinkpb.CheckRequest{Spec: wireSpec(c.spec), Child: child, Streams: carries})
-	if err != nil {
+	switch {
+	case err != nil && pluginGone(err):
+		return c, plainStatus(err) // to be asked again, of its successor
+	case err != nil:
 		return c, plainError(err)
 	}
 	c.wiring, c.location = strings.ToLower(resp.Wiring.String()), resp.Location

@@ -18,7 +18,7 @@ func plainError(err error) error {
 // plainStatus gives err a gRPC code, if it has none.
 func plainStatus(err error) error {
 	if s, ok := status.FromError(err); ok {
-		if s.Code() == codes.Unavailable {
+		if pluginGone(err) {
 			return status.Errorf(codes.Unavailable, "the sink's plugin has ended: %s", s.Message())
 		}
 		return err

@@ -23,7 +23,7 @@ func (s *api) Logs(ctx context.Context, req *controlpb.LogsRequest) (*controlpb.
 	rec := s.a.snapshot(c)
 	q := &sinkpb.LogsRequest{
 		Spec:    wireSpec(o.choice.spec),
-		Child:   &sinkpb.Child{Id: rec.Id, Name: rec.Name, Run: rec.Run, Command: c.spec.Argv[0]},
+		Child:   c.described(rec.Run),
 		Streams: streams, Follow: req.Follow, Tail: req.Tail, Since: req.Since, Opening: o.id,
 	}
 	err = s.a.connect(ctx, o, req.FdSession, req.Ticket, func(ctx context.Context, ticket []byte) error {

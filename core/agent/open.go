@@ -59,7 +59,7 @@ func (a *Agent) open(ctx context.Context, c *child, ch *choice, n int, pbChild *
 		Opening: o.id, Spec: wireSpec(ch.spec), Child: pbChild, Streams: ch.streams,
 		Size: &sinkpb.Size{Rows: c.spec.Size.Rows, Cols: c.spec.Size.Cols},
 	}
-	if ch.wiring == "pipe" {
+	if ch.wiring == wiringPipe {
 		err = a.openPipes(ctx, c, o, req, near)
 	} else {
 		err = a.openMade(ctx, c, o, req, near)

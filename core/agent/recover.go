@@ -48,7 +48,7 @@ func (a *Agent) recover(ctx context.Context, processes []*keeperpb.Process, from
 	}
 	a.host.Sweep()
 	for _, c := range children {
-		a.resume(c, byKey[c.key])
+		a.resume(ctx, c, byKey[c.key])
 		a.resumeCopies(c)
 		if move := c.move; move != nil {
 			a.follow(func() { a.moveAgain(c, move) })
@@ -177,11 +177,13 @@ func (a *Agent) reattach(ctx context.Context, processes []*keeperpb.Process, rep
 var errStarting = status.Error(codes.Unavailable, "muxd's agent died while the child was being started")
 
 // resume goes on with a child where the agent before was. p is its process, nil where the keeper knows none.
-func (a *Agent) resume(c *child, p *keeperpb.Process) {
+func (a *Agent) resume(ctx context.Context, c *child, p *keeperpb.Process) {
 	a.mu.Lock()
 	state := c.rec.State
 	a.mu.Unlock()
 	switch {
+	case state == stStarting && c.adopted:
+		a.resumeAdopted(ctx, c, p)
 	case state == stStarting && p != nil:
 		a.running(c, p)
 		if p.Exited {
@@ -208,7 +210,7 @@ func (a *Agent) resume(c *child, p *keeperpb.Process) {
 			a.forget(c)
 			close(c.ready)
 		})
-	case state == stRunning && p == nil:
+	case state == stRunning && p == nil && !(c.adopted && c.rec.Pid == 0):
 		a.log.Error("a child ended while nobody followed it, and its exit status is not known", "child", c.id(), "pid", c.rec.Pid)
 		a.mu.Lock()
 		a.exited(c, &keeperpb.Process{Key: c.key, Ended: time.Now().UnixNano()})
@@ -220,7 +222,7 @@ func (a *Agent) resume(c *child, p *keeperpb.Process) {
 		if c.stopping {
 			a.stop(c, time.Duration(c.spec.Grace))
 		}
-		if p.Exited {
+		if p.GetExited() {
 			a.mu.Lock()
 			a.exited(c, p)
 			a.mu.Unlock()

@@ -44,22 +44,23 @@ func (a *Agent) redirect(ctx context.Context, c *child, name, text string, cwd [
 		if a.children[c.id()] == c {
 			a.save(c)
 		}
+		a.streamsOver(c)
 		a.maybeFinish(c)
 	}()
 	o, s, err := a.movable(c, name)
 	if err != nil {
 		return err
 	}
-	pbChild := &sinkpb.Child{Id: c.rec.Id, Name: c.rec.Name, Run: o.run, Command: c.spec.Argv[0]}
-	to, err := a.resolve(ctx, text, []sinkpb.Stream{s.kind}, true, &controlpb.ChildSpec{Cwd: cwd}, pbChild)
+	to, err := a.resolve(ctx, text, []sinkpb.Stream{s.kind}, true, &controlpb.ChildSpec{Cwd: cwd}, c.described(o.run))
 	if err != nil {
 		return invalid(err)
 	}
-	if to.wiring != "pipe" {
+	if to.wiring != wiringPipe {
 		return status.Errorf(codes.FailedPrecondition, "%s cannot move to %s: the child has a pipe already, and that sink has it get something else",
 			name, text)
 	}
-	far, err := a.keeper.Fetch(ctx, farPrefix(c.id())+o.id+"/"+name)
+	to.wiring = o.choice.wiring
+	far, err := a.keeper.Fetch(ctx, o.farName(s))
 	if err != nil {
 		return spawnError(fmt.Errorf("fetch the far end of %s: %w", name, err))
 	}
@@ -128,7 +129,7 @@ func (a *Agent) movable(c *child, name string) (*opening, *stream, error) {
 			if s.rec.Stream == name && o.choice.copies && !s.done {
 				return nil, nil, status.Errorf(codes.FailedPrecondition, "%s of %s has several sinks, and cannot move to another as a whole; use --add and --remove", name, c.rec.Name)
 			}
-			if s.rec.Stream == name && s.kind != sinkpb.Stream_STDIN && o.choice.wiring == "pipe" && !s.done {
+			if s.rec.Stream == name && s.kind != sinkpb.Stream_STDIN && o.choice.onPipe() && !s.done {
 				return o, s, nil
 			}
 		}
@@ -154,19 +155,18 @@ func (a *Agent) moveTo(ctx context.Context, c *child, from *opening, s *stream, 
 	o.plugin.Store(p)
 	a.openings[o.id] = o
 	a.mu.Unlock()
-	name := farPrefix(c.id()) + o.id + "/" + streamName(s.kind)
-	if err := a.keeper.Hold(ctx, name, nil, far.Int()); err != nil {
-		return err
-	}
 	rec := &controlpb.Sink{Stream: streamName(s.kind), Spec: to.text, Plugin: to.spec.Name, Wiring: to.wiring, State: "open"}
 	next := &stream{kind: s.kind, rec: rec, holder: s.holder}
+	if err := a.keeper.Hold(ctx, o.farName(next), nil, far.Int()); err != nil {
+		return err
+	}
 	a.mu.Lock()
 	o.streams = []*stream{next}
 	a.mu.Unlock()
 	err = p.Give(ctx, []int{far.Int()}, func(ctx context.Context, ticket []byte) error {
 		_, err := p.Sinks().Open(ctx, &sinkpb.OpenRequest{
 			Opening: o.id, Spec: wireSpec(to.spec), Streams: to.streams, Ticket: ticket,
-			Child: &sinkpb.Child{Id: c.rec.Id, Name: c.rec.Name, Run: o.run, Command: c.spec.Argv[0]},
+			Child: c.described(o.run),
 			Size:  &sinkpb.Size{Rows: c.spec.Size.Rows, Cols: c.spec.Size.Cols},
 		})
 		return err
@@ -175,7 +175,7 @@ func (a *Agent) moveTo(ctx context.Context, c *child, from *opening, s *stream, 
 	if err != nil {
 		delete(a.openings, o.id)
 		a.mu.Unlock()
-		a.keeper.Drop(ctx, name, false)
+		a.keeper.Drop(ctx, o.farName(next), false)
 		return err
 	}
 	from.choice.streams = slices.DeleteFunc(slices.Clone(from.choice.streams), func(k sinkpb.Stream) bool { return k == s.kind })
@@ -193,7 +193,7 @@ func (a *Agent) moveTo(ctx context.Context, c *child, from *opening, s *stream, 
 	a.save(c)
 	exited := c.rec.State != stRunning
 	a.mu.Unlock()
-	a.keeper.Drop(ctx, farPrefix(c.id())+from.id+"/"+streamName(s.kind), false)
+	a.keeper.Drop(ctx, from.farName(s), false)
 	if left {
 		from.sinks().Forget(ctx, &sinkpb.ForgetRequest{Opening: from.id})
 	}

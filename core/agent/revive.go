@@ -189,7 +189,7 @@ func (a *Agent) reopen(ctx context.Context, o *opening, p *host.Plugin) error {
 	c := o.child
 	req := &sinkpb.OpenRequest{
 		Opening: o.id, Spec: wireSpec(o.choice.spec), Again: true,
-		Child: &sinkpb.Child{Id: c.rec.Id, Name: c.rec.Name, Run: o.run, Command: c.spec.Argv[0]},
+		Child: c.described(o.run),
 		Size:  &sinkpb.Size{Rows: c.spec.Size.Rows, Cols: c.spec.Size.Cols},
 	}
 	a.mu.Lock()

@@ -121,6 +121,19 @@ func (s *sessions) find(ticket []byte) (*fdchan.Endpoint, error) {
 	return nil, errors.New("fd_session: no client has said hello with it")
 }
 
+// take returns the delivery that the client of a session gives under a ticket.
+func (s *sessions) take(ctx context.Context, session, ticket []byte) (*fdchan.Delivery, error) {
+	ep, err := s.find(session)
+	if err != nil {
+		return nil, err
+	}
+	t, err := fdchan.TicketFrom(ticket)
+	if err != nil {
+		return nil, err
+	}
+	return ep.TakeAny(ctx, t)
+}
+
 // forward moves the fds of a delivery on to a client under its ticket, and acknowledges them once it has them.
 func (s *sessions) forward(ctx context.Context, d *fdchan.Delivery, session, ticket []byte) error {
 	defer func() {

@@ -23,6 +23,7 @@ func (a *Agent) sinkEvent(plugin string, ev *sinkpb.Event) {
 		}
 	}
 	a.undoneIfDone(o)
+	a.streamsOver(o.child)
 	a.maybeFinish(o.child)
 }
 
@@ -91,7 +92,7 @@ func (a *Agent) streamEvent(o *opening, s *stream, ev *sinkpb.Event) {
 // dropInput lets the keeper's copy of a stdin go, which its sink has closed: with it goes the last of the far end, and the child
 // reads end-of-file.
 func (a *Agent) dropInput(o *opening, s *stream) {
-	a.follow(func() { a.keeper.Drop(a.ctx, farPrefix(o.child.id())+o.id+"/"+s.rec.Stream, false) })
+	a.follow(func() { a.keeper.Drop(a.ctx, o.farName(s), false) })
 }
 
 // undoneIfDone tells undo that an opening has ended. Agent.mu is held.

@@ -56,9 +56,6 @@ type caller struct {
 // check judges a ChildSpec, and completes it. Its errors are the user's.
 func (a *Agent) check(cs *controlpb.ChildSpec) (*identity, error) {
 	cfg := a.cfg.Load()
-	if len(cs.Argv) == 0 {
-		return nil, errors.New("no command was given")
-	}
 	for _, s := range slices.Concat(cs.Argv, cs.Env, [][]byte{cs.Cwd, cs.Path}) {
 		if slices.Contains(s, 0) {
 			return nil, fmt.Errorf("%.40q holds a NUL byte, which no argument, variable or path can", s)
@@ -78,7 +75,7 @@ func (a *Agent) check(cs *controlpb.ChildSpec) (*identity, error) {
 	if cs.Cwd[0] != '/' {
 		return nil, fmt.Errorf("working directory %q is not absolute", cs.Cwd)
 	}
-	if len(cs.Path) == 0 {
+	if len(cs.Path) == 0 && len(cs.Argv) > 0 {
 		cs.Path = cs.Argv[0]
 	}
 	if cs.Umask != nil && *cs.Umask > 0o777 {
@@ -109,14 +106,17 @@ func (a *Agent) spawn(ctx context.Context, cs *controlpb.ChildSpec, by caller, a
 			by.fds.Refuse(err)
 		}
 	}
-	user, err := a.check(cs)
+	c := newChild(cs)
+	c.forks = by.forks
+	var err error
+	if len(cs.Argv) == 0 {
+		err = errors.New("no command was given")
+	} else {
+		c.user, err = a.check(cs)
+	}
 	if err != nil {
 		drop(err)
 		return nil, status.Error(codes.InvalidArgument, err.Error())
-	}
-	c := &child{
-		spec: cs, user: user, forks: by.forks, finished: make(chan struct{}), ready: make(chan struct{}),
-		backoff: backoffFirst, backoffFirst: backoffFirst, backoffMax: backoffMost,
 	}
 	if adjust != nil {
 		adjust(c)
@@ -220,7 +220,7 @@ func (a *Agent) start(ctx context.Context, c *child, by caller) (err error) {
 	c.openings, c.rec.Sinks, c.cut, c.pending = nil, nil, false, nil
 	c.key = fmt.Sprintf("child/%s/%d", c.id(), run)
 	a.mu.Unlock()
-	pbChild := &sinkpb.Child{Id: c.id(), Name: c.rec.Name, Run: run, Command: c.spec.Argv[0]}
+	pbChild := c.described(run)
 	if c.sinks == nil {
 		if c.sinks, err = a.choose(ctx, c.spec, pbChild); err != nil {
 			return invalid(err)
@@ -281,7 +281,11 @@ func (a *Agent) running(c *child, p *keeperpb.Process) {
 	a.mu.Lock()
 	c.rec.State, c.rec.Pid, c.rec.Started = stRunning, p.Pid, p.Started
 	c.started, _ = keeper.StartTime(int(p.Pid)) // an error: it has been reaped already, and its exit is on the way
-	a.emit(c, "spawned", "", fmt.Sprintf("pid %d", p.Pid))
+	if c.adopted {
+		a.emit(c, "adopted", "", "")
+	} else {
+		a.emit(c, "spawned", "", fmt.Sprintf("pid %d", p.Pid))
+	}
 	a.save(c)
 	stop := c.stopping
 	c.openPidfd()
@@ -302,6 +306,7 @@ func (a *Agent) running(c *child, p *keeperpb.Process) {
 		default:
 		}
 	}
+	a.streamsOver(c)
 	a.mu.Unlock()
 	if stop {
 		a.stop(c, time.Duration(c.spec.Grace))
@@ -403,6 +408,9 @@ func invalid(err error) error {
 	if _, ok := status.FromError(err); ok {
 		return err
 	}
+	if errors.Is(err, keeper.ErrGone) {
+		return spawnError(err)
+	}
 	return status.Error(codes.InvalidArgument, err.Error())
 }
 
@@ -410,6 +418,8 @@ func invalid(err error) error {
 func spawnError(err error) error {
 	code := codes.FailedPrecondition
 	switch {
+	case errors.Is(err, keeper.ErrGone):
+		code = codes.Unavailable
 	case errors.Is(err, unix.ENOENT):
 		code = codes.NotFound
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):

@@ -15,6 +15,9 @@ import (
 	"github.com/muxd/muxd/internal/fdchan"
 )
 
+// ErrGone is what calls fail with when the keeper has died: this agent becomes the next one, and whoever asked it asks another.
+var ErrGone = errors.New("the keeper is gone")
+
 // Client is the agent's half of the keeper channel. Its methods may be called from several goroutines. Each
 // blocks until the keeper has answered, ctx is done, or the channel has closed; a call that ends by ctx may
 // have had its effect all the same, and can be repeated (Spawn and Watch know their key again).
@@ -125,7 +128,8 @@ func (c *Client) List(ctx context.Context) ([]*keeperpb.Held, []*keeperpb.Proces
 	return r.GetHeld(), r.GetProcesses(), err
 }
 
-// Forget removes the record of an exited process; EBUSY while it runs. A key that is not there is no error.
+// Forget removes the record of an exited process; EBUSY while it runs, unless it is only watched. A key that is not there is no
+// error.
 func (c *Client) Forget(ctx context.Context, key string) error {
 	_, err := c.call(ctx, &keeperpb.Request{What: &keeperpb.Request_Forget{Forget: &keeperpb.Forget{Key: key}}})
 	return err
@@ -211,8 +215,11 @@ func (c *Client) ask(ctx context.Context, r *keeperpb.Request, fds ...int) (answ
 	if err != nil {
 		return answer{}, fmt.Errorf("ask the keeper: %w", err)
 	}
-	if err := send(c.conn, b, fds...); err != nil {
+	switch err := send(c.conn, b, fds...); {
+	case fdchan.Broken(err):
 		c.wait(ctx)
+		return answer{}, fmt.Errorf("%w: %w", ErrGone, err)
+	case err != nil:
 		return answer{}, fmt.Errorf("ask the keeper: %w", err)
 	}
 	select {
@@ -227,7 +234,7 @@ func (c *Client) ask(ctx context.Context, r *keeperpb.Request, fds ...int) (answ
 		return a, nil
 	default:
 		c.wait(ctx)
-		return answer{}, fmt.Errorf("the keeper is gone: %w", c.err)
+		return answer{}, fmt.Errorf("%w: %w", ErrGone, c.err)
 	}
 }
 

@@ -212,14 +212,20 @@ func errnoOf(err error) syscall.Errno {
 	return errno
 }
 
-// forget removes the record of an exited process. k.mu is held.
+// forget removes the record of an exited process, or ends a watch. k.mu is held.
 func (k *keeper) forget(key string) *Error {
 	p := k.procs[key]
 	if p == nil {
 		return nil
 	}
 	if !p.pb.GetExited() {
-		return fail(syscall.EBUSY, "forget %s: it runs still (pid %d)", key, p.pb.GetPid())
+		if !p.watched {
+			return fail(syscall.EBUSY, "forget %s: it runs still (pid %d)", key, p.pb.GetPid())
+		}
+		k.unwatch(p)
+		if pid := int(p.pb.GetPid()); k.pids[pid] == p {
+			delete(k.pids, pid)
+		}
 	}
 	p.pidfd.Close()
 	delete(k.procs, key)

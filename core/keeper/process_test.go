@@ -188,6 +188,33 @@ func TestWatchOrphan(t *testing.T) {
 	}
 }
 
+// A watch can be ended while the process runs; what becomes of it is nobody's business then.
+func TestForgetWatched(t *testing.T) {
+	_, a := ready(t, setup{})
+	cmd := exec.Command("sh", "-c", "read x")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	n := pidfd(t, cmd.Process.Pid)
+	for range 2 {
+		if _, err := a.Watch(a.ctx(), "w", cmd.Process.Pid, nil, n); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Forget(a.ctx(), "w"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, procs, err := a.List(a.ctx()); err != nil || len(procs) != 0 {
+		t.Errorf("left: %v %v", procs, err)
+	}
+	in.Close()
+	cmd.Wait()
+}
+
 func TestWatchRefuses(t *testing.T) {
 	_, a := ready(t, setup{})
 	n := pidfd(t, os.Getpid())

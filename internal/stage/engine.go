@@ -311,8 +311,8 @@ func (e *Engine) Close() error {
 // ErrTooMany says that the engine has no room for another source.
 var ErrTooMany = fmt.Errorf("%d streams are open, and no more fit: %w", slotsMost, unix.ENOSPC)
 
-// Add takes ownership of src, a pipe's read end or a PTY master, on which it sets O_NONBLOCK, and begins to read it. A
-// source whose key a predecessor knew goes on where that one was: first with what is in its stage.
+// Add takes ownership of src, a pipe's read end, a connected stream socket or a PTY master, on which it sets O_NONBLOCK, and
+// begins to read it. A source whose key a predecessor knew goes on where that one was: first with what is in its stage.
 func (e *Engine) Add(src *fd.FD, key string, h Handler) (*Source, error) {
 	return e.add(src, key, h, false)
 }
@@ -334,9 +334,10 @@ func (e *Engine) add(src *fd.FD, key string, h Handler, unseen bool) (*Source, e
 	s := &Source{
 		eng: e, src: src, h: h, done: make(chan struct{}), pipeSize: capacity(src.Int()), unseen: unseen,
 	}
-	_, err := unix.FcntlInt(uintptr(src.Int()), unix.F_GETPIPE_SZ, 0)
-	if s.pty = err != nil; s.pty {
-		s.lone = ptyLone
+	if _, err := unix.FcntlInt(uintptr(src.Int()), unix.F_GETPIPE_SZ, 0); err != nil { // a socket, or a terminal
+		s.lone, s.noGrow = ptyLone, true
+		_, err := unix.IoctlGetInt(src.Int(), unix.TIOCGPTN)
+		s.pty = err == nil
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -238,7 +238,7 @@ func (w *worker) end(s *Source) {
 // speedUp enlarges the pipes of a busy source, as far as the kernel allows.
 func (w *worker) speedUp(s *Source) {
 	w.grow()
-	if !s.pty && s.pipeSize < pipeBig && !s.noGrow {
+	if s.pipeSize < pipeBig && !s.noGrow {
 		before := s.pipeSize
 		s.pipeSize = resize(s.src.Int(), pipeBig)
 		s.noGrow = s.pipeSize <= before

@@ -1357,7 +1357,7 @@ func (x *Held) GetNote() []byte {
 	return nil
 }
 
-// Forget removes the record of an exited process; its key may be used again.
+// Forget removes the record of an exited process, or of a watched one, which nobody follows any more; its key may be used again.
 type Forget struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`

@@ -1,0 +1,284 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/muxd/muxd/control/controlpb"
+	"github.com/muxd/muxd/core/host"
+	"github.com/muxd/muxd/core/keeper/keeperpb"
+	"github.com/muxd/muxd/internal/fd"
+	"github.com/muxd/muxd/internal/fdchan"
+	"github.com/muxd/muxd/sink/sinkpb"
+)
+
+// An adopted child is streams whose near ends somebody else has: a client gives their far ends, and may say which process it
+// is. Where it does not the child runs as long as its streams. What muxd did not start it does not kill: to stop an adopted
+// child is to end its streams.
+//
+// The client keeps its copies until it is answered, and asks again where the agent dies before. So an adoption is in the
+// journal first, then with the keeper, and then the sinks get it: an agent that takes over finishes one whose far ends the
+// keeper has, and forgets any other.
+
+// Adopt makes a child of the far ends that the client gives.
+func (s *api) Adopt(ctx context.Context, req *controlpb.AdoptRequest) (*controlpb.AdoptResponse, error) {
+	a := s.a
+	d, err := a.sessions.take(ctx, req.FdSession, req.Ticket)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	c, err := a.answered(ctx, req.RequestId, d)
+	if c == nil && err == nil {
+		c, err = a.adoptStreams(ctx, req, d)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &controlpb.AdoptResponse{Id: c.rec.Id, Name: c.rec.Name}, nil
+}
+
+// adoptStreams takes ownership of d.
+func (a *Agent) adoptStreams(ctx context.Context, req *controlpb.AdoptRequest, d *fdchan.Delivery) (c *child, err error) {
+	defer func() {
+		if err != nil {
+			a.log.Warn("nothing is adopted", "name", req.Name, "error", plainError(err)) // a logger of containerd has no stderr
+			d.Refuse(err)
+		}
+	}()
+	streams, err := adopted(req, d)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	c = newChild(&controlpb.ChildSpec{Name: req.Name, Cwd: req.Cwd, Sinks: req.Sinks, Remove: req.Remove})
+	if c.user, err = a.check(c.spec); err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	c.request, c.adopted = req.RequestId, true
+	if err := a.register(c); err != nil {
+		return nil, err
+	}
+	err = a.takeIn(ctx, c, req.Pid, streams, d)
+	c.failed = err
+	close(c.ready)
+	if err != nil {
+		a.mu.Lock()
+		delete(a.byKey, c.key)
+		a.forget(c)
+		close(c.finished)
+		a.mu.Unlock()
+		return nil, err
+	}
+	fd.CloseAll(d.FDs)
+	d.Ack() // where that fails the client has gone, and does not need to know
+	return c, nil
+}
+
+// adopted says which stream each far end is of, and judges them. Its errors are the user's.
+func adopted(req *controlpb.AdoptRequest, d *fdchan.Delivery) (map[sinkpb.Stream]*fd.FD, error) {
+	var streams []sinkpb.Stream
+	for _, g := range req.Sinks {
+		i := slices.IndexFunc(stdStreams, func(s sinkpb.Stream) bool { return streamName(s) == g.Stream })
+		if i < 0 {
+			return nil, fmt.Errorf("unknown stream %q: want stdin, stdout or stderr", g.Stream)
+		}
+		streams = append(streams, stdStreams[i])
+	}
+	slices.Sort(streams)
+	streams = slices.Compact(streams)
+	want := len(streams)
+	if req.Pid != 0 {
+		want++
+	}
+	if len(streams) == 0 || len(d.FDs) != want {
+		return nil, fmt.Errorf("%d descriptors came for %d streams and process %d", len(d.FDs), len(streams), req.Pid)
+	}
+	far := map[sinkpb.Stream]*fd.FD{}
+	seen := map[holderID]sinkpb.Stream{}
+	for k, s := range streams {
+		if err := checkFar(d.FDs[k], s); err != nil {
+			return nil, fmt.Errorf("%s cannot be adopted: %w", streamName(s), err)
+		}
+		id, err := holderOf(d.FDs[k].Int())
+		if err != nil {
+			return nil, fmt.Errorf("look at the descriptor of %s: %w", streamName(s), err)
+		}
+		if other, twice := seen[id]; twice {
+			return nil, fmt.Errorf("%s and %s are the same descriptor: what is in it would go to either", streamName(other), streamName(s))
+		}
+		seen[id], far[s] = s, d.FDs[k]
+	}
+	return far, nil
+}
+
+// takeIn has the keeper hold the far ends of c, and gives them to the sinks. On an error everything is as it was.
+func (a *Agent) takeIn(ctx context.Context, c *child, pid int32, far map[sinkpb.Stream]*fd.FD, d *fdchan.Delivery) (err error) {
+	a.mu.Lock()
+	c.rec.Run, c.rec.Pid, c.rec.Adopted = 1, pid, true
+	c.key = fmt.Sprintf("child/%s/1", c.id())
+	a.mu.Unlock()
+	if c.sinks, err = a.choose(ctx, c.spec, c.described(1)); err != nil {
+		return invalid(err)
+	}
+	c.sinks = slices.DeleteFunc(c.sinks, func(ch *choice) bool { return ch.text == wiringNull && far[ch.streams[0]] == nil }) // what no sink was named for
+	for _, ch := range c.sinks {
+		if ch.copies || ch.from != nil {
+			return invalid(errors.New("an adopted stream takes one sink; cmd | tee copies it for others"))
+		}
+		if ch.wiring != wiringPipe {
+			return invalid(fmt.Errorf("sink %s cannot adopt %s, which is there already: want a sink that is given a pipe, as file or socket", ch.text, streamName(ch.streams[0])))
+		}
+		ch.wiring = wiringAdopt
+	}
+	defer func() {
+		if err != nil {
+			a.undo(c)
+			a.keeper.Forget(context.WithoutCancel(ctx), c.key)
+		}
+	}()
+	for i, ch := range c.sinks {
+		o := &opening{id: openingID(c.id(), 1, i), run: 1, child: c, choice: ch}
+		o.plugin.Store(host.Dead(ch.spec.Name)) // until it has it
+		a.note(c, ch, o)
+		for _, s := range o.streams {
+			s.holder = farHolder(far[s.kind])
+		}
+	}
+	a.mu.Lock()
+	openings := slices.Clone(c.openings)
+	a.byKey[c.key] = c
+	a.save(c)
+	a.mu.Unlock()
+	opened := 0
+	defer func() {
+		for _, o := range openings[opened:] {
+			a.notOpened(o)
+		}
+	}()
+	for _, o := range openings {
+		for _, s := range o.streams {
+			if err := a.keeper.Hold(ctx, o.farName(s), nil, far[s.kind].Int()); err != nil {
+				return spawnError(err)
+			}
+		}
+	}
+	p := &keeperpb.Process{Key: c.key, Started: time.Now().UnixNano()}
+	if pid != 0 {
+		if p, err = a.keeper.Watch(ctx, c.key, int(pid), nil, d.FDs[len(d.FDs)-1].Int()); err != nil {
+			return spawnError(err)
+		}
+	}
+	for _, o := range openings {
+		// A plugin that dies over it may have read some of the stream, which its successor has then.
+		if err := a.giveAdopted(ctx, o, far); err != nil && !pluginGone(err) {
+			return plainStatus(err)
+		}
+		opened++
+	}
+	a.running(c, p)
+	return nil
+}
+
+// giveAdopted opens o at its plugin.
+func (a *Agent) giveAdopted(ctx context.Context, o *opening, far map[sinkpb.Stream]*fd.FD) error {
+	p, err := a.host.Get(ctx, o.choice.spec.Name)
+	if err != nil {
+		return invalid(err)
+	}
+	o.plugin.Store(p)
+	var give []int
+	for _, s := range o.choice.streams {
+		give = append(give, far[s].Int())
+	}
+	return p.Give(ctx, give, func(ctx context.Context, ticket []byte) error {
+		_, err := p.Sinks().Open(ctx, &sinkpb.OpenRequest{
+			Opening: o.id, Spec: wireSpec(o.choice.spec), Child: o.child.described(1), Streams: o.choice.streams, Ticket: ticket,
+		})
+		return err
+	})
+}
+
+// resumeAdopted goes on with an adoption that the agent before had begun. It returns before any client is served, so that one that
+// asks again finds either the child or nothing.
+func (a *Agent) resumeAdopted(ctx context.Context, c *child, p *keeperpb.Process) {
+	whole := c.rec.Pid == 0 || p != nil
+	for _, o := range c.openings {
+		for _, s := range o.streams {
+			f, err := a.keeper.Fetch(ctx, o.farName(s))
+			whole = whole && err == nil
+			f.Close()
+		}
+	}
+	if whole {
+		a.running(c, cmp.Or(p, &keeperpb.Process{Key: c.key, Started: c.rec.Created}))
+		if p.GetExited() {
+			a.processExited(p)
+		}
+		return
+	}
+	for _, o := range c.openings { // the keeper comes before the sinks, so no sink has it
+		a.notOpened(o)
+	}
+	a.undo(c)
+	a.keeper.Forget(ctx, c.key)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.byKey, c.key)
+	a.forget(c)
+}
+
+// notOpened says that nothing will be told of o, so that undo need not wait for it.
+func (a *Agent) notOpened(o *opening) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, s := range o.streams {
+		s.done = true
+	}
+}
+
+// streamsOver moves an adopted child whose process is not known from running to exited, when its streams have ended. Agent.mu
+// is held.
+func (a *Agent) streamsOver(c *child) {
+	if !c.adopted || c.rec.Pid != 0 || c.rec.State != stRunning || c.moving {
+		return
+	}
+	outputs, inputs := 0, 0
+	for _, o := range c.openings {
+		for _, s := range o.streams {
+			switch {
+			case s.kind == sinkpb.Stream_STDIN && s.rec.State == "open":
+				inputs++
+			case s.kind != sinkpb.Stream_STDIN && !s.done:
+				return
+			case s.kind != sinkpb.Stream_STDIN:
+				outputs++
+			}
+		}
+	}
+	if outputs > 0 || inputs == 0 { // a stdin alone ends when its sink closes it
+		a.exited(c, &keeperpb.Process{Key: c.key, Ended: time.Now().UnixNano()})
+	}
+}
+
+// stopAdopted ends the streams of c: what they hold is put out. Agent.mu is held.
+func (a *Agent) stopAdopted(c *child) {
+	a.emit(c, "stopping", "", "")
+	c.cut = true
+	if c.rec.State == stRunning {
+		a.exited(c, &keeperpb.Process{Key: c.key, Ended: time.Now().UnixNano()})
+		return
+	}
+	a.save(c)
+	for _, o := range c.openings {
+		a.follow(func() { a.settle(o) })
+	}
+}
+
+// errNoProcess says that a child is streams only.
+var errNoProcess = errors.New("it was adopted, and its process is not known; muxctl adopt --pid tells it")
