@@ -2,8 +2,8 @@
 // language of [github.com/rogpeppe/go-internal/testscript]; every script has a muxd of its own, or several one after
 // the other, under $XDG_RUNTIME_DIR, and $MUXD_SOCKET names its control socket.
 //
-// A line "# needs: PROGRAM... root" at the top of a script names what it cannot do without; the condition [root] is
-// for single lines.
+// A line "# needs: PROGRAM... root container:RUNTIME" at the top of a script names what it cannot do without, the last
+// an OCI runtime that can run a container on this machine; the condition [root] is for single lines.
 //
 // Besides testscript's own commands there are:
 //
@@ -37,6 +37,9 @@
 //		are more than at baseline and does not change.
 //	tmpfs DIR SIZE
 //		mounts a small file system on DIR, until the end of the script.
+//	bundle [-terminal] DIR COMMAND...
+//		makes an OCI bundle in DIR whose process is COMMAND, on a terminal if wanted, in a root file system with a
+//		static busybox.
 //	tty NAME run ROWSxCOLS COMMAND...
 //		runs a command in a session of its own, on a new terminal that has the NAME from then on.
 //	tty NAME send TEXT

@@ -114,6 +114,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"leaks":         leaks,
 	"tmpfs":         tmpfs,
 	"tty":           ttyCommand,
+	"bundle":        bundle,
 }
 
 func TestScripts(t *testing.T) {
@@ -142,7 +143,9 @@ func needs(t *testing.T, file string) {
 			return
 		}
 		for _, what := range strings.Fields(list) {
-			if what == "root" {
+			if runtime, ok := strings.CutPrefix(what, "container:"); ok {
+				needContainers(t, runtime)
+			} else if what == "root" {
 				need.Root(t)
 			} else {
 				need.Program(t, what)
@@ -151,8 +154,8 @@ func needs(t *testing.T, file string) {
 	}
 }
 
-// run runs one script.
-func run(t *testing.T, file string) {
+// run runs one script, with more variables in its environment.
+func run(t *testing.T, file string, env ...string) {
 	dir, err := os.MkdirTemp("/tmp", "mx") // short: Unix sockets' paths have 107 bytes
 	if err != nil {
 		t.Fatal(err)
@@ -187,19 +190,20 @@ func run(t *testing.T, file string) {
 			}
 			return os.Geteuid() == 0, nil
 		},
-		Setup: func(env *testscript.Env) error {
-			env.Values[scriptKey{}] = s
-			s.tmp = env.Getenv("TMPDIR")
-			env.Setenv("PATH", bin+":"+env.Getenv("PATH")+":/usr/sbin:/sbin")
-			env.Setenv("XDG_RUNTIME_DIR", dir)
-			env.Setenv("MUXD_SOCKET", filepath.Join(dir, "muxd", "control.sock"))
-			env.Setenv("E2E_BINARY", self)
-			env.Setenv("LC_ALL", "C.UTF-8")
-			env.Setenv("TERM", "xterm")
-			env.Setenv("PS1", "sh> ")
-			env.Setenv("GORACE", "atexit_sleep_ms=0") // the race detector has every process sleep a second at its end
-			env.Vars = append(env.Vars, s.mark)
-			env.Defer(s.close)
+		Setup: func(e *testscript.Env) error {
+			e.Values[scriptKey{}] = s
+			s.tmp = e.Getenv("TMPDIR")
+			e.Setenv("PATH", bin+":"+e.Getenv("PATH")+":/usr/sbin:/sbin")
+			e.Setenv("BIN", bin)
+			e.Setenv("XDG_RUNTIME_DIR", dir)
+			e.Setenv("MUXD_SOCKET", filepath.Join(dir, "muxd", "control.sock"))
+			e.Setenv("E2E_BINARY", self)
+			e.Setenv("LC_ALL", "C.UTF-8")
+			e.Setenv("TERM", "xterm")
+			e.Setenv("PS1", "sh> ")
+			e.Setenv("GORACE", "atexit_sleep_ms=0") // the race detector has every process sleep a second at its end
+			e.Vars = append(append(e.Vars, s.mark), env...)
+			e.Defer(s.close)
 			return nil
 		},
 	})

@@ -52,20 +52,31 @@ func (f *adoptFlags) register(c *cobra.Command) {
 func (a *app) adoptCmd() *cobra.Command {
 	f := &adoptFlags{}
 	c := &cobra.Command{
-		Use:   "adopt [flags]",
+		Use:   "adopt [flags] [containerd]",
 		Short: "Hand over pipes that other programs write to, and print the child's id",
 		Long: `adopt hands the far ends of somebody else's streams to muxd, and returns as soon as muxd holds them. The child that they make
 ends when they end, or with the process that --pid names. muxd does not kill it: to stop it is to close its streams.
 
-A far end is a pipe or, of stdout and stderr, a connected stream socket. O_NONBLOCK is set on it.`,
+A far end is a pipe or, of stdout and stderr, a connected stream socket. O_NONBLOCK is set on it.
+
+With the argument containerd it is a logging binary of containerd's, which takes its descriptors and the name from there.`,
 		Example: `  make 2>&1 | muxctl adopt --stdout file:make.log
   ./server 3>&1 2>&1 >&3 | muxctl adopt --name server-errors --stdout file:errors.log
-  muxctl adopt --stdout file:out.log --stdout-fd 3 --stderr file:err.log --stderr-fd 4 3<out.fifo 4<err.fifo`,
-		Args: args(cobra.NoArgs),
-		RunE: func(c *cobra.Command, _ []string) error {
+  muxctl adopt --stdout file:out.log --stdout-fd 3 --stderr file:err.log --stderr-fd 4 3<out.fifo 4<err.fifo
+  ctr run -d --log-uri 'binary:///usr/bin/muxctl?adopt=containerd&--sink=file:/var/log/{name}.log' IMAGE NAME`,
+		Args: args(cobra.MatchAll(cobra.MaximumNArgs(1), cobra.OnlyValidArgs)), ValidArgs: []string{"containerd"},
+		RunE: func(c *cobra.Command, logger []string) error {
+			if len(logger) > 0 {
+				if err := f.forContainerd(); err != nil {
+					return err
+				}
+			}
 			ad, err := f.adoption()
 			if err != nil {
 				return err
+			}
+			if len(logger) > 0 {
+				return a.adoptForContainerd(c.Context(), ad)
 			}
 			out := os.Stdout
 			if f.adopts(1) { // it is somebody's stdin now

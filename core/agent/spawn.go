@@ -24,7 +24,7 @@ import (
 	"github.com/muxd/muxd/sink/sinkpb"
 )
 
-var nameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`)
+var nameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
 
 // idLetters spell ids: no vowels, so that none is a word, and nothing that looks like something else.
 const idLetters = "bcdfghjkmnpqrstvwxz23456789"
@@ -67,7 +67,7 @@ func (a *Agent) check(cs *controlpb.ChildSpec) (*identity, error) {
 		}
 	}
 	if cs.Name != "" && !nameRE.MatchString(cs.Name) {
-		return nil, fmt.Errorf("name %q: want letters, digits, and _ . - behind the first one, at most 63", cs.Name)
+		return nil, fmt.Errorf("name %q: want letters, digits, and _ . - behind the first one, at most 128", cs.Name)
 	}
 	if len(cs.Cwd) == 0 {
 		cs.Cwd = []byte("/")

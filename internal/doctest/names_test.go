@@ -61,7 +61,7 @@ func TestMuxctl(t *testing.T) {
 			help += helpOf(t, "muxctl", c, sub)
 		}
 	}
-	flags := all(`(?m)^\s+(?:-\w, )?(--[a-z-]+)`, help)
+	flags := append(all(`(?m)^\s+(?:-\w, )?(--[a-z-]+)`, help), "--log-uri") // that one is ctr's
 	for _, name := range documents {
 		text := document(t, name)
 		for _, flag := range all("(?:^|[\\s`\"(])(--[a-z][a-z-]+)", text) {

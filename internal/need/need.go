@@ -10,8 +10,10 @@ import (
 
 // debian names the Debian packages of programs that have another name than their package.
 var debian = map[string]string{
-	"protoc": "protobuf-compiler",
-	"gcc":    "gcc libc6-dev",
+	"protoc":  "protobuf-compiler",
+	"busybox": "busybox-static",
+	"ctr":     "containerd",
+	"gcc":     "gcc libc6-dev",
 }
 
 // Program returns the path of an executable that the test needs.
