@@ -57,15 +57,15 @@ func makeBundle(dir, busybox string, terminal bool, argv []string) error {
 	return os.WriteFile(filepath.Join(dir, "config.json"), b, 0o644)
 }
 
-// needContainers says that the test needs an OCI runtime that can run a container here, which not every machine lets it.
+// needContainers says that the test needs an OCI runtime, a path, that can run a container here, which not every machine lets it.
 func needContainers(t *testing.T, runtime string) {
 	t.Helper()
-	path, busybox := need.Program(t, runtime), need.Program(t, "busybox")
+	busybox := need.Program(t, "busybox")
 	dir := t.TempDir()
 	if err := makeBundle(dir, busybox, false, []string{"sh", "-c", "exit 7"}); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(path, "--root", filepath.Join(dir, "state"), "run", "--bundle", dir, "muxd-"+filepath.Base(filepath.Dir(dir)))
+	cmd := exec.Command(runtime, "--root", filepath.Join(dir, "state"), "run", "--bundle", dir, "muxd-"+filepath.Base(filepath.Dir(dir)))
 	out, err := cmd.CombinedOutput()
 	if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != 7 {
 		t.Skipf("%s cannot run a container on this machine: %v: %s", runtime, err, strings.TrimSpace(string(out)))

@@ -144,7 +144,7 @@ func needs(t *testing.T, file string) {
 		}
 		for _, what := range strings.Fields(list) {
 			if runtime, ok := strings.CutPrefix(what, "container:"); ok {
-				needContainers(t, runtime)
+				needContainers(t, need.Program(t, runtime))
 			} else if what == "root" {
 				need.Root(t)
 			} else {

@@ -1,0 +1,34 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/muxd/muxd/internal/need"
+)
+
+// unified runs crun with nothing but version 2 of cgroups in its sight: it refuses a machine that has both.
+const unified = `#!/bin/sh
+exec unshare --mount sh -c 'mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec crun "$@"' sh "$@"
+`
+
+// TestRuntimes runs containers of each OCI runtime on what muxd makes for them.
+func TestRuntimes(t *testing.T) {
+	for _, runtime := range []string{"runc", "crun"} {
+		t.Run(runtime, func(t *testing.T) {
+			t.Parallel()
+			need.Root(t)
+			path := need.Program(t, runtime)
+			if runtime == "crun" {
+				need.Program(t, "unshare")
+				path = filepath.Join(t.TempDir(), "crun")
+				if err := os.WriteFile(path, []byte(unified), 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			needContainers(t, path)
+			run(t, "testdata/oci/run.txtar", "RUNTIME="+path)
+		})
+	}
+}
