@@ -75,6 +75,7 @@ func TestChaos(t *testing.T) {
 	for _, kind := range []string{"small", "big", "burst"} {
 		add(kind, "file:OUT,format=cri")
 	}
+	add("small", "file:OUT,format=cri,sync=always")
 	add("small", "file:OUT,format=raw")
 	adopted := all[len(all)-1]
 	add("burst", "pty,scrollback=64MiB")
@@ -137,7 +138,7 @@ func TestChaos(t *testing.T) {
 			out = bytes.ReplaceAll(viewer.end(t), []byte("\r\n"), []byte("\n"))
 		case err != nil:
 			t.Fatal(err)
-		case strings.HasSuffix(r.spec, "cri"):
+		case strings.Contains(r.spec, "format=cri"):
 			out = fromCRI(t, out)
 		}
 		r.check(t, out)

@@ -103,8 +103,19 @@ func (s *server) engine() (*stage.Engine, error) {
 	eng, err := stage.New(s.stageOptions(func(name string) bool {
 		return !strings.HasPrefix(name, parkMemory) && !strings.HasPrefix(name, parkOwn) && !strings.HasPrefix(name, stage.ParkFan)
 	}))
+	if err != nil {
+		return nil, err
+	}
 	s.eng = eng
-	return eng, err
+	if s.plugin.Recover != nil {
+		var chunks []Pending
+		for _, p := range eng.Pending() {
+			at := strings.LastIndexByte(p.Key, '/')
+			chunks = append(chunks, Pending{p.Key[:at], streamNamed(p.Key[at+1:]), p.Intent})
+		}
+		s.plugin.Recover(chunks)
+	}
+	return eng, nil
 }
 
 // stageOptions are those of an engine that takes what a predecessor parked under such names.
@@ -127,6 +138,16 @@ func (s *server) stageOptions(mine func(name string) bool) stage.Options {
 			return s.live[key[:max(strings.LastIndexByte(key, '/'), 0)]]
 		},
 	}
+}
+
+// streamNamed is the stream of that name; 0: there is none.
+func streamNamed(name string) Stream {
+	for s, n := range streamNames {
+		if n == name {
+			return s
+		}
+	}
+	return 0
 }
 
 // parkedMemory is Opening.Memory.

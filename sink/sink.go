@@ -72,6 +72,11 @@ type Plugin struct {
 	// may block as long as ctx lasts.
 	Open func(ctx context.Context, o *Opening) (Sink, error)
 
+	// Recover is told, before the first Open, what an earlier process of this plugin was killed over: the chunks for which
+	// it had recorded an intent. Each comes Again when its opening does; a sink whose streams share something may want to
+	// finish them before it puts out anything else there. nil: it does not matter.
+	Recover func(chunks []Pending)
+
 	// OpenDirect is called instead of Open where Check answered Direct. It returns what the child shall have, one
 	// for each of r.Streams in their order, and relinquishes it.
 	OpenDirect func(ctx context.Context, r *Request) ([]*os.File, error)
@@ -192,6 +197,13 @@ func (c *Chunk) Left() int {
 // process that was killed gets the chunk Again with the rest only. It does not block where fd has O_NONBLOCK, and
 // returns EAGAIN where fd takes nothing now.
 func (c *Chunk) Move(fd uintptr, n int) (int, error) { return c.unseen.Move(int(fd), n) }
+
+// Pending is a chunk that an earlier process of the plugin was killed over.
+type Pending struct {
+	Opening string // Opening.ID
+	Stream  Stream
+	Intent  []byte
+}
 
 // IntentMost and StateMost bound what Intend and SetState take, in bytes.
 const (

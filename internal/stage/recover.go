@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"bytes"
 	"fmt"
 	"strconv"
 	"strings"
@@ -51,6 +52,26 @@ func (e *Engine) adopt(o Options) error {
 		e.pairs = append(e.pairs, p)
 	}
 	return nil
+}
+
+// Pending is a chunk that a predecessor was killed over, and had recorded an intent for.
+type Pending struct {
+	Key    string // of its source
+	Intent []byte
+}
+
+// Pending lists the chunks that will come again with sources which were not added yet.
+func (e *Engine) Pending() []Pending {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var out []Pending
+	for key, k := range e.known {
+		s := e.mem.slot(k)
+		if mark := s.Intent(); s.load()&phaseMask == phaseTaken && mark != nil {
+			out = append(out, Pending{key, bytes.Clone(mark)})
+		}
+	}
+	return out
 }
 
 // resume finishes what a predecessor had begun of s: its pair is w's now. It says whether the stream is over. Of a

@@ -2,8 +2,6 @@ package file
 
 import (
 	"bytes"
-	"fmt"
-	"math/rand/v2"
 	"regexp"
 	"strings"
 	"testing"
@@ -56,46 +54,7 @@ func linesOf(b []byte) []string {
 	return lines
 }
 
-// TestAnyChunkingIsTheSame writes random bytes in random chunks, and reads the lines back.
-func TestAnyChunkingIsTheSame(t *testing.T) {
-	for seed := range uint64(300) {
-		rnd := rand.New(rand.NewPCG(seed, 1))
-		most := 1 + rnd.IntN(40)
-		input := make([]byte, rnd.IntN(2000))
-		alphabet := []byte("ab\n\r\x00\xff\xc3 é\n")
-		if seed%3 == 0 {
-			alphabet = []byte("abcdefghijklmnopq")
-		}
-		for i := range input {
-			input[i] = alphabet[rnd.IntN(len(alphabet))]
-		}
-		var log, state []byte
-		for rest := input; ; {
-			n := rnd.IntN(min(len(rest), 100) + 1)
-			r := records{head: criHead(nil, noon, sink.Stderr), most: most, carry: state, data: rest[:n]}
-			for {
-				had := len(log)
-				if log = r.next(log, 1+rnd.IntN(200)); len(log) == had {
-					break
-				}
-			}
-			if state = bytes.Clone(r.rest(nil)); len(state) > most {
-				t.Fatalf("seed %d: %d bytes are carried, the most is %d", seed, len(state), most)
-			}
-			if rest = rest[n:]; len(rest) == 0 {
-				end := records{head: criHead(nil, noon, sink.Stderr), most: most, carry: state, last: true}
-				log = end.next(log, 1<<20)
-				break
-			}
-		}
-		got, want := readPublished(t, log, most)["stderr"], linesOf(input)
-		if fmt.Sprintf("%q", got) != fmt.Sprintf("%q", want) {
-			t.Fatalf("seed %d, most %d:\n got %q\nwant %q", seed, most, got, want)
-		}
-	}
-}
-
-func TestRecords(t *testing.T) {
+func TestCRIRecords(t *testing.T) {
 	const f, p = "2026-05-04T12:00:00.000000123Z stdout F ", "2026-05-04T12:00:00.000000123Z stdout P "
 	for _, c := range []struct {
 		name, carry, data string
@@ -117,41 +76,27 @@ func TestRecords(t *testing.T) {
 		{"carry of a longer limit", "abcdefghij", "k\n", false, p + "abcd\n" + p + "efgh\n" + f + "ijk\n", ""},
 		{"binary", "", "\r\x00\xff\r\n", false, f + "\r\x00\xff\r\n", ""},
 	} {
-		r := records{head: criHead(nil, noon, sink.Stdout), most: 4, carry: []byte(c.carry), data: []byte(c.data), last: c.last}
+		r := records{format: cri{}, stamp: cri{}.stamp(nil, noon, sink.Stdout), most: 4, carry: []byte(c.carry), data: []byte(c.data), last: c.last}
 		got := r.next(nil, 1<<20)
 		same(t, c.name, string(got), c.want)
-		same(t, c.name+": rest", string(r.rest(nil)), c.rest)
+		same(t, c.name+": rest", string(r.rest()), c.rest)
 	}
 }
 
-func TestRenderingAllocatesNothing(t *testing.T) {
-	data := bytes.Repeat([]byte("a line of some length\n"), 3000)
-	head := criHead(nil, noon, sink.Stdout)
-	buf := make([]byte, 0, pieceSize+recordMost)
-	allocs := testing.AllocsPerRun(10, func() {
-		r := records{head: head, most: 16 << 10, data: data}
-		for len(r.next(buf, pieceSize)) > 0 {
-		}
-	})
-	if allocs != 0 {
-		t.Errorf("%v allocations for a chunk", allocs)
-	}
-}
-
-func TestParseRecord(t *testing.T) {
+func TestParseCRI(t *testing.T) {
 	for line, want := range map[string]sink.Record{
 		"2026-05-04T12:00:00.000000123Z stdout F hello":     {Time: noon, Stream: sink.Stdout, Text: []byte("hello")},
 		"2026-05-04T14:00:00.000000123+02:00 stderr P ":     {Time: noon, Stream: sink.Stderr, Partial: true},
 		"2026-05-04T12:00:00.000000123Z stdout P:x:y a b c": {Time: noon, Stream: sink.Stdout, Text: []byte("a b c"), Partial: true},
 	} {
-		got, ok := parseRecord([]byte(line))
+		got, ok := (cri{}).parse([]byte(line))
 		if !ok || !got.Time.Equal(want.Time) || got.Stream != want.Stream || !bytes.Equal(got.Text, want.Text) || got.Partial != want.Partial {
 			t.Errorf("%q: %v %v, want %v", line, got, ok, want)
 		}
 	}
 	for _, line := range []string{"", "text", "a b F c", "2026-05-04T12:00:00Z stdin F c", "2026-05-04T12:00:00Z stdout X c",
 		"2026-05-04T12:00:00Z stdout F", "2026-05-04T12:00:00Z"} {
-		if rec, ok := parseRecord([]byte(line)); ok {
+		if rec, ok := (cri{}).parse([]byte(line)); ok {
 			t.Errorf("%q is taken for %v", line, rec)
 		}
 	}

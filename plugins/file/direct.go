@@ -26,7 +26,7 @@ func openDirect(s settings) (opened []*os.File, err error) {
 		if twin := first[t.path]; twin != nil {
 			f, err = duplicate(twin)
 		} else {
-			f, err = openBlocking(t.path, s.perm)
+			f, err = openBlocking(t.path, s)
 			first[t.path] = f
 		}
 		if err != nil {
@@ -39,8 +39,8 @@ func openDirect(s settings) (opened []*os.File, err error) {
 
 // openBlocking is openAppend without O_NONBLOCK on what it returns, owned by the caller. The open file description is
 // new and nobody else's yet, so its flags may be changed.
-func openBlocking(path string, perm os.FileMode) (*os.File, error) {
-	f, err := openAppend(path, perm)
+func openBlocking(path string, s settings) (*os.File, error) {
+	f, err := openAppend(path, s)
 	if err != nil {
 		return nil, err
 	}

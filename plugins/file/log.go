@@ -15,7 +15,7 @@ import (
 // log is one file that is read back.
 type log struct {
 	path   string
-	cri    bool
+	format format      // nil: raw
 	stream sink.Stream // of a raw file that holds this one only
 	only   []sink.Stream
 	since  time.Time
@@ -74,8 +74,8 @@ func (l *log) tail(n int) error {
 	if err != nil {
 		return explainRead(err)
 	}
-	if l.cri { // what stands behind the last newline is no record
-		var last [lineMost]byte
+	if l.format != nil { // what stands behind the last newline is no record
+		last := make([]byte, lineMost)
 		from := max(0, size-lineMost)
 		m, err := l.file.ReadAt(last[:size-from], from)
 		if err != nil && err != io.EOF {
@@ -93,10 +93,10 @@ func (l *log) tail(n int) error {
 
 // endsLine says whether a line that is wanted ends with the record that begins with head.
 func (l *log) endsLine(head []byte) bool {
-	if !l.cri {
+	if l.format == nil {
 		return true
 	}
-	rec, ok := parseRecord(head)
+	rec, ok := l.format.parse(head)
 	return !ok || !rec.Partial && l.carries(rec)
 }
 
@@ -132,11 +132,11 @@ func (l *log) next() (sink.Record, error) {
 // record understands one line, or one piece of a long one.
 func (l *log) record(line []byte, ended bool) sink.Record {
 	rec := sink.Record{Stream: l.stream, Text: line}
-	if l.cri {
+	if l.format != nil {
 		rec.Stream = 0
 		if l.inner {
 			rec.Time, rec.Stream, rec.Partial = l.long.Time, l.long.Stream, l.long.Partial
-		} else if r, ok := parseRecord(line); ok {
+		} else if r, ok := l.format.parse(line); ok {
 			rec = r
 		}
 	}
@@ -151,7 +151,7 @@ func (l *log) record(line []byte, ended bool) sink.Record {
 // rest is what stands behind the last newline of raw output: the beginning of a line, or the unterminated end of
 // the whole. In CRI output it is a record that is torn, and not told.
 func (l *log) rest() (sink.Record, bool) {
-	if l.cri || l.file == nil {
+	if l.format != nil || l.file == nil {
 		return sink.Record{}, false
 	}
 	text := l.lines.tail()

@@ -12,8 +12,8 @@ import (
 // readLogs is the plugin's Logs. With {stream} in the path there are two files: what was written as CRI records is
 // merged by time, and of raw output stdout comes before stderr.
 func readLogs(ctx context.Context, s settings, q *sink.LogQuery, emit func(sink.Record) error) error {
-	if !s.cri && !q.Since.IsZero() {
-		return fmt.Errorf("read log %s: raw output has no times, so it cannot be read since one; use format=cri, "+
+	if s.format == nil && !q.Since.IsZero() {
+		return fmt.Errorf("read log %s: raw output has no times, so it cannot be read since one; use another format, "+
 			"or ask for the last lines", s.location())
 	}
 	var w *watch
@@ -67,7 +67,7 @@ func newLogs(s settings, q *sink.LogQuery) []*log {
 		if i > 0 && !s.apart {
 			break
 		}
-		l := &log{path: t.path, cri: s.cri, only: q.Streams, since: q.Since}
+		l := &log{path: t.path, format: s.format, only: q.Streams, since: q.Since}
 		if s.apart {
 			l.stream = t.stream
 		}

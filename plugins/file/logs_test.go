@@ -47,7 +47,7 @@ func at(n int) time.Time { return noon.Add(time.Duration(n) * time.Second) }
 func criLog(t *testing.T, path string, maxLine int, records ...string) {
 	t.Helper()
 	fs := quick()
-	s := settings{cri: true, perm: 0o640, maxLine: maxLine}
+	s := settings{format: cri{}, perm: 0o640, maxLine: maxLine}
 	w := map[string]*testStream{}
 	for name, stream := range map[string]sink.Stream{"stdout": sink.Stdout, "stderr": sink.Stderr} {
 		w[name] = openStream(t, fs, s, stream, strings.ReplaceAll(path, "{stream}", name))

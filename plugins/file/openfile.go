@@ -24,20 +24,21 @@ func identityOf(info fs.FileInfo) identity {
 	return identity{st.Dev, st.Ino}
 }
 
-// openAppend opens path for appending, and makes it and its parents where they do not exist. The file is
-// returned, owned by the caller.
+// openAppend opens path for appending, and makes it and its parents where they do not exist, on the disk too where s
+// wants it synced. The file is returned, owned by the caller.
 //
 // O_NONBLOCK keeps the open of a FIFO that nobody reads from waiting for a reader (fifo(7): it is ENXIO then).
-func openAppend(path string, perm os.FileMode) (*os.File, error) {
+func openAppend(path string, s settings) (*os.File, error) {
 	const flags = unix.O_WRONLY | unix.O_APPEND | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC
-	made := false
+	made, top := false, ""
 	for {
 		n, err := openRetry(path, flags, 0)
 		if errors.Is(err, unix.ENOENT) {
+			top = existing(filepath.Dir(path))
 			if err = os.MkdirAll(filepath.Dir(path), dirPerm); err != nil {
 				return nil, explain(err, path)
 			}
-			n, err = openRetry(path, flags|unix.O_CREAT|unix.O_EXCL, uint32(perm))
+			n, err = openRetry(path, flags|unix.O_CREAT|unix.O_EXCL, uint32(s.perm))
 			if errors.Is(err, unix.EEXIST) && !dangling(path) {
 				continue // somebody else made it in between
 			}
@@ -52,12 +53,26 @@ func openAppend(path string, perm os.FileMode) (*os.File, error) {
 			return nil, err
 		}
 		if made { // open(2) took the umask from perm
-			if err := f.Chmod(perm); err != nil {
+			err := f.Chmod(s.perm)
+			if err == nil && s.synced() {
+				err = syncDirs(path, top)
+			}
+			if err != nil {
 				f.Close()
 				return nil, explain(err, path)
 			}
 		}
 		return f, nil
+	}
+}
+
+// existing is the nearest parent of dir, or dir, that there is.
+func existing(dir string) string {
+	for {
+		if _, err := os.Stat(dir); err == nil || dir == filepath.Dir(dir) {
+			return dir
+		}
+		dir = filepath.Dir(dir)
 	}
 }
 

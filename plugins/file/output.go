@@ -1,16 +1,16 @@
 package file
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/muxd/muxd/sink"
 )
 
 // files are the outputs that this process writes. There is one for each file, however many streams and paths
@@ -18,19 +18,31 @@ import (
 type files struct {
 	mu      sync.Mutex
 	open    map[identity]*output
-	buffers sync.Pool // of *[]byte, for rendering; an idle stream has none
+	buffers sync.Pool // of *buffers; an idle stream has none
+	pending pending
 
 	retryFirst, retryMost time.Duration // back-off while a file cannot be written
 	lookAgain             time.Duration // how seldom a stream looks whether its path still leads to its file
+
+	fsync func(*os.File) error
+}
+
+// buffers is memory for rendering.
+type buffers struct {
+	out  []byte
+	join []byte
 }
 
 func newFiles() *files {
 	return &files{
-		open:       map[identity]*output{},
-		buffers:    sync.Pool{New: func() any { b := make([]byte, 0, pieceSize+recordMost); return &b }},
+		open: map[identity]*output{},
+		buffers: sync.Pool{New: func() any {
+			return &buffers{out: make([]byte, 0, pieceSize+recordMost), join: make([]byte, 0, sink.StateMost)}
+		}},
 		retryFirst: 100 * time.Millisecond,
 		retryMost:  5 * time.Second,
 		lookAgain:  time.Second,
+		fsync:      (*os.File).Sync,
 	}
 }
 
@@ -44,11 +56,12 @@ type output struct {
 	holders int           // guarded by files.mu
 	turn    chan struct{} // holds a token while nobody writes
 	begun   bool          // somebody of this process has written; guarded by turn
+	sync    syncer
 }
 
 // acquire opens path and returns its output, which the caller must release. It does not wait for a turn.
-func (fs *files) acquire(path string, perm os.FileMode) (*output, error) {
-	f, err := openAppend(path, perm)
+func (fs *files) acquire(path string, s settings) (*output, error) {
+	f, err := openAppend(path, s)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +86,7 @@ func (fs *files) acquire(path string, perm os.FileMode) (*output, error) {
 }
 
 // acquireRenamed is acquire for a file that was renamed within dir. nil where it is not there.
-func (fs *files) acquireRenamed(dir string, id identity, perm os.FileMode) (*output, error) {
+func (fs *files) acquireRenamed(dir string, id identity, s settings) (*output, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
@@ -83,7 +96,7 @@ func (fs *files) acquireRenamed(dir string, id identity, perm os.FileMode) (*out
 		if err != nil || !info.Mode().IsRegular() || identityOf(info) != id {
 			continue
 		}
-		o, err := fs.acquire(filepath.Join(dir, e.Name()), perm)
+		o, err := fs.acquire(filepath.Join(dir, e.Name()), s)
 		if err != nil {
 			return nil, err
 		}
@@ -105,7 +118,7 @@ func (o *output) release() error {
 		return nil
 	}
 	delete(o.files.open, o.id)
-	return o.file.Close()
+	return errors.Join(o.stop(), o.file.Close())
 }
 
 // lock waits for the turn to write, or for ctx.
@@ -147,67 +160,19 @@ func (o *output) end() (int64, error) {
 	return o.file.Seek(0, io.SeekEnd)
 }
 
-// reopen opens the same file for reading, whatever its name is now. It is returned, owned by the caller.
-func (o *output) reopen() (*os.File, error) {
+// reopen opens the same file for reading, whatever its name is now, and reopenFor for something else. It is returned, owned by the caller.
+func (o *output) reopen() (*os.File, error) { return o.reopenFor(os.O_RDONLY) }
+
+func (o *output) reopenFor(flags int) (*os.File, error) {
 	raw, err := o.file.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
 	var f *os.File
 	var openErr error
-	err = raw.Control(func(n uintptr) { f, openErr = os.Open(fmt.Sprintf("/proc/self/fd/%d", n)) })
+	err = raw.Control(func(n uintptr) { f, openErr = os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", n), flags, 0) })
 	if err := errors.Join(err, openErr); err != nil {
-		return nil, fmt.Errorf("read back %s: %w", o.file.Name(), err)
+		return nil, fmt.Errorf("open %s again: %w", o.file.Name(), err)
 	}
 	return f, nil
-}
-
-// mend makes the file end in a newline before the first record of this process is appended. What stands behind the
-// last newline is either the beginning of a record of an earlier process that was killed while it wrote: it is cut
-// off, since its chunk comes again. Or it is somebody else's text: it is ended with a newline, and so is a record in a
-// file that cannot be shortened (chattr +a). A file that cannot be read is left as it is.
-func (o *output) mend() error {
-	size, err := o.end()
-	if err != nil || size == 0 {
-		return err
-	}
-	f, err := o.reopen()
-	if err != nil {
-		if errors.Is(err, fs.ErrPermission) {
-			return nil
-		}
-		return err
-	}
-	defer f.Close()
-	from := max(0, size-int64(recordMost))
-	b := make([]byte, size-from)
-	if _, err := f.ReadAt(b, from); err != nil && err != io.EOF {
-		return fmt.Errorf("read back %s: %w", o.file.Name(), err)
-	}
-	start := bytes.LastIndexByte(b, '\n') + 1
-	torn := b[start:]
-	switch {
-	case len(torn) == 0:
-		return nil
-	case (start > 0 || from == 0) && beginsRecord(torn) && o.file.Truncate(from+int64(start)) == nil:
-		return nil
-	default:
-		_, err := o.file.Write([]byte{'\n'})
-		return err
-	}
-}
-
-// beginsRecord says whether b looks like the beginning of a record of ours.
-func beginsRecord(b []byte) bool {
-	const like = "dddd-dd-ddTdd:dd:dd.dddddddddZ std"
-	for i := 0; i < min(len(b), len(like)); i++ {
-		if digit := b[i] >= '0' && b[i] <= '9'; like[i] == 'd' && i < len(criTime) {
-			if !digit {
-				return false
-			}
-		} else if b[i] != like[i] {
-			return false
-		}
-	}
-	return true
 }

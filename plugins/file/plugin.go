@@ -1,6 +1,6 @@
 // Package file is the sink that keeps a child's output in files.
 //
-//	file:PATH[,format=cri|raw][,mode=pipe|direct][,perm=0640][,max-line=16KiB]
+//	file:PATH[,format=cri|json-file|tai64n|iso|raw][,mode=pipe|direct][,perm=0640][,max-line=16KiB][,sync=none]
 //
 // PATH may hold {name}, {id}, {stream}, {host} and {run}. Files are appended to, never truncated, and made with
 // their parent directories where they do not exist. Streams whose paths lead to one file share one writer, so
@@ -11,8 +11,9 @@
 // of output, and its path is opened again.
 //
 // A plugin that was killed in the middle of a chunk compares the file with the chunk when that comes again, and
-// writes what is missing. That takes a file that can be read back: of a FIFO or a character device it is not known
-// what came through, and the chunk is written again whole.
+// writes what is missing, before anybody else writes to that file. That takes a file that can be read back: of a FIFO or
+// a character device it is not known what came through, and the chunk is written again whole. What a machine that went
+// down has left torn is mended and marked by whoever appends to the file next.
 package file
 
 import (
@@ -28,21 +29,26 @@ func Plugin() sink.Plugin {
 	return sink.Plugin{
 		Name:    "file",
 		Version: "1.0",
-		Help:    "keeps output in a file, as CRI records or as raw bytes",
+		Help:    "keeps output in a file, as records of several formats or as raw bytes",
 		Carries: []sink.Stream{sink.Stdout, sink.Stderr},
 		Arg: &sink.Option{
 			Name: "path", Type: sink.Path, Required: true,
 			Help: "the file; {name}, {id}, {stream}, {host} and {run} in it are replaced",
 		},
 		Options: []sink.Option{
-			{Name: "format", Type: sink.Enum, Values: []string{formatCRI, formatRaw},
-				Help: "cri: a time and a stream before each line; raw: the bytes. cri, but raw with mode=direct"},
+			{Name: "format", Type: sink.Enum, Values: []string{formatCRI, formatJSON, formatTAI64N, formatISO, formatRaw},
+				Help: "cri, which is the default: time, stream and tag before each line; json-file: as Docker writes it; tai64n " +
+					"and iso: a time before each line, as s6-log t and T; raw: the bytes, and the default of mode=direct"},
 			{Name: "mode", Type: sink.Enum, Values: []string{modePipe, modeDirect}, Default: modePipe,
 				Help: "pipe: the sink writes the file; direct: the child has the file itself as its output"},
 			{Name: "perm", Type: sink.String, Default: "0640", Help: "permissions of a file that is made, octal"},
 			{Name: "max-line", Type: sink.Size, Default: "16KiB",
-				Help: "cri: the longest text of a record; a longer line becomes several with the tag P and one with F"},
+				Help: "all but raw: the longest text of a record; a longer line becomes several"},
+			{Name: "sync", Type: sink.Enum, Values: []string{syncNone, syncInterval, syncAlways}, Default: syncNone,
+				Help: "always: what counts as put out is on the disk (fsync); interval: now and then; none: when the kernel does it"},
+			{Name: "sync-interval", Type: sink.Duration, Default: "1s", Help: "sync=interval: how long output may not be on the disk"},
 		},
+		Recover: open.recovered,
 		Check: func(r *sink.Request) (sink.Wiring, error) {
 			s, err := parseSettings(r)
 			if err != nil {
@@ -60,7 +66,7 @@ func Plugin() sink.Plugin {
 				return nil, err
 			}
 			o.Location = s.location()
-			k, err := newFileSink(open, s, o.Trouble, o.Again)
+			k, err := newFileSink(open, s, o.ID, o.Trouble, o.Again)
 			if err != nil {
 				return nil, err // not k: an interface with a nil *fileSink in it is not nil
 			}
@@ -91,7 +97,7 @@ type fileSink struct {
 
 // newFileSink opens the file of every stream, so that what cannot work fails before the child starts. Where the child
 // runs already, since an earlier process of this plugin had the streams, they wait instead until it works.
-func newFileSink(open *files, s settings, trouble func(error), again bool) (*fileSink, error) {
+func newFileSink(open *files, s settings, id string, trouble func(error), again bool) (*fileSink, error) {
 	k := &fileSink{streams: make(map[sink.Stream]*stream, len(s.targets))}
 	shared := &troubles{report: trouble}
 	for _, t := range s.targets {
@@ -103,6 +109,7 @@ func newFileSink(open *files, s settings, trouble func(error), again bool) (*fil
 			k.Close()
 			return nil, err
 		}
+		w.claim, w.fresh = claim{id, t.stream}, !again
 		k.streams[t.stream] = w
 	}
 	return k, nil

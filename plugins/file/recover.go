@@ -43,15 +43,14 @@ func decodeIntent(b []byte) (i intent, ok bool) {
 	return i, true
 }
 
-// recover finds out how much of the rendering of p an earlier process wrote before it was killed. Where that was in a
-// file that has been renamed since, and is still in its directory, the chunk is finished there. b is memory to use.
-func (w *writing) recover(ctx context.Context, p part, b []byte) (done uint64, err error) {
+// recover finds out how much of the rendering of the chunk an earlier process wrote before it was killed.
+func (w *writing) recover(ctx context.Context, b *buffers) (done uint64, err error) {
 	was, ok := decodeIntent(w.memory.Intent())
 	if !ok {
 		return 0, nil // killed before anything was written
 	}
 	for {
-		done, err = w.lookBack(ctx, p, was, b)
+		done, err = w.lookBack(ctx, was, b)
 		if err == nil || ctx.Err() != nil {
 			return done, err
 		}
@@ -62,14 +61,16 @@ func (w *writing) recover(ctx context.Context, p part, b []byte) (done uint64, e
 	}
 }
 
-// lookBack keeps the turn of the file that the earlier process wrote, since nobody else may append to it before a torn
-// record is whole. The intent of that process is recorded again: it stays true, as what is written now stands behind.
-func (w *writing) lookBack(ctx context.Context, p part, was intent, b []byte) (uint64, error) {
+// lookBack looks into the file that the earlier process wrote, also where that was renamed since. Where a record, or raw
+// output, stands there in part, it keeps the turn, since nobody else may append before the rest is written. The intent
+// of that process is recorded again: it stays true, as what is written now stands behind.
+func (w *writing) lookBack(ctx context.Context, was intent, b *buffers) (uint64, error) {
 	if err := w.find(ctx, was.id); err != nil {
 		return 0, err
 	}
 	if w.out.id != was.id || !w.out.regular {
 		w.finish()
+		w.files.pending.settle(w.claim)
 		return was.from, nil // its file is gone, or cannot be asked
 	}
 	f, err := w.out.reopen()
@@ -81,28 +82,34 @@ func (w *writing) lookBack(ctx context.Context, p part, was intent, b []byte) (u
 	if err != nil {
 		return 0, err
 	}
-	if uint64(end) < was.end || w.settings.cri && !beginsLine(f, was.end) {
+	if uint64(end) < was.end || w.settings.format != nil && !beginsLine(f, was.end) {
 		was.end = 0 // truncated from outside
 	}
 	tail := io.NewSectionReader(f, int64(was.end), end-int64(was.end))
-	r := w.render(p)
+	r := w.render(w.part, b)
 	var done uint64
-	torn := false
-	if r.cri {
-		done, torn, err = writtenRecords(tail, &r.records, was.from, b)
+	var torn bool
+	if w.settings.format != nil {
+		done, torn, err = writtenRecords(tail, &r.records, was.from, b.out)
 	} else {
 		done, err = writtenBytes(tail, r.raw, was.from)
+		torn = done > was.from && done < uint64(len(r.raw))
 	}
 	if err != nil {
 		return 0, fmt.Errorf("read back %s: %w", w.path, err)
 	}
-	if r.cri && !torn && !w.out.begun {
-		if err := w.out.mend(); err != nil {
-			return 0, err
-		}
-	}
-	w.out.begun = true
+	w.dirty = done > was.from // and it is not known whether that was synced
+	w.intent = was
 	w.memory.Intend(was.encode(&w.mark))
+	if torn {
+		w.out.begun = true
+		return done, nil
+	}
+	if err := w.synced(ctx); err != nil {
+		return 0, err
+	}
+	w.finish()
+	w.files.pending.settle(w.claim)
 	return done, nil
 }
 
@@ -116,11 +123,11 @@ func beginsLine(f io.ReaderAt, at uint64) bool {
 	return err == nil && b[0] == '\n'
 }
 
-// find gets the turn of the file id where that is the path's, or is in the path's directory; otherwise that of the
-// file that the path leads to.
+// find gets the turn of the file id where that is the path's, or is in the path's directory; otherwise out is
+// another file, or none.
 func (w *writing) find(ctx context.Context, id identity) error {
 	if w.out == nil || w.out.id != id {
-		out, err := w.files.acquireRenamed(w.dir(), id, w.settings.perm)
+		out, err := w.files.acquireRenamed(w.dir(), id, w.settings)
 		if err != nil && !missing(err) {
 			return err
 		}
@@ -134,14 +141,17 @@ func (w *writing) find(ctx context.Context, id identity) error {
 	if w.out != nil && w.out.id == id {
 		return w.lock(ctx)
 	}
-	return w.hold(ctx)
+	if w.out == nil {
+		return w.hold(ctx)
+	}
+	return nil
 }
 
 // writtenRecords counts how many bytes of the records of r stand in file, which begins where they may have been
 // written: whole records in their order, with others between them, and as the last the beginning of one. Those
 // before position from are elsewhere, and count as written. torn says that a record is there in part.
 func writtenRecords(file io.Reader, r *records, from uint64, b []byte) (done uint64, torn bool, err error) {
-	lines := bufio.NewReaderSize(file, 64<<10)
+	lines := bufio.NewReaderSize(file, recordMost)
 	want := r.next(b[:0], 1)
 	for len(want) > 0 && done < from {
 		done += uint64(len(want))

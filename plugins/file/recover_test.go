@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/muxd/muxd/sink"
@@ -79,9 +81,9 @@ var killedChunks = []struct{ name, before, text string }{
 // TestKilledAtEveryByte kills a writer before the intent, after it, and behind every byte; and its successor again
 // behind every byte that it adds.
 func TestKilledAtEveryByte(t *testing.T) {
-	cri := settings{cri: true, perm: 0o640, maxLine: 10}
+	records := settings{format: cri{}, perm: 0o640, maxLine: 10}
 	dir := t.TempDir()
-	for _, s := range []settings{cri, rawSettings} {
+	for _, s := range []settings{records, rawSettings} {
 		for _, c := range killedChunks {
 			first, whole := rendered(t, s, c.before, c.text)
 			length := len(whole) - len(first)
@@ -89,11 +91,11 @@ func TestKilledAtEveryByte(t *testing.T) {
 				continue
 			}
 			for k := -1; k <= length; k++ {
-				path := filepath.Join(dir, fmt.Sprint(s.cri, c.name, k))
+				path := filepath.Join(dir, fmt.Sprint(s.format != nil, c.name, k))
 				dead := killAt(t, s, path, c.before, c.text, k)
 				w := openStream(t, quick(), s, sink.Stdout, path)
 				dead.run(t, w)
-				same(t, fmt.Sprintf("cri %v, %s, killed at %d of %d", s.cri, c.name, k, length), read(t, path), whole)
+				same(t, fmt.Sprintf("records %v, %s, killed at %d of %d", s.format != nil, c.name, k, length), read(t, path), whole)
 
 				w.w.close()
 				state := bytes.Clone(w.slot.state)
@@ -115,7 +117,7 @@ func TestKilledAtEveryByte(t *testing.T) {
 					}
 					w = openStream(t, quick(), s, sink.Stdout, path)
 					second.run(t, w)
-					same(t, fmt.Sprintf("cri %v, %s, killed at %d and %d", s.cri, c.name, k, k2), read(t, path), whole)
+					same(t, fmt.Sprintf("records %v, %s, killed at %d and %d", s.format != nil, c.name, k, k2), read(t, path), whole)
 					same(t, "state", string(w.slot.state), string(state))
 					w.w.close()
 				}
@@ -124,38 +126,60 @@ func TestKilledAtEveryByte(t *testing.T) {
 	}
 }
 
-// TestKilledAndOthersWriteFirst lets another stream, and a stranger, append before the chunk comes again.
-func TestKilledAndOthersWriteFirst(t *testing.T) {
-	s := settings{cri: true, perm: 0o640, maxLine: 10}
-	for _, c := range killedChunks[:3] {
-		first, whole := rendered(t, s, c.before, c.text)
-		for k := -1; k <= len(whole)-len(first); k++ {
-			path := temp(t)
-			dead := killAt(t, s, path, c.before, c.text, k)
-			fs := quick()
-			other := openStream(t, fs, s, sink.Stderr, path)
-			other.put(noon.Add(2*time.Second), "other\n", false)
-			if err := appendTo(path, "a stranger's text\n"); err != nil {
-				t.Fatal(err)
-			}
-			dead.run(t, openStream(t, fs, s, sink.Stdout, path))
-			var mine []string
-			for _, line := range strings.SplitAfter(read(t, path), "\n") {
-				if !strings.Contains(line, "stderr F other") && !strings.Contains(line, "stranger") {
-					mine = append(mine, line)
+// TestKilledComesFirst lets another stream of the file have output before the chunk comes again: it waits, and the
+// chunk stands before it.
+func TestKilledComesFirst(t *testing.T) {
+	for _, s := range []settings{{format: cri{}, perm: 0o640, maxLine: 10}, rawSettings} {
+		for _, c := range killedChunks[:3] {
+			first, whole := rendered(t, s, c.before, c.text)
+			for k := 0; k <= len(whole)-len(first); k += 3 {
+				what := fmt.Sprintf("records %v, %s, killed at %d", s.format != nil, c.name, k)
+				path := temp(t)
+				dead := killAt(t, s, path, c.before, c.text, k)
+				synctest.Test(t, func(t *testing.T) {
+					before := read(t, path)
+					fs := quick()
+					mine, other := openStream(t, fs, s, sink.Stdout, path), openStream(t, fs, s, sink.Stderr, path)
+					mine.w.claim, mine.w.fresh = claim{"o", sink.Stdout}, false
+					fs.recovered([]sink.Pending{{Opening: "o", Stream: sink.Stdout, Intent: dead.slot.earlier}})
+					var done sync.WaitGroup
+					done.Go(func() { other.put(noon.Add(2*time.Second), "other\n", false) })
+					synctest.Wait()
+					same(t, what+": before the chunk came again", read(t, path), before)
+					dead.run(t, mine)
+					done.Wait()
+				})
+				want := "other\n"
+				if s.format != nil {
+					want = "2026-05-04T12:00:02.000000123Z stderr F other\n"
 				}
-			}
-			same(t, fmt.Sprintf("%s, killed at %d", c.name, k), strings.Join(mine, ""), whole)
-			if n := strings.Count(read(t, path), " stderr F other\n"); n != 1 {
-				t.Fatalf("%s, killed at %d: the other's record is there %d times", c.name, k, n)
+				same(t, what, read(t, path), whole+want)
 			}
 		}
 	}
 }
 
-// TestKilledAndRenamed rotates the file from outside before the chunk comes again: it is finished in the old one.
+// TestKilledNeverComes does not hold others up for ever.
+func TestKilledNeverComes(t *testing.T) {
+	path := temp(t)
+	dead := killAt(t, rawSettings, path, "first\n", "lost\n", 2)
+	synctest.Test(t, func(t *testing.T) {
+		fs := quick()
+		other := openStream(t, fs, rawSettings, sink.Stderr, path)
+		fs.recovered([]sink.Pending{{Opening: "o", Stream: sink.Stdout, Intent: dead.slot.earlier}})
+		start := time.Now()
+		other.put(noon, "other\n", false)
+		if waited := time.Since(start); waited != pendingMost {
+			t.Errorf("it waited for %v", waited)
+		}
+	})
+	same(t, "file", read(t, path), "first\nloother\n")
+}
+
+// TestKilledAndRenamed rotates the file from outside before the chunk comes again: what was begun is finished in the old
+// one.
 func TestKilledAndRenamed(t *testing.T) {
-	for _, s := range []settings{{cri: true, perm: 0o640, maxLine: 10}, rawSettings} {
+	for _, s := range []settings{{format: cri{}, perm: 0o640, maxLine: 10}, rawSettings} {
 		first, whole := rendered(t, s, "first\n", "one\ntwo\n")
 		for k := 0; k <= len(whole)-len(first); k++ {
 			path := temp(t)
@@ -165,8 +189,11 @@ func TestKilledAndRenamed(t *testing.T) {
 			}
 			w := openStream(t, quick(), s, sink.Stdout, path)
 			dead.run(t, w)
-			same(t, fmt.Sprintf("killed at %d: old file", k), read(t, path+".1"), whole)
-			same(t, fmt.Sprintf("killed at %d: new file", k), read(t, path), "")
+			old := read(t, path+".1")
+			same(t, fmt.Sprintf("killed at %d", k), old+read(t, path), whole)
+			if k > 0 && s.format != nil && !strings.HasSuffix(old, "\n") {
+				t.Fatalf("killed at %d: a record is torn: %q", k, old)
+			}
 			w.put(noon, "next\n", false)
 			if got := read(t, path); !strings.HasSuffix(got, "next\n") {
 				t.Fatalf("the next chunk is not in the new file: %q", got)
@@ -217,32 +244,11 @@ func TestWrittenRecords(t *testing.T) {
 		{"wrong order", b + a, 0, len(a), false},
 		{"the first is elsewhere", b[:5], len(a), len(a) + 5, true},
 	} {
-		r := records{head: criHead(nil, noon, sink.Stdout), most: 9, data: []byte("a\nb\n")}
+		r := records{format: cri{}, stamp: cri{}.stamp(nil, noon, sink.Stdout), most: 9, data: []byte("a\nb\n")}
 		done, torn, err := writtenRecords(strings.NewReader(c.file), &r, uint64(c.from), nil)
 		if err != nil || done != uint64(c.done) || torn != c.torn {
 			t.Errorf("%s: %d %v %v, want %d %v", c.name, done, torn, err, c.done, c.torn)
 		}
-	}
-}
-
-// TestTornTail begins to write to a file that does not end in a newline.
-func TestTornTail(t *testing.T) {
-	record := "2026-05-04T12:00:00.000000123Z stdout F new\n"
-	for _, c := range []struct{ name, before, want string }{
-		{"empty", "", record},
-		{"whole", "text\n", "text\n" + record},
-		{"somebody else's", "text\nmore", "text\nmore\n" + record},
-		{"a record of ours", "text\n2026-05-04T11:00:00.000000000Z stdout F cu", "text\n" + record},
-		{"the beginning of a time", "text\n2026-05", "text\n" + record},
-		{"a time and something else", "2026-05-04 11:00:00 x", "2026-05-04 11:00:00 x\n" + record},
-		{"very long", strings.Repeat("x", 3*recordMost), strings.Repeat("x", 3*recordMost) + "\n" + record},
-	} {
-		path := temp(t)
-		if err := appendTo(path, c.before); err != nil {
-			t.Fatal(err)
-		}
-		openStream(t, quick(), criSettings(), sink.Stdout, path).put(noon, "new\n", false)
-		same(t, c.name, read(t, path), c.want)
 	}
 }
 

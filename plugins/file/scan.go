@@ -7,7 +7,7 @@ import (
 
 // lineMost is the longest line that is read in one piece; a longer one is told in several. No record of ours is
 // longer.
-const lineMost = 32 << 10
+const lineMost = 160 << 10
 
 // scanner reads the lines of a file that may still grow.
 type scanner struct {
@@ -66,10 +66,10 @@ func (s *scanner) tail() []byte {
 }
 
 // tailStart returns where the last n lines of the first size bytes of file begin, and reads no more than it must.
-// ends says of the beginning of a piece between newlines (64 bytes of it, where there are so many) whether a
-// line ends with it; a line that was written as several records ends with the last.
+// ends says of a piece between newlines (lineMost bytes of it, where there are so many) whether a line ends with it; a
+// line that was written as several records ends with the last.
 func tailStart(file io.ReaderAt, size int64, n int, ends func(head []byte) bool) (int64, error) {
-	const block, head = 64 << 10, 64
+	const block, head = 64 << 10, lineMost
 	if n <= 0 {
 		return size, nil
 	}

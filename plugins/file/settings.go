@@ -7,25 +7,26 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/muxd/muxd/sink"
 )
 
 const (
-	formatCRI  = "cri"
-	formatRaw  = "raw"
 	modePipe   = "pipe"
 	modeDirect = "direct"
 )
 
 // settings is a request, understood.
 type settings struct {
-	cri     bool
-	direct  bool
-	perm    os.FileMode
-	maxLine int
-	targets []target // one for each stream of the request, in their order
-	apart   bool     // {stream} is in the path, so that every stream has a file of its own
+	format    format // nil: raw
+	direct    bool
+	perm      os.FileMode
+	maxLine   int
+	sync      string // syncNone, syncInterval or syncAlways
+	syncEvery time.Duration
+	targets   []target // one for each stream of the request, in their order
+	apart     bool     // {stream} is in the path, so that every stream has a file of its own
 }
 
 // target is where one stream goes.
@@ -36,16 +37,18 @@ type target struct {
 
 // parseSettings changes nothing outside; it is what Check does.
 func parseSettings(r *sink.Request) (settings, error) {
-	s := settings{cri: true, direct: r.Options.String("mode") == modeDirect}
-	switch format := r.Options.String("format"); {
-	case format == formatRaw:
-		s.cri = false
-	case s.direct && format == formatCRI:
-		return s, fmt.Errorf("format=cri with mode=direct: the child writes the file itself, so nothing can stand " +
-			"before its lines; use format=raw or mode=pipe")
-	case s.direct:
-		s.cri = false
+	s := settings{direct: r.Options.String("mode") == modeDirect}
+	name := r.Options.String("format")
+	switch {
+	case name == "" && s.direct:
+		name = formatRaw
+	case name == "":
+		name = formatCRI
+	case s.direct && name != formatRaw:
+		return s, fmt.Errorf("format=%s with mode=direct: the child writes the file itself, so nothing can stand "+
+			"before its lines; use format=raw or mode=pipe", name)
 	}
+	s.format = formats[name]
 
 	perm := r.Options.String("perm")
 	bits, err := strconv.ParseUint(perm, 8, 32)
@@ -59,6 +62,14 @@ func parseSettings(r *sink.Request) (settings, error) {
 		return s, fmt.Errorf("max-line=%d: want a size between 1 byte and %d KiB", most, sink.StateMost>>10)
 	}
 	s.maxLine = int(most)
+
+	if s.sync = r.Options.String("sync"); s.direct && s.synced() {
+		return s, fmt.Errorf("sync=%s with mode=direct: the child writes the file itself; use mode=pipe", s.sync)
+	}
+	s.syncEvery = r.Options.Duration("sync-interval")
+	if s.syncEvery <= 0 {
+		return s, fmt.Errorf("sync-interval=%v: want a duration of more than 0", s.syncEvery)
+	}
 
 	if !filepath.IsAbs(r.Arg) {
 		return s, fmt.Errorf("path %q is relative; name the file from the root", r.Arg)
@@ -76,6 +87,9 @@ func parseSettings(r *sink.Request) (settings, error) {
 	s.apart = strings.Contains(r.Arg, "{stream}")
 	return s, nil
 }
+
+// synced says whether fsync(2) is used at all.
+func (s settings) synced() bool { return s.sync == syncAlways || s.sync == syncInterval }
 
 // location is where the bytes go, for people.
 func (s settings) location() string {

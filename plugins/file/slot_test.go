@@ -13,7 +13,10 @@ import (
 	"github.com/muxd/muxd/sink"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	time.Local = time.UTC // which the format iso uses
+	goleak.VerifyTestMain(m)
+}
 
 // slot is a stream's memory that outlives its writer.
 type slot struct {
@@ -33,7 +36,7 @@ func (s *slot) commit() { s.state, s.next, s.intent, s.earlier = s.next, nil, ni
 
 var noon = time.Date(2026, 5, 4, 12, 0, 0, 123, time.UTC)
 
-func criSettings() settings { return settings{cri: true, perm: 0o640, maxLine: 16 << 10} }
+func criSettings() settings { return settings{format: cri{}, perm: 0o640, maxLine: 16 << 10} }
 
 // quick is newFiles without long waits.
 func quick() *files {

@@ -60,7 +60,7 @@ func TestOneWriter(t *testing.T) {
 		t.Fatal(err)
 	}
 	fs := quick()
-	s := settings{cri: true, perm: 0o640, maxLine: 50}
+	s := settings{format: cri{}, perm: 0o640, maxLine: 50}
 	writers := []*testStream{
 		openStream(t, fs, s, sink.Stdout, path), openStream(t, fs, s, sink.Stderr, path),
 		openStream(t, fs, s, sink.Stdout, link), openStream(t, fs, s, sink.Stderr, link),
@@ -171,7 +171,7 @@ func TestFullDisk(t *testing.T) {
 				t.Fatal(err)
 			}
 			troubles := make(told, 10)
-			w, err := newStream(quick(), settings{cri: true, perm: 0o640, maxLine: 8 << 10},
+			w, err := newStream(quick(), settings{format: cri{}, perm: 0o640, maxLine: 8 << 10},
 				target{sink.Stdout, path}, troubles.shared())
 			if err != nil {
 				t.Fatal(err)
@@ -240,7 +240,7 @@ func TestGivenUp(t *testing.T) {
 	}
 	fs := quick()
 	troubles := make(told, 10)
-	s := settings{cri: true, perm: 0o640, maxLine: 24 << 10}
+	s := settings{format: cri{}, perm: 0o640, maxLine: 24 << 10}
 	w, err := newStream(fs, s, target{sink.Stdout, path}, troubles.shared())
 	if err != nil {
 		t.Fatal(err)
@@ -288,10 +288,10 @@ func TestComesAgainWithoutAFile(t *testing.T) {
 	}
 	troubles := make(told, 10)
 	report := func(err error) { troubles <- err }
-	if _, err := newFileSink(quick(), s, report, false); err == nil {
+	if _, err := newFileSink(quick(), s, "o", report, false); err == nil {
 		t.Fatal("it can be opened")
 	}
-	k, err := newFileSink(quick(), s, report, true)
+	k, err := newFileSink(quick(), s, "o", report, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -338,7 +338,7 @@ func TestFIFO(t *testing.T) {
 	if err := unix.Mkfifo(path, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := quick().acquire(path, 0o600); err == nil || !strings.Contains(err.Error(), "FIFO that nobody reads") {
+	if _, err := quick().acquire(path, settings{perm: 0o600}); err == nil || !strings.Contains(err.Error(), "FIFO that nobody reads") {
 		t.Errorf("without a reader: %v", err)
 	}
 	reader, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
@@ -391,7 +391,7 @@ func TestRefused(t *testing.T) {
 		filepath.Join(dir, "dangling"):   "symbolic link to nothing",
 		"/proc/nothing":                  "no such file",
 	} {
-		out, err := quick().acquire(path, 0o600)
+		out, err := quick().acquire(path, settings{perm: 0o600})
 		if err == nil {
 			out.release()
 		}

@@ -1,0 +1,180 @@
+package file
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"time"
+
+	"github.com/muxd/muxd/sink"
+)
+
+// writing is the putting out of one chunk.
+type writing struct {
+	*stream
+	part   part
+	memory memory
+	try    *retry
+	held   bool   // the turn of stream.out is ours
+	intent intent // what was recorded last
+	dirty  bool   // something of the chunk may be in stream.out and not on the disk yet
+}
+
+// finish lets the turn go.
+func (w *writing) finish() {
+	if w.held {
+		w.out.unlock()
+		w.held = false
+	}
+}
+
+// drop relinquishes the output, which the path does not lead to any more. An error of close(2) is not told: what was
+// written has been accepted, and the stream goes on elsewhere.
+func (w *writing) drop() {
+	w.finish()
+	w.out.release()
+	w.out = nil
+}
+
+// hold gets the turn of the file that the path leads to now, and opens it where it is not open. What an earlier process of
+// the plugin had begun to write to the file comes first.
+func (w *writing) hold(ctx context.Context) error {
+	for {
+		if w.out != nil && time.Since(w.looked) >= w.files.lookAgain && w.moved() {
+			w.drop()
+		}
+		if w.out == nil {
+			out, err := w.files.acquire(w.path, w.settings)
+			if err != nil {
+				if err := w.try.wait(ctx, err); err != nil {
+					return err
+				}
+				continue
+			}
+			w.out, w.looked = out, time.Now()
+		}
+		if err := w.lock(ctx); err != nil {
+			return err
+		}
+		settled := w.files.unsettled(w.out.id, w.claim)
+		if settled == nil {
+			return nil
+		}
+		w.finish()
+		select {
+		case <-settled:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (w *writing) lock(ctx context.Context) error {
+	if err := w.out.lock(ctx); err != nil {
+		return err
+	}
+	w.held = true
+	return nil
+}
+
+// moved says whether the path leads elsewhere, or nowhere, now. Where that cannot be told it does not.
+func (w *writing) moved() bool {
+	w.looked = time.Now()
+	info, err := os.Stat(w.path)
+	if err != nil {
+		return missing(err)
+	}
+	return identityOf(info) != w.out.id
+}
+
+// write writes piece, which begins at position at of the rendering, from its byte k on.
+func (w *writing) write(ctx context.Context, piece []byte, at, k uint64) error {
+	for {
+		err := w.begin(ctx, piece, at, k)
+		for err == nil && k < uint64(len(piece)) {
+			var n int
+			n, err = w.out.write(ctx, piece[k:])
+			k += uint64(n)
+			w.dirty = w.dirty || n > 0
+		}
+		if err == nil {
+			w.try.over()
+			return nil
+		}
+		if ctx.Err() != nil {
+			w.untear(piece, k)
+			return ctx.Err()
+		}
+		if err := w.try.wait(ctx, explain(err, w.path)); err != nil {
+			w.untear(piece, k)
+			return err
+		}
+		if !w.held {
+			continue // it could not begin
+		}
+		if !w.out.regular || w.moved() {
+			k = w.untear(piece, k)
+			if err := w.synced(ctx); err != nil {
+				return err
+			}
+			w.drop()
+		}
+	}
+}
+
+// begin gets the turn where it is not held, and then records in memory what is going to be written.
+func (w *writing) begin(ctx context.Context, piece []byte, at, k uint64) error {
+	if w.held {
+		return nil
+	}
+	if err := w.hold(ctx); err != nil {
+		return err
+	}
+	if err := w.mend(); err != nil {
+		w.finish()
+		return err
+	}
+	end, err := w.out.end()
+	if err != nil {
+		w.finish()
+		return err
+	}
+	w.intent = intent{w.out.id, uint64(end), at + k}
+	w.memory.Intend(w.intent.encode(&w.mark))
+	return nil
+}
+
+// inRecord says whether byte k of piece is behind the beginning of a record.
+func inRecord(piece []byte, k uint64) bool { return k > 0 && piece[k-1] != '\n' }
+
+// untear is called when writing stops at byte k of piece and will not go on in this file. It takes the beginning of an
+// unfinished record out of the file again, and returns where that begins in piece. Raw output has no records.
+func (w *writing) untear(piece []byte, k uint64) uint64 {
+	if w.settings.format == nil || !w.held || !inRecord(piece, k) {
+		return k
+	}
+	start := uint64(bytes.LastIndexByte(piece[:k], '\n') + 1)
+	if !w.out.regular {
+		return start
+	}
+	if end, err := w.out.end(); err == nil && end >= int64(k-start) {
+		w.cut(end-int64(k-start), piece[start:k])
+	}
+	return start
+}
+
+// cut shortens the file to size where what would go is torn: somebody else may have appended. Where it fails, the
+// beginning of the record stays, and readers pass over it.
+func (w *writing) cut(size int64, torn []byte) {
+	f, err := w.out.reopen()
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	found := make([]byte, len(torn))
+	if _, err := f.ReadAt(found, size); err == nil && bytes.Equal(found, torn) {
+		w.out.file.Truncate(size)
+	}
+}
+
+var _ memory = (*sink.Chunk)(nil)
