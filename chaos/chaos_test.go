@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -76,6 +77,7 @@ func TestChaos(t *testing.T) {
 		add(kind, "file:OUT,format=cri")
 	}
 	add("small", "file:OUT,format=cri,sync=always")
+	add("burst", "file:OUT,format=raw,max-size=64KiB,compress=gzip")
 	add("small", "file:OUT,format=raw")
 	adopted := all[len(all)-1]
 	add("burst", "pty,scrollback=64MiB")
@@ -132,7 +134,7 @@ func TestChaos(t *testing.T) {
 		} else if ws := unix.WaitStatus(c.Status); !c.StatusKnown || ws.ExitStatus() != r.status {
 			t.Errorf("%s: status %v (known %v), want %d", r.name, ws, c.StatusKnown, r.status)
 		}
-		out, err := os.ReadFile(filepath.Join(dir, r.name))
+		out, err := r.read(dir)
 		switch {
 		case strings.HasPrefix(r.spec, "pty"):
 			out = bytes.ReplaceAll(viewer.end(t), []byte("\r\n"), []byte("\n"))
@@ -146,6 +148,33 @@ func TestChaos(t *testing.T) {
 	}
 	m.stop(t)
 	t.Logf("%d kills", kills)
+}
+
+// read reads what a file has, with those that it was rotated to before it.
+func (r *result) read(dir string) ([]byte, error) {
+	older, err := filepath.Glob(filepath.Join(dir, r.name+".20*"))
+	if err != nil {
+		return nil, err
+	}
+	var out []byte
+	for _, path := range older { // in the order of their names, as Glob has them
+		if strings.HasSuffix(path, ".part") || slices.Contains(older, strings.TrimSuffix(path, ".gz")) && strings.HasSuffix(path, ".gz") {
+			continue
+		}
+		b, err := os.ReadFile(path)
+		if err == nil && strings.HasSuffix(path, ".gz") {
+			b, err = exec.Command("gzip", "-dc", path).Output()
+		}
+		if errors.Is(err, os.ErrNotExist) { // it has been compressed since
+			b, err = exec.Command("gzip", "-dc", path+".gz").Output()
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, b...)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, r.name))
+	return append(out, b...), err
 }
 
 // muxd is a muxd of the test's own.

@@ -3,9 +3,11 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -18,7 +20,9 @@ type LogOptions struct {
 	Follow bool      // go on until the child has ended
 	Tail   int       // only the last so many lines; negative: all
 	Since  time.Time // zero: from the beginning
+	Until  time.Time // zero: to the end
 	Stream string    // stdout, stderr or console; empty: all
+	Cursor string    // LogRecord.Cursor: only what came behind that record; Tail does not count then
 }
 
 // LogRecord is one line of a log.
@@ -27,18 +31,41 @@ type LogRecord struct {
 	Stream  string    // empty where the log does not say
 	Text    []byte    // without its newline
 	Partial bool      // the line goes on in the next record
+	Cursor  string    // goes on behind this record, without a gap and without a repetition; empty: it cannot
 }
 
-// LogReader reads records. It is for one goroutine; Close may be called from any.
+// LogReader reads records. It is for one goroutine; Close may be called from any. Where the sink's plugin dies it goes on with
+// the next one, behind the last record that had a cursor.
 type LogReader struct {
-	conn *net.UnixConn
-	buf  []byte
+	buf    []byte
+	redial func(ctx context.Context, o LogOptions) (*net.UnixConn, error)
+	asked  LogOptions
+	told   int // bytes of text since the record with the cursor in asked
+	skip   int // of those, how many come again
+
+	mu     sync.Mutex
+	conn   *net.UnixConn
+	closed bool
 }
 
 // Logs reads back what a sink of the child has kept. The reader is owned by the caller.
 func (c *Client) Logs(ctx context.Context, child string, o LogOptions) (*LogReader, error) {
+	r := &LogReader{asked: o, buf: make([]byte, 64<<10)}
+	r.redial = func(ctx context.Context, o LogOptions) (*net.UnixConn, error) { return c.logs(ctx, child, o) }
+	var err error
+	if r.conn, err = r.redial(ctx, o); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// logs opens the connection of a reader. It is returned, owned by the caller.
+func (c *Client) logs(ctx context.Context, child string, o LogOptions) (*net.UnixConn, error) {
 	req := &controlpb.LogsRequest{
-		Child: child, Follow: o.Follow, Tail: int64(o.Tail), Stream: o.Stream,
+		Child: child, Follow: o.Follow, Tail: int64(o.Tail), Stream: o.Stream, Cursor: o.Cursor,
+	}
+	if !o.Until.IsZero() {
+		req.Until = o.Until.UnixNano()
 	}
 	if !o.Since.IsZero() {
 		req.Since = o.Since.UnixNano()
@@ -60,23 +87,68 @@ func (c *Client) Logs(ctx context.Context, child string, o LogOptions) (*LogRead
 	if err != nil {
 		return nil, err
 	}
-	return &LogReader{conn: conn.(*net.UnixConn), buf: make([]byte, 64<<10)}, nil
+	return conn.(*net.UnixConn), nil
 }
 
 // Close ends the reader; a blocked Next returns net.ErrClosed.
-func (r *LogReader) Close() error { return r.conn.Close() }
+func (r *LogReader) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
+	return r.conn.Close()
+}
 
-// Next blocks for the next record. Its error is io.EOF at the end of the log, and io.ErrUnexpectedEOF where the
-// sink went away before.
+// Next blocks for the next record. Its error is io.EOF at the end of the log.
 func (r *LogReader) Next() (LogRecord, error) {
-	n, err := r.conn.Read(r.buf)
-	if errors.Is(err, io.EOF) {
-		return LogRecord{}, io.ErrUnexpectedEOF
+	for {
+		n, err := r.conn.Read(r.buf)
+		if errors.Is(err, io.EOF) {
+			if err := r.reconnect(); err != nil {
+				return LogRecord{}, err
+			}
+			continue
+		}
+		if err != nil {
+			return LogRecord{}, err
+		}
+		rec, err := parseRecord(r.buf[:n])
+		if err != nil {
+			return rec, err
+		}
+		again := min(r.skip, len(rec.Text))
+		r.skip -= again
+		had := again > 0 && again == len(rec.Text)
+		rec.Text = rec.Text[again:]
+		r.told += len(rec.Text)
+		if rec.Cursor != "" {
+			r.asked.Cursor, r.told, r.skip = rec.Cursor, 0, 0
+		}
+		if !had || !rec.Partial {
+			return rec, nil
+		}
 	}
+}
+
+// reconnect goes on where a connection was cut short.
+func (r *LogReader) reconnect() error {
+	if r.asked.Cursor == "" && r.told > 0 {
+		return io.ErrUnexpectedEOF
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), reconnectFor)
+	defer cancel()
+	conn, err := r.redial(ctx, r.asked)
 	if err != nil {
-		return LogRecord{}, err
+		return fmt.Errorf("go on with the log: %w", err)
 	}
-	return parseRecord(r.buf[:n])
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.conn.Close()
+	r.conn, r.skip = conn, r.told
+	if r.closed {
+		conn.Close()
+		return net.ErrClosed
+	}
+	return nil
 }
 
 // parseRecord reads a LogRecord of sink.proto. Its few fields are read by hand, so that this package needs nothing of the plugins'.
@@ -118,6 +190,8 @@ func parseRecord(b []byte) (LogRecord, error) {
 				r.Text = append([]byte(nil), v...)
 			case 6:
 				endErr = string(v)
+			case 7:
+				r.Cursor = string(v)
 			}
 		default:
 			n := protowire.ConsumeFieldValue(num, typ, b)

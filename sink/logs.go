@@ -56,15 +56,42 @@ func (s *server) Logs(ctx context.Context, req *sinkpb.LogsRequest) (*sinkpb.Log
 	if req.Since != 0 {
 		q.Since = time.Unix(0, req.Since)
 	}
+	if req.Until != 0 {
+		q.Until = time.Unix(0, req.Until)
+	}
+	q.Cursor = req.Cursor
+	s.mu.Lock()
+	live := s.openings[req.Opening]
+	s.mu.Unlock()
+	if live == nil && req.Follow && req.Opening != "" { // this process has only begun, and it will come again
+		return nil, status.Errorf(codes.Unavailable, "opening %q is not open yet", req.Opening)
+	}
 	conn, err := s.connect(ctx, req.Ticket)
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	live := s.openings[req.Opening]
-	s.mu.Unlock()
 	go s.serveLogs(conn, q, live)
 	return &sinkpb.LogsResponse{}, nil
+}
+
+func (s *server) Rotate(ctx context.Context, req *sinkpb.RotateRequest) (*sinkpb.RotateResponse, error) {
+	o, err := s.find(req.Opening)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-o.opened:
+	case <-ctx.Done():
+		return nil, openError(ctx.Err())
+	}
+	r, ok := o.sink.(Rotator)
+	if !ok {
+		return nil, status.Errorf(codes.Unimplemented, "sink %s has no file to rotate", s.plugin.Name)
+	}
+	if err := r.Rotate(ctx); err != nil {
+		return nil, openError(err)
+	}
+	return &sinkpb.RotateResponse{}, nil
 }
 
 // serveLogs sends the records of a log. A follow ends when live, the opening that writes the log, is over.
@@ -106,6 +133,9 @@ func (s *server) serveLogs(conn *net.UnixConn, q *LogQuery, live *opening) {
 			w.Text = rest[:min(len(rest), recordText)]
 			rest = rest[len(w.Text):]
 			w.Partial = r.Partial || len(rest) > 0
+			if len(rest) == 0 {
+				w.Cursor = r.Cursor
+			}
 			if err := send(w); err != nil {
 				return err
 			}

@@ -146,6 +146,14 @@ type Sink interface {
 	Close() error
 }
 
+// Rotator is a Sink that keeps a log, and can begin a new file.
+type Rotator interface {
+	Sink
+
+	// Rotate puts what comes from now on into a new file. It may be called at the same time as Write.
+	Rotate(ctx context.Context) error
+}
+
 // ConsoleSink is a sink for a console. All methods may be called at the same time as Write.
 type ConsoleSink interface {
 	Sink
@@ -256,6 +264,8 @@ type LogQuery struct {
 	Follow bool
 	Tail   int       // only the last so many lines; negative: all
 	Since  time.Time // zero: from the beginning
+	Until  time.Time // zero: to the end
+	Cursor string    // of a Record: what came behind it; empty: see Tail
 }
 
 // Record is one line of a log.
@@ -264,4 +274,7 @@ type Record struct {
 	Stream  Stream    // zero where the log does not say
 	Text    []byte    // without the newline
 	Partial bool      // the line goes on in the next record
+	// Cursor, given back as LogQuery.Cursor, goes on behind this record, without a gap and without a repetition. Its form is
+	// the sink's own; empty: it cannot go on there.
+	Cursor string
 }

@@ -16,21 +16,25 @@ import (
 )
 
 func (a *app) logsCmd() *cobra.Command {
-	var follow, times, raw bool
+	var follow, times, raw, showCursor bool
 	var tail int
-	var since, stream string
+	var since, until, stream, cursor string
 	c := &cobra.Command{
 		Use: "logs ID", Short: "Read back what a child's sink has kept", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: a.completeChildren,
-		Long: `logs reads back what a sink of the child has kept. With -f it goes on until the child has ended. On a terminal, control
-characters that could take it over are shown and not sent, unless --raw.`,
+		Long: `logs reads back what a sink of the child has kept, also from files that were rotated and compressed. With -f it goes on until
+the child has ended. A cursor, which --show-cursor and -o json print, goes on behind a line, without a gap and without a
+repetition. On a terminal, control characters that could take it over are shown and not sent, unless --raw.`,
 		RunE: func(c *cobra.Command, argv []string) error {
-			o := control.LogOptions{Follow: follow, Tail: tail, Stream: stream}
-			if since != "" {
-				t, err := parseSince(since, time.Now())
-				if err != nil {
-					return err
-				}
-				o.Since = t
+			o := control.LogOptions{Follow: follow, Tail: tail, Stream: stream, Cursor: cursor}
+			if cursor != "" && tail >= 0 {
+				return usageError("--cursor with --tail: a cursor says where to begin")
+			}
+			var err error
+			if o.Since, err = parseTime("since", since, time.Now()); err != nil {
+				return err
+			}
+			if o.Until, err = parseTime("until", until, time.Now()); err != nil {
+				return err
 			}
 			m, err := a.muxd()
 			if err != nil {
@@ -41,13 +45,16 @@ characters that could take it over are shown and not sent, unless --raw.`,
 				return err
 			}
 			defer r.Close()
-			return a.printLog(r, times, !raw && isTerminal(1))
+			return a.printLog(r, times, !raw && isTerminal(1), showCursor)
 		},
 	}
 	fl := c.Flags()
 	fl.BoolVarP(&follow, "follow", "f", false, "go on until the child has ended")
 	fl.IntVar(&tail, "tail", -1, "only the last `N` lines")
 	fl.StringVar(&since, "since", "", "only what came after `TIME`: a duration before now, as 10m, or a time as 2006-01-02T15:04:05")
+	fl.StringVar(&until, "until", "", "only what came before `TIME`")
+	fl.StringVar(&cursor, "cursor", "", "only what came behind the line with this `CURSOR`")
+	fl.BoolVar(&showCursor, "show-cursor", false, "print the cursor of the last line, after it")
 	fl.StringVar(&stream, "stream", "", "only this `STREAM`: stdout, stderr or console")
 	fl.BoolVarP(&times, "timestamps", "t", false, "show when each line was read")
 	fl.BoolVar(&raw, "raw", false, "pass control characters on to the terminal")
@@ -55,8 +62,27 @@ characters that could take it over are shown and not sent, unless --raw.`,
 	return c
 }
 
-// parseSince reads a duration before now, or a time.
-func parseSince(s string, now time.Time) (time.Time, error) {
+func (a *app) rotateCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "rotate ID", Short: "Have a child's sinks begin new log files", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: a.completeChildren,
+		Long: `rotate has every sink of a running child that writes a log file begin a new one; the old one gets the time behind its name,
+and is kept, compressed or deleted as the sink's options say. An empty file stays.`,
+		RunE: func(c *cobra.Command, argv []string) error {
+			m, err := a.muxd()
+			if err != nil {
+				return err
+			}
+			_, err = m.API.Rotate(c.Context(), &controlpb.RotateRequest{Child: argv[0]})
+			return m.Plain(err)
+		},
+	}
+}
+
+// parseTime reads a duration before now, or a time; zero where there is none.
+func parseTime(flag, s string, now time.Time) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
 	if d, err := time.ParseDuration(s); err == nil {
 		return now.Add(-d), nil
 	}
@@ -65,11 +91,12 @@ func parseSince(s string, now time.Time) (time.Time, error) {
 			return t, nil
 		}
 	}
-	return time.Time{}, usageError("--since %s: want a duration, as 10m, or a time, as 2006-01-02T15:04:05", s)
+	return time.Time{}, usageError("--%s %s: want a duration, as 10m, or a time, as 2006-01-02T15:04:05", flag, s)
 }
 
 // printLog prints records until the log ends.
-func (a *app) printLog(r *control.LogReader, times, guard bool) error {
+func (a *app) printLog(r *control.LogReader, times, guard, showCursor bool) error {
+	cursor := ""
 	for begin := true; ; {
 		rec, err := r.Next()
 		switch {
@@ -77,12 +104,18 @@ func (a *app) printLog(r *control.LogReader, times, guard bool) error {
 			if !begin {
 				fmt.Println()
 			}
+			if showCursor && cursor != "" && a.output != "json" {
+				fmt.Println("-- cursor: " + cursor)
+			}
 			return nil
 		case err != nil:
 			return fmt.Errorf("read the log: %w", err)
 		}
+		if rec.Cursor != "" {
+			cursor = rec.Cursor
+		}
 		if a.output == "json" {
-			v := map[string]any{"stream": rec.Stream, "text": string(rec.Text), "partial": rec.Partial}
+			v := map[string]any{"stream": rec.Stream, "text": string(rec.Text), "partial": rec.Partial, "cursor": rec.Cursor}
 			if !rec.Time.IsZero() {
 				v["time"] = rec.Time.Format(time.RFC3339Nano)
 			}

@@ -123,7 +123,7 @@ func (x RedirectRequest_How) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RedirectRequest_How.Descriptor instead.
 func (RedirectRequest_How) EnumDescriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{36, 0}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{38, 0}
 }
 
 type SpawnRequest struct {
@@ -2460,6 +2460,8 @@ type LogsRequest struct {
 	Tail          int64                  `protobuf:"varint,5,opt,name=tail,proto3" json:"tail,omitempty"` // negative: all
 	Since         int64                  `protobuf:"varint,6,opt,name=since,proto3" json:"since,omitempty"`
 	Stream        string                 `protobuf:"bytes,7,opt,name=stream,proto3" json:"stream,omitempty"` // empty: all
+	Until         int64                  `protobuf:"varint,8,opt,name=until,proto3" json:"until,omitempty"`
+	Cursor        string                 `protobuf:"bytes,9,opt,name=cursor,proto3" json:"cursor,omitempty"` // of a record: what came behind it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2543,6 +2545,20 @@ func (x *LogsRequest) GetStream() string {
 	return ""
 }
 
+func (x *LogsRequest) GetUntil() int64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
+}
+
+func (x *LogsRequest) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
+}
+
 type LogsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2579,6 +2595,94 @@ func (*LogsResponse) Descriptor() ([]byte, []int) {
 	return file_control_controlpb_control_proto_rawDescGZIP(), []int{33}
 }
 
+type RotateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Child         string                 `protobuf:"bytes,1,opt,name=child,proto3" json:"child,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateRequest) Reset() {
+	*x = RotateRequest{}
+	mi := &file_control_controlpb_control_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateRequest) ProtoMessage() {}
+
+func (x *RotateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateRequest.ProtoReflect.Descriptor instead.
+func (*RotateRequest) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *RotateRequest) GetChild() string {
+	if x != nil {
+		return x.Child
+	}
+	return ""
+}
+
+type RotateResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rotated       uint32                 `protobuf:"varint,1,opt,name=rotated,proto3" json:"rotated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateResponse) Reset() {
+	*x = RotateResponse{}
+	mi := &file_control_controlpb_control_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateResponse) ProtoMessage() {}
+
+func (x *RotateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateResponse.ProtoReflect.Descriptor instead.
+func (*RotateResponse) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *RotateResponse) GetRotated() uint32 {
+	if x != nil {
+		return x.Rotated
+	}
+	return 0
+}
+
 type EventsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Follow        bool                   `protobuf:"varint,1,opt,name=follow,proto3" json:"follow,omitempty"`
@@ -2590,7 +2694,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[34]
+	mi := &file_control_controlpb_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2602,7 +2706,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[34]
+	mi := &file_control_controlpb_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2615,7 +2719,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{34}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *EventsRequest) GetFollow() bool {
@@ -2654,7 +2758,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_control_controlpb_control_proto_msgTypes[35]
+	mi := &file_control_controlpb_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2666,7 +2770,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[35]
+	mi := &file_control_controlpb_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2679,7 +2783,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{35}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Event) GetSeq() uint64 {
@@ -2744,7 +2848,7 @@ type RedirectRequest struct {
 
 func (x *RedirectRequest) Reset() {
 	*x = RedirectRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[36]
+	mi := &file_control_controlpb_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2756,7 +2860,7 @@ func (x *RedirectRequest) String() string {
 func (*RedirectRequest) ProtoMessage() {}
 
 func (x *RedirectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[36]
+	mi := &file_control_controlpb_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2769,7 +2873,7 @@ func (x *RedirectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedirectRequest.ProtoReflect.Descriptor instead.
 func (*RedirectRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{36}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RedirectRequest) GetChild() string {
@@ -2817,7 +2921,7 @@ type PluginsRequest struct {
 
 func (x *PluginsRequest) Reset() {
 	*x = PluginsRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[37]
+	mi := &file_control_controlpb_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2829,7 +2933,7 @@ func (x *PluginsRequest) String() string {
 func (*PluginsRequest) ProtoMessage() {}
 
 func (x *PluginsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[37]
+	mi := &file_control_controlpb_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2842,7 +2946,7 @@ func (x *PluginsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginsRequest.ProtoReflect.Descriptor instead.
 func (*PluginsRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{37}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PluginsRequest) GetDescribe() bool {
@@ -2861,7 +2965,7 @@ type PluginsResponse struct {
 
 func (x *PluginsResponse) Reset() {
 	*x = PluginsResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[38]
+	mi := &file_control_controlpb_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2873,7 +2977,7 @@ func (x *PluginsResponse) String() string {
 func (*PluginsResponse) ProtoMessage() {}
 
 func (x *PluginsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[38]
+	mi := &file_control_controlpb_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2886,7 +2990,7 @@ func (x *PluginsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginsResponse.ProtoReflect.Descriptor instead.
 func (*PluginsResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{38}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PluginsResponse) GetPlugins() []*Plugin {
@@ -2917,7 +3021,7 @@ type Plugin struct {
 
 func (x *Plugin) Reset() {
 	*x = Plugin{}
-	mi := &file_control_controlpb_control_proto_msgTypes[39]
+	mi := &file_control_controlpb_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2929,7 +3033,7 @@ func (x *Plugin) String() string {
 func (*Plugin) ProtoMessage() {}
 
 func (x *Plugin) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[39]
+	mi := &file_control_controlpb_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2942,7 +3046,7 @@ func (x *Plugin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plugin.ProtoReflect.Descriptor instead.
 func (*Plugin) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{39}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Plugin) GetName() string {
@@ -3042,7 +3146,7 @@ type PluginOption struct {
 
 func (x *PluginOption) Reset() {
 	*x = PluginOption{}
-	mi := &file_control_controlpb_control_proto_msgTypes[40]
+	mi := &file_control_controlpb_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3054,7 +3158,7 @@ func (x *PluginOption) String() string {
 func (*PluginOption) ProtoMessage() {}
 
 func (x *PluginOption) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[40]
+	mi := &file_control_controlpb_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3067,7 +3171,7 @@ func (x *PluginOption) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginOption.ProtoReflect.Descriptor instead.
 func (*PluginOption) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{40}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PluginOption) GetName() string {
@@ -3114,7 +3218,7 @@ type RestartPluginRequest struct {
 
 func (x *RestartPluginRequest) Reset() {
 	*x = RestartPluginRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[41]
+	mi := &file_control_controlpb_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3126,7 +3230,7 @@ func (x *RestartPluginRequest) String() string {
 func (*RestartPluginRequest) ProtoMessage() {}
 
 func (x *RestartPluginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[41]
+	mi := &file_control_controlpb_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3139,7 +3243,7 @@ func (x *RestartPluginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPluginRequest.ProtoReflect.Descriptor instead.
 func (*RestartPluginRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{41}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RestartPluginRequest) GetName() string {
@@ -3157,7 +3261,7 @@ type RestartPluginResponse struct {
 
 func (x *RestartPluginResponse) Reset() {
 	*x = RestartPluginResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[42]
+	mi := &file_control_controlpb_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3169,7 +3273,7 @@ func (x *RestartPluginResponse) String() string {
 func (*RestartPluginResponse) ProtoMessage() {}
 
 func (x *RestartPluginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[42]
+	mi := &file_control_controlpb_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3182,7 +3286,7 @@ func (x *RestartPluginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPluginResponse.ProtoReflect.Descriptor instead.
 func (*RestartPluginResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{42}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{44}
 }
 
 type StatusRequest struct {
@@ -3193,7 +3297,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[43]
+	mi := &file_control_controlpb_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3205,7 +3309,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[43]
+	mi := &file_control_controlpb_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3218,7 +3322,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{43}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{45}
 }
 
 type StatusResponse struct {
@@ -3240,7 +3344,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[44]
+	mi := &file_control_controlpb_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3252,7 +3356,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[44]
+	mi := &file_control_controlpb_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3265,7 +3369,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{44}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -3354,7 +3458,7 @@ type UpgradeRequest struct {
 
 func (x *UpgradeRequest) Reset() {
 	*x = UpgradeRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[45]
+	mi := &file_control_controlpb_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3366,7 +3470,7 @@ func (x *UpgradeRequest) String() string {
 func (*UpgradeRequest) ProtoMessage() {}
 
 func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[45]
+	mi := &file_control_controlpb_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3379,7 +3483,7 @@ func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeRequest.ProtoReflect.Descriptor instead.
 func (*UpgradeRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{45}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *UpgradeRequest) GetRequestId() string {
@@ -3398,7 +3502,7 @@ type UpgradeResponse struct {
 
 func (x *UpgradeResponse) Reset() {
 	*x = UpgradeResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[46]
+	mi := &file_control_controlpb_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3410,7 +3514,7 @@ func (x *UpgradeResponse) String() string {
 func (*UpgradeResponse) ProtoMessage() {}
 
 func (x *UpgradeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[46]
+	mi := &file_control_controlpb_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3423,7 +3527,7 @@ func (x *UpgradeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeResponse.ProtoReflect.Descriptor instead.
 func (*UpgradeResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{46}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *UpgradeResponse) GetSteps() []*Upgraded {
@@ -3448,7 +3552,7 @@ type Upgraded struct {
 
 func (x *Upgraded) Reset() {
 	*x = Upgraded{}
-	mi := &file_control_controlpb_control_proto_msgTypes[47]
+	mi := &file_control_controlpb_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3460,7 +3564,7 @@ func (x *Upgraded) String() string {
 func (*Upgraded) ProtoMessage() {}
 
 func (x *Upgraded) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[47]
+	mi := &file_control_controlpb_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3473,7 +3577,7 @@ func (x *Upgraded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upgraded.ProtoReflect.Descriptor instead.
 func (*Upgraded) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{47}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Upgraded) GetWhat() string {
@@ -3526,7 +3630,7 @@ type ReloadRequest struct {
 
 func (x *ReloadRequest) Reset() {
 	*x = ReloadRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[48]
+	mi := &file_control_controlpb_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3538,7 +3642,7 @@ func (x *ReloadRequest) String() string {
 func (*ReloadRequest) ProtoMessage() {}
 
 func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[48]
+	mi := &file_control_controlpb_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3551,7 +3655,7 @@ func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
 func (*ReloadRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{48}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{50}
 }
 
 type ReloadResponse struct {
@@ -3563,7 +3667,7 @@ type ReloadResponse struct {
 
 func (x *ReloadResponse) Reset() {
 	*x = ReloadResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[49]
+	mi := &file_control_controlpb_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3575,7 +3679,7 @@ func (x *ReloadResponse) String() string {
 func (*ReloadResponse) ProtoMessage() {}
 
 func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[49]
+	mi := &file_control_controlpb_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3588,7 +3692,7 @@ func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadResponse.ProtoReflect.Descriptor instead.
 func (*ReloadResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{49}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ReloadResponse) GetText() string {
@@ -3607,7 +3711,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[50]
+	mi := &file_control_controlpb_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3619,7 +3723,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[50]
+	mi := &file_control_controlpb_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3632,7 +3736,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{50}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ShutdownRequest) GetNow() bool {
@@ -3650,7 +3754,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[51]
+	mi := &file_control_controlpb_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3662,7 +3766,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[51]
+	mi := &file_control_controlpb_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3675,7 +3779,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{51}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{53}
 }
 
 var File_control_controlpb_control_proto protoreflect.FileDescriptor
@@ -3875,7 +3979,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x0eAttachResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
-	"\x03run\x18\x03 \x01(\rR\x03run\"\xb4\x01\n" +
+	"\x03run\x18\x03 \x01(\rR\x03run\"\xe2\x01\n" +
 	"\vLogsRequest\x12\x14\n" +
 	"\x05child\x18\x01 \x01(\tR\x05child\x12\x1d\n" +
 	"\n" +
@@ -3884,8 +3988,14 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x06follow\x18\x04 \x01(\bR\x06follow\x12\x12\n" +
 	"\x04tail\x18\x05 \x01(\x03R\x04tail\x12\x14\n" +
 	"\x05since\x18\x06 \x01(\x03R\x05since\x12\x16\n" +
-	"\x06stream\x18\a \x01(\tR\x06stream\"\x0e\n" +
-	"\fLogsResponse\"S\n" +
+	"\x06stream\x18\a \x01(\tR\x06stream\x12\x14\n" +
+	"\x05until\x18\b \x01(\x03R\x05until\x12\x16\n" +
+	"\x06cursor\x18\t \x01(\tR\x06cursor\"\x0e\n" +
+	"\fLogsResponse\"%\n" +
+	"\rRotateRequest\x12\x14\n" +
+	"\x05child\x18\x01 \x01(\tR\x05child\"*\n" +
+	"\x0eRotateResponse\x12\x18\n" +
+	"\arotated\x18\x01 \x01(\rR\arotated\"S\n" +
 	"\rEventsRequest\x12\x16\n" +
 	"\x06follow\x18\x01 \x01(\bR\x06follow\x12\x14\n" +
 	"\x05child\x18\x02 \x01(\tR\x05child\x12\x14\n" +
@@ -3978,7 +4088,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\n" +
 	"ON_FAILURE\x10\x01\x12\n" +
 	"\n" +
-	"\x06ALWAYS\x10\x022\x92\f\n" +
+	"\x06ALWAYS\x10\x022\xdd\f\n" +
 	"\aControl\x12F\n" +
 	"\x05Spawn\x12\x1d.muxd.control.v1.SpawnRequest\x1a\x1e.muxd.control.v1.SpawnResponse\x12I\n" +
 	"\x06Forked\x12\x1e.muxd.control.v1.ForkedRequest\x1a\x1f.muxd.control.v1.ForkedResponse\x12F\n" +
@@ -3992,7 +4102,8 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x06Screen\x12\x1e.muxd.control.v1.ScreenRequest\x1a\x1f.muxd.control.v1.ScreenResponse\x12I\n" +
 	"\x06Remove\x12\x1e.muxd.control.v1.RemoveRequest\x1a\x1f.muxd.control.v1.RemoveResponse\x12I\n" +
 	"\x06Attach\x12\x1e.muxd.control.v1.AttachRequest\x1a\x1f.muxd.control.v1.AttachResponse\x12C\n" +
-	"\x04Logs\x12\x1c.muxd.control.v1.LogsRequest\x1a\x1d.muxd.control.v1.LogsResponse\x12B\n" +
+	"\x04Logs\x12\x1c.muxd.control.v1.LogsRequest\x1a\x1d.muxd.control.v1.LogsResponse\x12I\n" +
+	"\x06Rotate\x12\x1e.muxd.control.v1.RotateRequest\x1a\x1f.muxd.control.v1.RotateResponse\x12B\n" +
 	"\x06Events\x12\x1e.muxd.control.v1.EventsRequest\x1a\x16.muxd.control.v1.Event0\x01\x12D\n" +
 	"\bRedirect\x12 .muxd.control.v1.RedirectRequest\x1a\x16.muxd.control.v1.Child\x12L\n" +
 	"\aPlugins\x12\x1f.muxd.control.v1.PluginsRequest\x1a .muxd.control.v1.PluginsResponse\x12^\n" +
@@ -4015,7 +4126,7 @@ func file_control_controlpb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_controlpb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
+var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_control_controlpb_control_proto_goTypes = []any{
 	(Restart)(0),                  // 0: muxd.control.v1.Restart
 	(RedirectRequest_How)(0),      // 1: muxd.control.v1.RedirectRequest.How
@@ -4053,24 +4164,26 @@ var file_control_controlpb_control_proto_goTypes = []any{
 	(*AttachResponse)(nil),        // 33: muxd.control.v1.AttachResponse
 	(*LogsRequest)(nil),           // 34: muxd.control.v1.LogsRequest
 	(*LogsResponse)(nil),          // 35: muxd.control.v1.LogsResponse
-	(*EventsRequest)(nil),         // 36: muxd.control.v1.EventsRequest
-	(*Event)(nil),                 // 37: muxd.control.v1.Event
-	(*RedirectRequest)(nil),       // 38: muxd.control.v1.RedirectRequest
-	(*PluginsRequest)(nil),        // 39: muxd.control.v1.PluginsRequest
-	(*PluginsResponse)(nil),       // 40: muxd.control.v1.PluginsResponse
-	(*Plugin)(nil),                // 41: muxd.control.v1.Plugin
-	(*PluginOption)(nil),          // 42: muxd.control.v1.PluginOption
-	(*RestartPluginRequest)(nil),  // 43: muxd.control.v1.RestartPluginRequest
-	(*RestartPluginResponse)(nil), // 44: muxd.control.v1.RestartPluginResponse
-	(*StatusRequest)(nil),         // 45: muxd.control.v1.StatusRequest
-	(*StatusResponse)(nil),        // 46: muxd.control.v1.StatusResponse
-	(*UpgradeRequest)(nil),        // 47: muxd.control.v1.UpgradeRequest
-	(*UpgradeResponse)(nil),       // 48: muxd.control.v1.UpgradeResponse
-	(*Upgraded)(nil),              // 49: muxd.control.v1.Upgraded
-	(*ReloadRequest)(nil),         // 50: muxd.control.v1.ReloadRequest
-	(*ReloadResponse)(nil),        // 51: muxd.control.v1.ReloadResponse
-	(*ShutdownRequest)(nil),       // 52: muxd.control.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 53: muxd.control.v1.ShutdownResponse
+	(*RotateRequest)(nil),         // 36: muxd.control.v1.RotateRequest
+	(*RotateResponse)(nil),        // 37: muxd.control.v1.RotateResponse
+	(*EventsRequest)(nil),         // 38: muxd.control.v1.EventsRequest
+	(*Event)(nil),                 // 39: muxd.control.v1.Event
+	(*RedirectRequest)(nil),       // 40: muxd.control.v1.RedirectRequest
+	(*PluginsRequest)(nil),        // 41: muxd.control.v1.PluginsRequest
+	(*PluginsResponse)(nil),       // 42: muxd.control.v1.PluginsResponse
+	(*Plugin)(nil),                // 43: muxd.control.v1.Plugin
+	(*PluginOption)(nil),          // 44: muxd.control.v1.PluginOption
+	(*RestartPluginRequest)(nil),  // 45: muxd.control.v1.RestartPluginRequest
+	(*RestartPluginResponse)(nil), // 46: muxd.control.v1.RestartPluginResponse
+	(*StatusRequest)(nil),         // 47: muxd.control.v1.StatusRequest
+	(*StatusResponse)(nil),        // 48: muxd.control.v1.StatusResponse
+	(*UpgradeRequest)(nil),        // 49: muxd.control.v1.UpgradeRequest
+	(*UpgradeResponse)(nil),       // 50: muxd.control.v1.UpgradeResponse
+	(*Upgraded)(nil),              // 51: muxd.control.v1.Upgraded
+	(*ReloadRequest)(nil),         // 52: muxd.control.v1.ReloadRequest
+	(*ReloadResponse)(nil),        // 53: muxd.control.v1.ReloadResponse
+	(*ShutdownRequest)(nil),       // 54: muxd.control.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 55: muxd.control.v1.ShutdownResponse
 }
 var file_control_controlpb_control_proto_depIdxs = []int32{
 	8,  // 0: muxd.control.v1.SpawnRequest.child:type_name -> muxd.control.v1.ChildSpec
@@ -4093,9 +4206,9 @@ var file_control_controlpb_control_proto_depIdxs = []int32{
 	28, // 17: muxd.control.v1.Line.cells:type_name -> muxd.control.v1.Cell
 	11, // 18: muxd.control.v1.AttachRequest.size:type_name -> muxd.control.v1.Size
 	1,  // 19: muxd.control.v1.RedirectRequest.how:type_name -> muxd.control.v1.RedirectRequest.How
-	41, // 20: muxd.control.v1.PluginsResponse.plugins:type_name -> muxd.control.v1.Plugin
-	42, // 21: muxd.control.v1.Plugin.options:type_name -> muxd.control.v1.PluginOption
-	49, // 22: muxd.control.v1.UpgradeResponse.steps:type_name -> muxd.control.v1.Upgraded
+	43, // 20: muxd.control.v1.PluginsResponse.plugins:type_name -> muxd.control.v1.Plugin
+	44, // 21: muxd.control.v1.Plugin.options:type_name -> muxd.control.v1.PluginOption
+	51, // 22: muxd.control.v1.UpgradeResponse.steps:type_name -> muxd.control.v1.Upgraded
 	2,  // 23: muxd.control.v1.Control.Spawn:input_type -> muxd.control.v1.SpawnRequest
 	4,  // 24: muxd.control.v1.Control.Forked:input_type -> muxd.control.v1.ForkedRequest
 	6,  // 25: muxd.control.v1.Control.Adopt:input_type -> muxd.control.v1.AdoptRequest
@@ -4109,37 +4222,39 @@ var file_control_controlpb_control_proto_depIdxs = []int32{
 	30, // 33: muxd.control.v1.Control.Remove:input_type -> muxd.control.v1.RemoveRequest
 	32, // 34: muxd.control.v1.Control.Attach:input_type -> muxd.control.v1.AttachRequest
 	34, // 35: muxd.control.v1.Control.Logs:input_type -> muxd.control.v1.LogsRequest
-	36, // 36: muxd.control.v1.Control.Events:input_type -> muxd.control.v1.EventsRequest
-	38, // 37: muxd.control.v1.Control.Redirect:input_type -> muxd.control.v1.RedirectRequest
-	39, // 38: muxd.control.v1.Control.Plugins:input_type -> muxd.control.v1.PluginsRequest
-	43, // 39: muxd.control.v1.Control.RestartPlugin:input_type -> muxd.control.v1.RestartPluginRequest
-	45, // 40: muxd.control.v1.Control.Status:input_type -> muxd.control.v1.StatusRequest
-	47, // 41: muxd.control.v1.Control.Upgrade:input_type -> muxd.control.v1.UpgradeRequest
-	50, // 42: muxd.control.v1.Control.Reload:input_type -> muxd.control.v1.ReloadRequest
-	52, // 43: muxd.control.v1.Control.Shutdown:input_type -> muxd.control.v1.ShutdownRequest
-	3,  // 44: muxd.control.v1.Control.Spawn:output_type -> muxd.control.v1.SpawnResponse
-	5,  // 45: muxd.control.v1.Control.Forked:output_type -> muxd.control.v1.ForkedResponse
-	7,  // 46: muxd.control.v1.Control.Adopt:output_type -> muxd.control.v1.AdoptResponse
-	16, // 47: muxd.control.v1.Control.List:output_type -> muxd.control.v1.ListResponse
-	12, // 48: muxd.control.v1.Control.Inspect:output_type -> muxd.control.v1.Child
-	12, // 49: muxd.control.v1.Control.Wait:output_type -> muxd.control.v1.Child
-	20, // 50: muxd.control.v1.Control.Signal:output_type -> muxd.control.v1.SignalResponse
-	12, // 51: muxd.control.v1.Control.Stop:output_type -> muxd.control.v1.Child
-	23, // 52: muxd.control.v1.Control.Resize:output_type -> muxd.control.v1.ResizeResponse
-	25, // 53: muxd.control.v1.Control.Screen:output_type -> muxd.control.v1.ScreenResponse
-	31, // 54: muxd.control.v1.Control.Remove:output_type -> muxd.control.v1.RemoveResponse
-	33, // 55: muxd.control.v1.Control.Attach:output_type -> muxd.control.v1.AttachResponse
-	35, // 56: muxd.control.v1.Control.Logs:output_type -> muxd.control.v1.LogsResponse
-	37, // 57: muxd.control.v1.Control.Events:output_type -> muxd.control.v1.Event
-	12, // 58: muxd.control.v1.Control.Redirect:output_type -> muxd.control.v1.Child
-	40, // 59: muxd.control.v1.Control.Plugins:output_type -> muxd.control.v1.PluginsResponse
-	44, // 60: muxd.control.v1.Control.RestartPlugin:output_type -> muxd.control.v1.RestartPluginResponse
-	46, // 61: muxd.control.v1.Control.Status:output_type -> muxd.control.v1.StatusResponse
-	48, // 62: muxd.control.v1.Control.Upgrade:output_type -> muxd.control.v1.UpgradeResponse
-	51, // 63: muxd.control.v1.Control.Reload:output_type -> muxd.control.v1.ReloadResponse
-	53, // 64: muxd.control.v1.Control.Shutdown:output_type -> muxd.control.v1.ShutdownResponse
-	44, // [44:65] is the sub-list for method output_type
-	23, // [23:44] is the sub-list for method input_type
+	36, // 36: muxd.control.v1.Control.Rotate:input_type -> muxd.control.v1.RotateRequest
+	38, // 37: muxd.control.v1.Control.Events:input_type -> muxd.control.v1.EventsRequest
+	40, // 38: muxd.control.v1.Control.Redirect:input_type -> muxd.control.v1.RedirectRequest
+	41, // 39: muxd.control.v1.Control.Plugins:input_type -> muxd.control.v1.PluginsRequest
+	45, // 40: muxd.control.v1.Control.RestartPlugin:input_type -> muxd.control.v1.RestartPluginRequest
+	47, // 41: muxd.control.v1.Control.Status:input_type -> muxd.control.v1.StatusRequest
+	49, // 42: muxd.control.v1.Control.Upgrade:input_type -> muxd.control.v1.UpgradeRequest
+	52, // 43: muxd.control.v1.Control.Reload:input_type -> muxd.control.v1.ReloadRequest
+	54, // 44: muxd.control.v1.Control.Shutdown:input_type -> muxd.control.v1.ShutdownRequest
+	3,  // 45: muxd.control.v1.Control.Spawn:output_type -> muxd.control.v1.SpawnResponse
+	5,  // 46: muxd.control.v1.Control.Forked:output_type -> muxd.control.v1.ForkedResponse
+	7,  // 47: muxd.control.v1.Control.Adopt:output_type -> muxd.control.v1.AdoptResponse
+	16, // 48: muxd.control.v1.Control.List:output_type -> muxd.control.v1.ListResponse
+	12, // 49: muxd.control.v1.Control.Inspect:output_type -> muxd.control.v1.Child
+	12, // 50: muxd.control.v1.Control.Wait:output_type -> muxd.control.v1.Child
+	20, // 51: muxd.control.v1.Control.Signal:output_type -> muxd.control.v1.SignalResponse
+	12, // 52: muxd.control.v1.Control.Stop:output_type -> muxd.control.v1.Child
+	23, // 53: muxd.control.v1.Control.Resize:output_type -> muxd.control.v1.ResizeResponse
+	25, // 54: muxd.control.v1.Control.Screen:output_type -> muxd.control.v1.ScreenResponse
+	31, // 55: muxd.control.v1.Control.Remove:output_type -> muxd.control.v1.RemoveResponse
+	33, // 56: muxd.control.v1.Control.Attach:output_type -> muxd.control.v1.AttachResponse
+	35, // 57: muxd.control.v1.Control.Logs:output_type -> muxd.control.v1.LogsResponse
+	37, // 58: muxd.control.v1.Control.Rotate:output_type -> muxd.control.v1.RotateResponse
+	39, // 59: muxd.control.v1.Control.Events:output_type -> muxd.control.v1.Event
+	12, // 60: muxd.control.v1.Control.Redirect:output_type -> muxd.control.v1.Child
+	42, // 61: muxd.control.v1.Control.Plugins:output_type -> muxd.control.v1.PluginsResponse
+	46, // 62: muxd.control.v1.Control.RestartPlugin:output_type -> muxd.control.v1.RestartPluginResponse
+	48, // 63: muxd.control.v1.Control.Status:output_type -> muxd.control.v1.StatusResponse
+	50, // 64: muxd.control.v1.Control.Upgrade:output_type -> muxd.control.v1.UpgradeResponse
+	53, // 65: muxd.control.v1.Control.Reload:output_type -> muxd.control.v1.ReloadResponse
+	55, // 66: muxd.control.v1.Control.Shutdown:output_type -> muxd.control.v1.ShutdownResponse
+	45, // [45:67] is the sub-list for method output_type
+	23, // [23:45] is the sub-list for method input_type
 	23, // [23:23] is the sub-list for extension type_name
 	23, // [23:23] is the sub-list for extension extendee
 	0,  // [0:23] is the sub-list for field type_name
@@ -4157,7 +4272,7 @@ func file_control_controlpb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_controlpb_control_proto_rawDesc), len(file_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   52,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

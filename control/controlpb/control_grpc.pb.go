@@ -39,6 +39,7 @@ const (
 	Control_Remove_FullMethodName        = "/muxd.control.v1.Control/Remove"
 	Control_Attach_FullMethodName        = "/muxd.control.v1.Control/Attach"
 	Control_Logs_FullMethodName          = "/muxd.control.v1.Control/Logs"
+	Control_Rotate_FullMethodName        = "/muxd.control.v1.Control/Rotate"
 	Control_Events_FullMethodName        = "/muxd.control.v1.Control/Events"
 	Control_Redirect_FullMethodName      = "/muxd.control.v1.Control/Redirect"
 	Control_Plugins_FullMethodName       = "/muxd.control.v1.Control/Plugins"
@@ -80,6 +81,8 @@ type ControlClient interface {
 	Attach(ctx context.Context, in *AttachRequest, opts ...grpc.CallOption) (*AttachResponse, error)
 	// Logs reads back what a child's sinks have kept; the socket is sent under `ticket`.
 	Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (*LogsResponse, error)
+	// Rotate has the sinks of a child that keep logs begin new files. FAILED_PRECONDITION where none can.
+	Rotate(ctx context.Context, in *RotateRequest, opts ...grpc.CallOption) (*RotateResponse, error)
 	// Events tells what has happened, and with `follow` what happens. Events are numbered, whatever agent they happen under: a call that
 	// broke goes on with `after`.
 	Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error)
@@ -235,6 +238,16 @@ func (c *controlClient) Logs(ctx context.Context, in *LogsRequest, opts ...grpc.
 	return out, nil
 }
 
+func (c *controlClient) Rotate(ctx context.Context, in *RotateRequest, opts ...grpc.CallOption) (*RotateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RotateResponse)
+	err := c.cc.Invoke(ctx, Control_Rotate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[0], Control_Events_FullMethodName, cOpts...)
@@ -355,6 +368,8 @@ type ControlServer interface {
 	Attach(context.Context, *AttachRequest) (*AttachResponse, error)
 	// Logs reads back what a child's sinks have kept; the socket is sent under `ticket`.
 	Logs(context.Context, *LogsRequest) (*LogsResponse, error)
+	// Rotate has the sinks of a child that keep logs begin new files. FAILED_PRECONDITION where none can.
+	Rotate(context.Context, *RotateRequest) (*RotateResponse, error)
 	// Events tells what has happened, and with `follow` what happens. Events are numbered, whatever agent they happen under: a call that
 	// broke goes on with `after`.
 	Events(*EventsRequest, grpc.ServerStreamingServer[Event]) error
@@ -418,6 +433,9 @@ func (UnimplementedControlServer) Attach(context.Context, *AttachRequest) (*Atta
 }
 func (UnimplementedControlServer) Logs(context.Context, *LogsRequest) (*LogsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Logs not implemented")
+}
+func (UnimplementedControlServer) Rotate(context.Context, *RotateRequest) (*RotateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Rotate not implemented")
 }
 func (UnimplementedControlServer) Events(*EventsRequest, grpc.ServerStreamingServer[Event]) error {
 	return status.Error(codes.Unimplemented, "method Events not implemented")
@@ -698,6 +716,24 @@ func _Control_Logs_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_Rotate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Rotate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Rotate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Rotate(ctx, req.(*RotateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_Events_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(EventsRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -893,6 +929,10 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Logs",
 			Handler:    _Control_Logs_Handler,
+		},
+		{
+			MethodName: "Rotate",
+			Handler:    _Control_Rotate_Handler,
 		},
 		{
 			MethodName: "Redirect",

@@ -25,6 +25,7 @@ func (s *api) Logs(ctx context.Context, req *controlpb.LogsRequest) (*controlpb.
 		Spec:    wireSpec(o.choice.spec),
 		Child:   c.described(rec.Run),
 		Streams: streams, Follow: req.Follow, Tail: req.Tail, Since: req.Since, Opening: o.id,
+		Until: req.Until, Cursor: req.Cursor,
 	}
 	err = s.a.connect(ctx, o, req.FdSession, req.Ticket, func(ctx context.Context, ticket []byte) error {
 		q.Ticket = ticket
@@ -35,6 +36,33 @@ func (s *api) Logs(ctx context.Context, req *controlpb.LogsRequest) (*controlpb.
 		return nil, err
 	}
 	return &controlpb.LogsResponse{}, nil
+}
+
+func (s *api) Rotate(ctx context.Context, req *controlpb.RotateRequest) (*controlpb.RotateResponse, error) {
+	c, err := s.a.find(req.Child)
+	if err != nil {
+		return nil, err
+	}
+	s.a.mu.Lock()
+	name, openings := c.rec.Name, slices.Clone(c.openings)
+	s.a.mu.Unlock()
+	resp := &controlpb.RotateResponse{}
+	for _, o := range openings {
+		if o.choice.wiring != "pipe" || o.plugin.Load() == nil {
+			continue
+		}
+		switch _, err := o.sinks().Rotate(ctx, &sinkpb.RotateRequest{Opening: o.id}); status.Code(err) {
+		case codes.OK:
+			resp.Rotated++
+		case codes.Unimplemented, codes.NotFound: // it has no file, or its streams have ended
+		default:
+			return nil, plainStatus(err)
+		}
+	}
+	if resp.Rotated == 0 {
+		return nil, status.Errorf(codes.FailedPrecondition, "child %s: none of its sinks is writing a file that could be rotated", name)
+	}
+	return resp, nil
 }
 
 // logOf finds the opening of c whose sink keeps a log that can be read back, of one stream where it is named. Its

@@ -3,6 +3,7 @@ package file
 import (
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -11,7 +12,7 @@ import (
 // share one open file description, as with "cmd >>file 2>&1". They are opened with O_APPEND, so that what several
 // children write to a file stands behind each other, and they block, as a program expects of its output. The files
 // are returned, owned by the caller.
-func openDirect(s settings) (opened []*os.File, err error) {
+func openDirect(open *files, s settings) (opened []*os.File, err error) {
 	defer func() {
 		if err != nil {
 			for _, f := range opened {
@@ -20,14 +21,15 @@ func openDirect(s settings) (opened []*os.File, err error) {
 			opened = nil
 		}
 	}()
-	first := map[string]*os.File{}
+	first, now := map[string]*os.File{}, time.Now()
 	for _, t := range s.targets {
 		var f *os.File
-		if twin := first[t.path]; twin != nil {
+		path := pathAt(t.path, now)
+		if twin := first[path]; twin != nil {
 			f, err = duplicate(twin)
 		} else {
-			f, err = openBlocking(t.path, s)
-			first[t.path] = f
+			f, err = openBlocking(open, path, s)
+			first[path] = f
 		}
 		if err != nil {
 			return opened, err
@@ -39,8 +41,8 @@ func openDirect(s settings) (opened []*os.File, err error) {
 
 // openBlocking is openAppend without O_NONBLOCK on what it returns, owned by the caller. The open file description is
 // new and nobody else's yet, so its flags may be changed.
-func openBlocking(path string, s settings) (*os.File, error) {
-	f, err := openAppend(path, s)
+func openBlocking(open *files, path string, s settings) (*os.File, error) {
+	f, err := open.openAppend(path, s)
 	if err != nil {
 		return nil, err
 	}

@@ -3,7 +3,6 @@ package file
 import (
 	"context"
 	"io"
-	"os"
 	"slices"
 	"time"
 
@@ -21,33 +20,31 @@ type leaving struct {
 
 // follow tells what comes to the logs until ctx is done, and then what they hold, whole lines or not. It does not
 // close the logs.
-func follow(ctx context.Context, logs []*log, w *watch, emit func(sink.Record) error) error {
+func follow(ctx context.Context, logs []*log, w *watch, emit func(*log, sink.Record) error) error {
 	var old []leaving
 	defer func() {
 		for _, o := range old {
 			o.log.close()
 		}
 	}()
+	for _, l := range logs {
+		l.done = func(gone *log) { old = append(old, leaving{gone, time.Now().Add(afterlife)}) }
+	}
 	for {
 		over := ctx.Err() != nil // asked before reading: what was written before it was done is read
-		for _, l := range logs {
-			gone, err := l.replaced(w)
-			if err != nil {
-				return err
-			}
-			if gone != nil {
-				old = append(old, leaving{gone, time.Now().Add(afterlife)})
-			}
-		}
 		for _, o := range old {
 			if err := drain(o.log, emit); err != nil {
 				return err
 			}
 		}
+		had := len(old)
 		for _, l := range logs {
 			if err := drain(l, emit); err != nil {
 				return err
 			}
+		}
+		if len(old) > had {
+			continue
 		}
 		if over {
 			for _, o := range old {
@@ -80,7 +77,7 @@ func follow(ctx context.Context, logs []*log, w *watch, emit func(sink.Record) e
 }
 
 // drain tells what l holds now.
-func drain(l *log, emit func(sink.Record) error) error {
+func drain(l *log, emit func(*log, sink.Record) error) error {
 	for {
 		rec, err := l.next()
 		if err == io.EOF {
@@ -89,40 +86,8 @@ func drain(l *log, emit func(sink.Record) error) error {
 		if err != nil {
 			return err
 		}
-		if err := emit(rec); err != nil {
+		if err := emit(l, rec); err != nil {
 			return err
 		}
 	}
-}
-
-// replaced opens the path of l again where it leads to another file now, and returns the one before, owned by the
-// caller; nil where there was none, or it is the same. A file that was truncated is read from its beginning.
-func (l *log) replaced(w *watch) (before *log, err error) {
-	info, err := os.Stat(l.path)
-	if err != nil {
-		if !missing(err) {
-			return nil, explainRead(err)
-		}
-		w.names(l.path) // it may come back, and its directory too
-		return nil, nil
-	}
-	if l.file != nil && identityOf(info) == l.id {
-		if info.Size() < l.lines.position() {
-			l.lines.seek(0)
-			l.inner = false
-		}
-		return nil, nil
-	}
-	if l.file != nil {
-		copied := *l
-		before = &copied
-		l.file, l.inner = nil, false
-	}
-	if err := l.open(w); err != nil {
-		if before != nil {
-			before.close()
-		}
-		return nil, err
-	}
-	return before, nil
 }

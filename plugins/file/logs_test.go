@@ -194,13 +194,13 @@ func TestTailStart(t *testing.T) {
 			lines = lines[:len(lines)-1]
 		}
 		want := int64(len(text) - len(bytes.Join(lines[max(0, len(lines)-n):], nil)))
-		got, err := tailStart(bytes.NewReader(text), int64(len(text)), n, all)
-		if err != nil || got != want {
+		got, found, err := tailStart(bytes.NewReader(text), int64(len(text)), n, all)
+		if err != nil || got != want || found != min(n, len(lines)) {
 			t.Fatalf("seed %d: the last %d of %d lines begin at %d, %v, want %d", seed, n, len(lines), got, err, want)
 		}
 	}
 	large := &counted{Reader: bytes.NewReader(bytes.Repeat([]byte("a line of text\n"), 1<<20))}
-	if _, err := tailStart(large, large.Size(), 100, all); err != nil || large.n > 128<<10 {
+	if _, _, err := tailStart(large, large.Size(), 100, all); err != nil || large.n > 512<<10 {
 		t.Errorf("read %d of %d bytes, %v", large.n, large.Size(), err)
 	}
 }

@@ -67,6 +67,7 @@ func (o *output) mending(f format, p part, stream sink.Stream, first, fresh bool
 				keep = len(torn)
 			}
 		}
+		o.torn = ours
 		if keep < len(torn) && o.file.Truncate(from+int64(start+keep)) != nil {
 			end = []byte{'\n'} // chattr +a
 		}

@@ -3,7 +3,7 @@ package file
 import (
 	"errors"
 	"fmt"
-	"io/fs"
+	iofs "io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -19,7 +19,7 @@ type identity struct {
 	dev, ino uint64
 }
 
-func identityOf(info fs.FileInfo) identity {
+func identityOf(info iofs.FileInfo) identity {
 	st := info.Sys().(*syscall.Stat_t)
 	return identity{st.Dev, st.Ino}
 }
@@ -28,7 +28,7 @@ func identityOf(info fs.FileInfo) identity {
 // wants it synced. The file is returned, owned by the caller.
 //
 // O_NONBLOCK keeps the open of a FIFO that nobody reads from waiting for a reader (fifo(7): it is ENXIO then).
-func openAppend(path string, s settings) (*os.File, error) {
+func (fs *files) openAppend(path string, s settings) (*os.File, error) {
 	const flags = unix.O_WRONLY | unix.O_APPEND | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC
 	made, top := false, ""
 	for {
@@ -45,7 +45,7 @@ func openAppend(path string, s settings) (*os.File, error) {
 			made = err == nil
 		}
 		if err != nil {
-			return nil, explain(&fs.PathError{Op: "open", Path: path, Err: err}, path)
+			return nil, explain(&iofs.PathError{Op: "open", Path: path, Err: err}, path)
 		}
 		f := os.NewFile(uintptr(n), path)
 		if err := judge(f, path); err != nil {
@@ -55,7 +55,7 @@ func openAppend(path string, s settings) (*os.File, error) {
 		if made { // open(2) took the umask from perm
 			err := f.Chmod(s.perm)
 			if err == nil && s.synced() {
-				err = syncDirs(path, top)
+				err = fs.syncDirs(path, top)
 			}
 			if err != nil {
 				f.Close()
@@ -89,7 +89,7 @@ func openRetry(path string, flags int, perm uint32) (int, error) {
 func dangling(path string) bool {
 	_, err := os.Stat(path)
 	info, linkErr := os.Lstat(path)
-	return errors.Is(err, fs.ErrNotExist) && linkErr == nil && info.Mode()&fs.ModeSymlink != 0
+	return errors.Is(err, iofs.ErrNotExist) && linkErr == nil && info.Mode()&iofs.ModeSymlink != 0
 }
 
 // judge refuses what output cannot be appended to.
@@ -99,7 +99,7 @@ func judge(f *os.File, path string) error {
 		return err
 	}
 	switch m := info.Mode(); {
-	case m.IsRegular(), m&fs.ModeNamedPipe != 0, m&fs.ModeCharDevice != 0:
+	case m.IsRegular(), m&iofs.ModeNamedPipe != 0, m&iofs.ModeCharDevice != 0:
 		return nil
 	default:
 		return fmt.Errorf("open %s: it is neither a file, a FIFO nor a character device (%s)", path, m)
@@ -116,10 +116,10 @@ func explain(err error, path string) error {
 		hint = "it is a symbolic link to nothing; make what it points to, or remove it"
 	case errors.Is(err, unix.ENXIO):
 		hint = "it is a FIFO that nobody reads; start its reader first"
-		if info, statErr := os.Stat(path); statErr == nil && info.Mode()&fs.ModeSocket != 0 {
+		if info, statErr := os.Stat(path); statErr == nil && info.Mode()&iofs.ModeSocket != 0 {
 			hint = "it is a socket; use the sink socket:unix:" + path
 		}
-	case errors.Is(err, fs.ErrPermission):
+	case errors.Is(err, iofs.ErrPermission):
 		hint = fmt.Sprintf("let user id %d write there, or choose another path", os.Geteuid())
 	case errors.Is(err, unix.ENOTDIR):
 		hint = "one of its parents is a file"

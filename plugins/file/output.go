@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/muxd/muxd/sink"
@@ -25,6 +26,12 @@ type files struct {
 	lookAgain             time.Duration // how seldom a stream looks whether its path still leads to its file
 
 	fsync func(*os.File) error
+	step  func(string) // called between any two steps of a rotation, for tests that end the process there
+
+	jobs        sync.WaitGroup // tidying, which one goroutine does; the rest is guarded by mu
+	tidying     bool
+	untidy      map[series]settings
+	untidyOrder []series
 }
 
 // buffers is memory for rendering.
@@ -43,6 +50,8 @@ func newFiles() *files {
 		retryMost:  5 * time.Second,
 		lookAgain:  time.Second,
 		fsync:      (*os.File).Sync,
+		step:       func(string) {},
+		untidy:     map[series]settings{},
 	}
 }
 
@@ -55,13 +64,41 @@ type output struct {
 	regular bool
 	holders int           // guarded by files.mu
 	turn    chan struct{} // holds a token while nobody writes
-	begun   bool          // somebody of this process has written; guarded by turn
+	retired atomic.Bool   // it was rotated: nobody may write to it; set under turn
 	sync    syncer
+
+	// Guarded by turn.
+	begun  bool      // somebody of this process has written
+	torn   bool      // it was found torn
+	wrote  time.Time // when it was written last; zero while it is empty
+	stuck  time.Time // when it could not be rotated
+	placed bool      // after is known
+	after  time.Time // when the file before it in its series was closed
 }
 
 // acquire opens path and returns its output, which the caller must release. It does not wait for a turn.
 func (fs *files) acquire(path string, s settings) (*output, error) {
-	f, err := openAppend(path, s)
+	for {
+		o, err := fs.acquireOnce(path, s)
+		if err != nil {
+			return nil, err
+		}
+		// It may have been rotated between open(2) and now by somebody who has left it already.
+		info, err := os.Stat(path)
+		if err == nil && identityOf(info) == o.id {
+			return o, nil
+		}
+		if releaseErr := o.release(); releaseErr != nil {
+			return nil, releaseErr
+		}
+		if err != nil && !missing(err) {
+			return nil, explain(err, path)
+		}
+	}
+}
+
+func (fs *files) acquireOnce(path string, s settings) (*output, error) {
+	f, err := fs.openAppend(path, s)
 	if err != nil {
 		return nil, err
 	}
@@ -80,6 +117,9 @@ func (fs *files) acquire(path string, s settings) (*output, error) {
 		return o, nil
 	}
 	o := &output{files: fs, file: f, id: id, regular: info.Mode().IsRegular(), holders: 1, turn: make(chan struct{}, 1)}
+	if info.Size() > 0 {
+		o.wrote = info.ModTime()
+	}
 	o.turn <- struct{}{}
 	fs.open[id] = o
 	return o, nil

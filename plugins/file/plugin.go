@@ -1,8 +1,9 @@
 // Package file is the sink that keeps a child's output in files.
 //
 //	file:PATH[,format=cri|json-file|tai64n|iso|raw][,mode=pipe|direct][,perm=0640][,max-line=16KiB][,sync=none]
+//	    [,max-size=SIZE][,rotate=daily|hourly|DURATION][,keep=N][,total-size=SIZE][,max-age=DURATION][,compress=none|gzip|zstd]
 //
-// PATH may hold {name}, {id}, {stream}, {host} and {run}. Files are appended to, never truncated, and made with
+// PATH may hold {name}, {id}, {stream}, {host}, {run} and {date}. Files are appended to, never truncated, and made with
 // their parent directories where they do not exist. Streams whose paths lead to one file share one writer, so
 // that no record of one stands inside a record of another.
 //
@@ -19,6 +20,7 @@ package file
 import (
 	"context"
 	"os"
+	"time"
 
 	"github.com/muxd/muxd/sink"
 )
@@ -33,9 +35,9 @@ func Plugin() sink.Plugin {
 		Carries: []sink.Stream{sink.Stdout, sink.Stderr},
 		Arg: &sink.Option{
 			Name: "path", Type: sink.Path, Required: true,
-			Help: "the file; {name}, {id}, {stream}, {host} and {run} in it are replaced",
+			Help: "the file; {name}, {id}, {stream}, {host}, {run} and {date} in it are replaced",
 		},
-		Options: []sink.Option{
+		Options: append([]sink.Option{
 			{Name: "format", Type: sink.Enum, Values: []string{formatCRI, formatJSON, formatTAI64N, formatISO, formatRaw},
 				Help: "cri, which is the default: time, stream and tag before each line; json-file: as Docker writes it; tai64n " +
 					"and iso: a time before each line, as s6-log t and T; raw: the bytes, and the default of mode=direct"},
@@ -47,7 +49,7 @@ func Plugin() sink.Plugin {
 			{Name: "sync", Type: sink.Enum, Values: []string{syncNone, syncInterval, syncAlways}, Default: syncNone,
 				Help: "always: what counts as put out is on the disk (fsync); interval: now and then; none: when the kernel does it"},
 			{Name: "sync-interval", Type: sink.Duration, Default: "1s", Help: "sync=interval: how long output may not be on the disk"},
-		},
+		}, rotationOptions...),
 		Recover: open.recovered,
 		Check: func(r *sink.Request) (sink.Wiring, error) {
 			s, err := parseSettings(r)
@@ -78,7 +80,7 @@ func Plugin() sink.Plugin {
 				return nil, err
 			}
 			r.Location = s.location()
-			return openDirect(s)
+			return openDirect(open, s)
 		},
 		Logs: func(ctx context.Context, q *sink.LogQuery, emit func(sink.Record) error) error {
 			s, err := parseSettings(&q.Request)
@@ -119,6 +121,20 @@ func newFileSink(open *files, s settings, id string, trouble func(error), again 
 func (k *fileSink) Write(ctx context.Context, c *sink.Chunk) error {
 	p := part{data: c.Data, state: c.State(), time: c.Time, last: c.Last, again: c.Again}
 	return k.streams[c.Stream].put(ctx, p, c)
+}
+
+// Rotate rotates the file of each stream, once where they share it.
+func (k *fileSink) Rotate(ctx context.Context) error {
+	rotated := map[string]bool{}
+	for _, w := range k.streams {
+		if path := pathAt(w.path, time.Now()); !rotated[path] {
+			rotated[path] = true
+			if err := w.rotate(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Close closes the files that no other opening writes.

@@ -9,26 +9,35 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // intent is what a stream records before it writes: the file, its length, and how much of the chunk's rendering
-// stands elsewhere already, since the file was replaced in the middle of the chunk.
+// stands elsewhere already, since the file was replaced in the middle of the chunk. after is where in its series the file
+// stands, behind the one that was closed then, by which it can be found when it was compressed; zero where it is the first,
+// or cannot be.
 type intent struct {
-	id   identity
-	end  uint64
-	from uint64
+	id    identity
+	after time.Time
+	end   uint64
+	from  uint64
 }
 
-const intentSize = 4 * 8
+const intentSize = 5 * 8
 
 func (i intent) encode(b *[intentSize]byte) []byte {
 	binary.LittleEndian.PutUint64(b[0:], i.id.dev)
 	binary.LittleEndian.PutUint64(b[8:], i.id.ino)
 	binary.LittleEndian.PutUint64(b[16:], i.end)
 	binary.LittleEndian.PutUint64(b[24:], i.from)
+	binary.LittleEndian.PutUint64(b[32:], 0)
+	if !i.after.IsZero() {
+		binary.LittleEndian.PutUint64(b[32:], uint64(i.after.UnixNano()))
+	}
 	return b[:]
 }
 
@@ -40,6 +49,9 @@ func decodeIntent(b []byte) (i intent, ok bool) {
 	i.id.ino = binary.LittleEndian.Uint64(b[8:])
 	i.end = binary.LittleEndian.Uint64(b[16:])
 	i.from = binary.LittleEndian.Uint64(b[24:])
+	if after := binary.LittleEndian.Uint64(b[32:]); after != 0 {
+		i.after = time.Unix(0, int64(after))
+	}
 	return i, true
 }
 
@@ -68,10 +80,10 @@ func (w *writing) lookBack(ctx context.Context, was intent, b *buffers) (uint64,
 	if err := w.find(ctx, was.id); err != nil {
 		return 0, err
 	}
-	if w.out.id != was.id || !w.out.regular {
+	if w.out.id != was.id || !w.out.regular { // its file is gone, or cannot be asked
 		w.finish()
 		w.files.pending.settle(w.claim)
-		return was.from, nil // its file is gone, or cannot be asked
+		return w.lookPacked(was, b)
 	}
 	f, err := w.out.reopen()
 	if err != nil {
@@ -86,17 +98,9 @@ func (w *writing) lookBack(ctx context.Context, was intent, b *buffers) (uint64,
 		was.end = 0 // truncated from outside
 	}
 	tail := io.NewSectionReader(f, int64(was.end), end-int64(was.end))
-	r := w.render(w.part, b)
-	var done uint64
-	var torn bool
-	if w.settings.format != nil {
-		done, torn, err = writtenRecords(tail, &r.records, was.from, b.out)
-	} else {
-		done, err = writtenBytes(tail, r.raw, was.from)
-		torn = done > was.from && done < uint64(len(r.raw))
-	}
+	done, torn, err := w.written(tail, was.from, b)
 	if err != nil {
-		return 0, fmt.Errorf("read back %s: %w", w.path, err)
+		return 0, fmt.Errorf("read back %s: %w", w.at, err)
 	}
 	w.dirty = done > was.from // and it is not known whether that was synced
 	w.intent = was
@@ -113,6 +117,63 @@ func (w *writing) lookBack(ctx context.Context, was intent, b *buffers) (uint64,
 	return done, nil
 }
 
+// written counts how much of the chunk stands in file, which begins where it may have been written.
+func (w *writing) written(file io.Reader, from uint64, b *buffers) (done uint64, torn bool, err error) {
+	r := w.render(w.part, b)
+	if w.settings.format != nil {
+		return writtenRecords(file, &r.records, from, b.out)
+	}
+	done, err = writtenBytes(file, r.raw, from)
+	return done, done > from && done < uint64(len(r.raw)), err
+}
+
+// lookPacked looks for the file among those that were compressed: it is the first of its series that was closed after
+// the one which the intent names. Whoever closed it had ended what was begun in it.
+func (w *writing) lookPacked(was intent, b *buffers) (uint64, error) {
+	if !w.settings.retention.on() {
+		return was.from, nil
+	}
+	dated := seriesOf(w.path)
+	all, err := dated.members()
+	if err != nil {
+		return 0, err
+	}
+	for _, m := range whole(all) {
+		if m.date != "" && m.date != w.part.time.Local().Format(dateLayout) || !m.closed.IsZero() && !m.closed.After(was.after) {
+			continue
+		}
+		if m.packed == "" {
+			return was.from, nil
+		}
+		path := filepath.Join(dated.dir, m.name)
+		done, err := w.writtenPacked(path, m.packed, was, b)
+		if err != nil { // it is damaged: what is written again is not lost
+			fmt.Fprintf(os.Stderr, "sink file: read back %s: %v\n", path, err)
+			return was.from, nil
+		}
+		return done, nil
+	}
+	return was.from, nil
+}
+
+func (w *writing) writtenPacked(path, how string, was intent, b *buffers) (uint64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	r, err := unpacker(f, how)
+	if err != nil {
+		return 0, err
+	}
+	defer r.Close()
+	if _, err := io.CopyN(io.Discard, r, int64(was.end)); err != nil {
+		return 0, err
+	}
+	done, _, err := w.written(r, was.from, b)
+	return done, err
+}
+
 // beginsLine says whether a line of f begins at offset at, as it did when the offset was recorded.
 func beginsLine(f io.ReaderAt, at uint64) bool {
 	var b [1]byte
@@ -127,7 +188,7 @@ func beginsLine(f io.ReaderAt, at uint64) bool {
 // another file, or none.
 func (w *writing) find(ctx context.Context, id identity) error {
 	if w.out == nil || w.out.id != id {
-		out, err := w.files.acquireRenamed(w.dir(), id, w.settings)
+		out, err := w.files.acquireRenamed(filepath.Dir(w.at), id, w.settings)
 		if err != nil && !missing(err) {
 			return err
 		}
@@ -135,7 +196,7 @@ func (w *writing) find(ctx context.Context, id identity) error {
 			if w.out != nil {
 				w.drop()
 			}
-			w.out, w.looked = out, time.Time{} // for this chunk only
+			w.out, w.looked, w.former = out, time.Time{}, true // for this chunk only
 		}
 	}
 	if w.out != nil && w.out.id == id {

@@ -25,6 +25,8 @@ type settings struct {
 	maxLine   int
 	sync      string // syncNone, syncInterval or syncAlways
 	syncEvery time.Duration
+	rotation  rotation
+	retention retention
 	targets   []target // one for each stream of the request, in their order
 	apart     bool     // {stream} is in the path, so that every stream has a file of its own
 }
@@ -32,7 +34,7 @@ type settings struct {
 // target is where one stream goes.
 type target struct {
 	stream sink.Stream
-	path   string // absolute and clean
+	path   string // absolute and clean; it may hold {date}
 }
 
 // parseSettings changes nothing outside; it is what Check does.
@@ -71,11 +73,18 @@ func parseSettings(r *sink.Request) (settings, error) {
 		return s, fmt.Errorf("sync-interval=%v: want a duration of more than 0", s.syncEvery)
 	}
 
+	if err := s.parseRotation(r); err != nil {
+		return s, err
+	}
+
 	if !filepath.IsAbs(r.Arg) {
 		return s, fmt.Errorf("path %q is relative; name the file from the root", r.Arg)
 	}
 	if strings.HasSuffix(r.Arg, "/") {
 		return s, fmt.Errorf("path %s names a directory; name a file in it, as in %s{name}.log", r.Arg, r.Arg)
+	}
+	if strings.Contains(filepath.Dir(r.Arg), dateMark) {
+		return s, fmt.Errorf("path %s: {date} may stand in the name of the file only, not in that of a directory", r.Arg)
 	}
 	for _, stream := range r.Streams {
 		path, err := expand(r.Arg, r.Child, stream)
@@ -95,8 +104,8 @@ func (s settings) synced() bool { return s.sync == syncAlways || s.sync == syncI
 func (s settings) location() string {
 	var paths []string
 	for _, t := range s.targets {
-		if !slices.Contains(paths, t.path) {
-			paths = append(paths, t.path)
+		if path := pathAt(t.path, time.Now()); !slices.Contains(paths, path) {
+			paths = append(paths, path)
 		}
 	}
 	return strings.Join(paths, ", ")

@@ -2,7 +2,6 @@ package file
 
 import (
 	"context"
-	"path/filepath"
 	"time"
 )
 
@@ -43,19 +42,23 @@ type stream struct {
 	claim    claim
 	fresh    bool // it has written nothing yet, nor has an earlier process for it
 
-	out    *output   // nil while the path cannot be opened
-	looked time.Time // when path was last seen to lead to out
+	at     string    // path, with the date of the chunk
+	out    *output   // of at; nil while it cannot be opened
+	looked time.Time // when at was last seen to lead to out
 	stamp  []byte    // memory for records.stamp
 	mark   [intentSize]byte
 }
 
 // newStream opens the stream's file.
 func newStream(open *files, s settings, t target, shared *troubles) (*stream, error) {
-	out, err := open.acquire(t.path, s)
+	now := time.Now()
+	at := pathAt(t.path, now)
+	out, err := open.acquire(at, s)
 	if err != nil {
 		return nil, err
 	}
-	return &stream{files: open, settings: s, target: t, troubles: shared, fresh: true, out: out, looked: time.Now()}, nil
+	open.tidy(seriesOf(t.path), s)
+	return &stream{files: open, settings: s, target: t, troubles: shared, fresh: true, at: at, out: out, looked: now}, nil
 }
 
 func (s *stream) close() error {
@@ -103,6 +106,7 @@ func (s *stream) put(ctx context.Context, p part, m memory) error {
 	try := retry{shared: s.troubles, next: s.files.retryFirst, most: s.files.retryMost}
 	defer try.over()
 
+	s.date(p.time)
 	w := writing{stream: s, part: p, memory: m, try: &try}
 	defer w.finish()
 	var done uint64
@@ -132,5 +136,15 @@ func (s *stream) put(ctx context.Context, p part, m memory) error {
 	return nil
 }
 
-// dir is where a file that was renamed may still be.
-func (s *stream) dir() string { return filepath.Dir(s.path) }
+// date goes on in another file where the path has a date in it, and that has changed.
+func (s *stream) date(now time.Time) {
+	at := pathAt(s.path, now)
+	if at == s.at {
+		return
+	}
+	if s.at = at; s.out != nil {
+		s.out.release() // as in drop
+		s.out = nil
+		s.files.tidy(seriesOf(s.path), s.settings)
+	}
+}

@@ -86,11 +86,11 @@ func (w *writing) synced(ctx context.Context) error {
 			w.try.over()
 			return nil
 		}
-		if err := w.try.wait(ctx, explain(err, w.path)); err != nil {
+		if err := w.try.wait(ctx, explain(err, w.at)); err != nil {
 			return err
 		}
 		if err := w.rewrite(); err != nil {
-			if err := w.try.wait(ctx, explain(err, w.path)); err != nil {
+			if err := w.try.wait(ctx, explain(err, w.at)); err != nil {
 				return err
 			}
 		}
@@ -132,9 +132,9 @@ func (w *writing) rewrite() error {
 }
 
 // syncDirs makes the names on the way to path, from below top on, outlive the machine.
-func syncDirs(path, top string) error {
+func (fs *files) syncDirs(path, top string) error {
 	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
-		if err := syncDir(dir); err != nil {
+		if err := fs.syncDir(dir); err != nil {
 			return err
 		}
 		if dir == top || dir == filepath.Dir(dir) {
@@ -143,13 +143,13 @@ func syncDirs(path, top string) error {
 	}
 }
 
-func syncDir(dir string) error {
+func (fs *files) syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	if err := d.Sync(); err != nil {
+	if err := fs.fsync(d); err != nil {
 		return fmt.Errorf("sync directory %s: %w", dir, err)
 	}
 	return nil

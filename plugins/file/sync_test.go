@@ -22,6 +22,9 @@ type disk struct {
 }
 
 func (d *disk) fsync(f *os.File) error {
+	if info, err := f.Stat(); err != nil || info.IsDir() {
+		return err
+	}
 	if len(d.fail) > 0 {
 		err := d.fail[0]
 		d.fail = d.fail[1:]
@@ -142,10 +145,11 @@ func TestSyncMadeDirectories(t *testing.T) {
 	top := existing(filepath.Dir(path))
 	same(t, "the nearest directory", top, dir)
 	openStream(t, quick(), syncing(syncAlways), sink.Stdout, path)
-	if err := syncDirs(path, top); err != nil {
+	fs := newFiles()
+	if err := fs.syncDirs(path, top); err != nil {
 		t.Error(err)
 	}
-	if err := syncDirs(filepath.Join(dir, "none", "log"), dir); !errors.Is(err, os.ErrNotExist) {
+	if err := fs.syncDirs(filepath.Join(dir, "none", "log"), dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a directory that is not there: %v", err)
 	}
 }

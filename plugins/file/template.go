@@ -24,6 +24,11 @@ func expand(path string, child sink.Child, stream sink.Stream) (string, error) {
 		if !closed {
 			return "", fmt.Errorf("path %s: %q has no closing brace", path, "{"+after)
 		}
+		if "{"+word+"}" == dateMark { // it is replaced when something is written
+			b.WriteString(dateMark)
+			rest = end
+			continue
+		}
 		value, err := placeholder(word, child, stream)
 		if err != nil {
 			return "", fmt.Errorf("path %s: %w", path, err)
@@ -58,5 +63,5 @@ func placeholder(word string, child sink.Child, stream sink.Stream) (string, err
 		}
 		return host, nil
 	}
-	return "", fmt.Errorf("unknown placeholder {%s}; there are {name}, {id}, {stream}, {host} and {run}", word)
+	return "", fmt.Errorf("unknown placeholder {%s}; there are {name}, {id}, {stream}, {host}, {run} and {date}", word)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/muxd/muxd/sink"
@@ -12,12 +13,14 @@ import (
 // writing is the putting out of one chunk.
 type writing struct {
 	*stream
-	part   part
-	memory memory
-	try    *retry
-	held   bool   // the turn of stream.out is ours
-	intent intent // what was recorded last
-	dirty  bool   // something of the chunk may be in stream.out and not on the disk yet
+	part    part
+	memory  memory
+	try     *retry
+	held    bool   // the turn of stream.out is ours
+	intent  intent // what was recorded last
+	dirty   bool   // something of the chunk may be in stream.out and not on the disk yet
+	former  bool   // stream.out is a file of before a rotation, of which the end has to be written
+	renewed bool   // the file was rotated
 }
 
 // finish lets the turn go.
@@ -32,6 +35,7 @@ func (w *writing) finish() {
 // written has been accepted, and the stream goes on elsewhere.
 func (w *writing) drop() {
 	w.finish()
+	w.former = false
 	w.out.release()
 	w.out = nil
 }
@@ -44,7 +48,7 @@ func (w *writing) hold(ctx context.Context) error {
 			w.drop()
 		}
 		if w.out == nil {
-			out, err := w.files.acquire(w.path, w.settings)
+			out, err := w.files.acquire(w.at, w.settings)
 			if err != nil {
 				if err := w.try.wait(ctx, err); err != nil {
 					return err
@@ -55,6 +59,10 @@ func (w *writing) hold(ctx context.Context) error {
 		}
 		if err := w.lock(ctx); err != nil {
 			return err
+		}
+		if w.out.retired.Load() {
+			w.drop()
+			continue
 		}
 		settled := w.files.unsettled(w.out.id, w.claim)
 		if settled == nil {
@@ -80,7 +88,7 @@ func (w *writing) lock(ctx context.Context) error {
 // moved says whether the path leads elsewhere, or nowhere, now. Where that cannot be told it does not.
 func (w *writing) moved() bool {
 	w.looked = time.Now()
-	info, err := os.Stat(w.path)
+	info, err := os.Stat(w.at)
 	if err != nil {
 		return missing(err)
 	}
@@ -89,23 +97,23 @@ func (w *writing) moved() bool {
 
 // write writes piece, which begins at position at of the rendering, from its byte k on.
 func (w *writing) write(ctx context.Context, piece []byte, at, k uint64) error {
-	for {
-		err := w.begin(ctx, piece, at, k)
-		for err == nil && k < uint64(len(piece)) {
+	for k < uint64(len(piece)) {
+		end, err := w.begin(ctx, piece, at, k)
+		for err == nil && k < end {
 			var n int
-			n, err = w.out.write(ctx, piece[k:])
+			n, err = w.out.write(ctx, piece[k:end])
 			k += uint64(n)
 			w.dirty = w.dirty || n > 0
 		}
 		if err == nil {
 			w.try.over()
-			return nil
+			continue
 		}
 		if ctx.Err() != nil {
 			w.untear(piece, k)
 			return ctx.Err()
 		}
-		if err := w.try.wait(ctx, explain(err, w.path)); err != nil {
+		if err := w.try.wait(ctx, explain(err, w.at)); err != nil {
 			w.untear(piece, k)
 			return err
 		}
@@ -120,27 +128,86 @@ func (w *writing) write(ctx context.Context, piece []byte, at, k uint64) error {
 			w.drop()
 		}
 	}
+	return nil
 }
 
-// begin gets the turn where it is not held, and then records in memory what is going to be written.
-func (w *writing) begin(ctx context.Context, piece []byte, at, k uint64) error {
-	if w.held {
-		return nil
+// begin gets the turn where it is not held, rotates where that is due, and records in memory what is going to be
+// written. It returns up to where of piece it may be.
+func (w *writing) begin(ctx context.Context, piece []byte, at, k uint64) (end uint64, err error) {
+	switch format := w.settings.format; {
+	case !w.held:
+	case format != nil && inRecord(piece, k): // what is begun is ended, wherever it is
+		return k + uint64(bytes.IndexByte(piece[k:], '\n')+1), nil
+	case format != nil && w.former:
+		if err := w.synced(ctx); err != nil {
+			return 0, err
+		}
+		w.drop()
+	case w.former, w.settings.rotation.size == 0:
+		return uint64(len(piece)), nil // the intent is recorded
 	}
-	if err := w.hold(ctx); err != nil {
-		return err
+	if !w.held {
+		if err := w.hold(ctx); err != nil {
+			return 0, err
+		}
 	}
-	if err := w.mend(); err != nil {
-		w.finish()
-		return err
-	}
-	end, err := w.out.end()
+	n, err := w.prepare(ctx, piece[k:], at+k)
 	if err != nil {
 		w.finish()
+	}
+	return k + uint64(n), err
+}
+
+// prepare does what has to be done to a file before text, which begins at position from of the rendering, is appended.
+// It returns how much of text may be.
+func (w *writing) prepare(ctx context.Context, text []byte, from uint64) (int, error) {
+	end, err := w.out.end()
+	if err != nil {
+		return 0, err
+	}
+	n := w.settings.portion(end, text)
+	if w.out.regular && (n == 0 || w.settings.rotation.expired(w.out.wrote, w.part.time)) {
+		if err := w.renew(ctx); err != nil {
+			return 0, err
+		}
+		if end, err = w.out.end(); err != nil {
+			return 0, err
+		}
+		n = w.settings.portion(end, text)
+	}
+	if n == 0 || !w.out.regular {
+		n = len(text) // it cannot be rotated
+	}
+	if err := w.mend(); err != nil {
+		return 0, err
+	}
+	if err := w.place(); err != nil {
+		return 0, err
+	}
+	if end, err = w.out.end(); err != nil {
+		return 0, err
+	}
+	w.intent = intent{id: w.out.id, after: w.out.after, end: uint64(end), from: from}
+	w.memory.Intend(w.intent.encode(&w.mark))
+	w.files.step(stepIntent)
+	w.out.wrote = w.part.time
+	if w.renewed {
+		w.renewed = false
+		w.files.tidy(seriesOf(w.path), w.settings)
+	}
+	return n, nil
+}
+
+// place finds out where in its series the file stands, where it may have to be found by that.
+func (w *writing) place() error {
+	if w.out.placed || !w.settings.retention.on() {
+		return nil
+	}
+	all, err := series{filepath.Dir(w.at), filepath.Base(w.at)}.members()
+	if err != nil {
 		return err
 	}
-	w.intent = intent{w.out.id, uint64(end), at + k}
-	w.memory.Intend(w.intent.encode(&w.mark))
+	w.out.placed, w.out.after = true, newest(all)
 	return nil
 }
 

@@ -3421,7 +3421,11 @@ type LogsRequest struct {
 	// Unix nanoseconds; 0: from the beginning.
 	Since int64 `protobuf:"varint,7,opt,name=since,proto3" json:"since,omitempty"`
 	// The opening whose end ends a follow; empty where the child has finished.
-	Opening       string `protobuf:"bytes,8,opt,name=opening,proto3" json:"opening,omitempty"`
+	Opening string `protobuf:"bytes,8,opt,name=opening,proto3" json:"opening,omitempty"`
+	// Unix nanoseconds; 0: to the end.
+	Until int64 `protobuf:"varint,9,opt,name=until,proto3" json:"until,omitempty"`
+	// Of a record: what came behind it, instead of `tail`. What cannot be gone on from is told in the last record.
+	Cursor        string `protobuf:"bytes,10,opt,name=cursor,proto3" json:"cursor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3512,6 +3516,20 @@ func (x *LogsRequest) GetOpening() string {
 	return ""
 }
 
+func (x *LogsRequest) GetUntil() int64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
+}
+
+func (x *LogsRequest) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
+}
+
 type LogsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -3548,6 +3566,86 @@ func (*LogsResponse) Descriptor() ([]byte, []int) {
 	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{55}
 }
 
+type RotateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Opening       string                 `protobuf:"bytes,1,opt,name=opening,proto3" json:"opening,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateRequest) Reset() {
+	*x = RotateRequest{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateRequest) ProtoMessage() {}
+
+func (x *RotateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateRequest.ProtoReflect.Descriptor instead.
+func (*RotateRequest) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *RotateRequest) GetOpening() string {
+	if x != nil {
+		return x.Opening
+	}
+	return ""
+}
+
+type RotateResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateResponse) Reset() {
+	*x = RotateResponse{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateResponse) ProtoMessage() {}
+
+func (x *RotateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateResponse.ProtoReflect.Descriptor instead.
+func (*RotateResponse) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{57}
+}
+
 // One line, as a packet on the socket that Logs gives. The last packet of a log that ends well has `end` set;
 // a connection that closes without it was cut short.
 type LogRecord struct {
@@ -3557,14 +3655,15 @@ type LogRecord struct {
 	Text          []byte                 `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`        // without its newline
 	Partial       bool                   `protobuf:"varint,4,opt,name=partial,proto3" json:"partial,omitempty"` // the line goes on in the next record
 	End           bool                   `protobuf:"varint,5,opt,name=end,proto3" json:"end,omitempty"`
-	Error         string                 `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"` // with end: why the log could not be read to its end
+	Error         string                 `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`   // with end: why the log could not be read to its end
+	Cursor        string                 `protobuf:"bytes,7,opt,name=cursor,proto3" json:"cursor,omitempty"` // goes on behind this record; empty where that cannot be
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LogRecord) Reset() {
 	*x = LogRecord{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3576,7 +3675,7 @@ func (x *LogRecord) String() string {
 func (*LogRecord) ProtoMessage() {}
 
 func (x *LogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3589,7 +3688,7 @@ func (x *LogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRecord.ProtoReflect.Descriptor instead.
 func (*LogRecord) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{56}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *LogRecord) GetTime() int64 {
@@ -3634,6 +3733,13 @@ func (x *LogRecord) GetError() string {
 	return ""
 }
 
+func (x *LogRecord) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
+}
+
 type RecoverRequest_Parked struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -3644,7 +3750,7 @@ type RecoverRequest_Parked struct {
 
 func (x *RecoverRequest_Parked) Reset() {
 	*x = RecoverRequest_Parked{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3656,7 +3762,7 @@ func (x *RecoverRequest_Parked) String() string {
 func (*RecoverRequest_Parked) ProtoMessage() {}
 
 func (x *RecoverRequest_Parked) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3910,7 +4016,7 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	" \x01(\bR\x06strike\x12\x1a\n" +
 	"\boverline\x18\v \x01(\bR\boverline\x12\x1c\n" +
 	"\tunderline\x18\f \x01(\rR\tunderline\x12\x12\n" +
-	"\x04link\x18\r \x01(\tR\x04link\"\x84\x02\n" +
+	"\x04link\x18\r \x01(\tR\x04link\"\xb2\x02\n" +
 	"\vLogsRequest\x12&\n" +
 	"\x04spec\x18\x01 \x01(\v2\x12.muxd.sink.v1.SpecR\x04spec\x12)\n" +
 	"\x05child\x18\x02 \x01(\v2\x13.muxd.sink.v1.ChildR\x05child\x12.\n" +
@@ -3919,15 +4025,22 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x06follow\x18\x05 \x01(\bR\x06follow\x12\x12\n" +
 	"\x04tail\x18\x06 \x01(\x03R\x04tail\x12\x14\n" +
 	"\x05since\x18\a \x01(\x03R\x05since\x12\x18\n" +
-	"\aopening\x18\b \x01(\tR\aopening\"\x0e\n" +
-	"\fLogsResponse\"\xa3\x01\n" +
+	"\aopening\x18\b \x01(\tR\aopening\x12\x14\n" +
+	"\x05until\x18\t \x01(\x03R\x05until\x12\x16\n" +
+	"\x06cursor\x18\n" +
+	" \x01(\tR\x06cursor\"\x0e\n" +
+	"\fLogsResponse\")\n" +
+	"\rRotateRequest\x12\x18\n" +
+	"\aopening\x18\x01 \x01(\tR\aopening\"\x10\n" +
+	"\x0eRotateResponse\"\xbb\x01\n" +
 	"\tLogRecord\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12,\n" +
 	"\x06stream\x18\x02 \x01(\x0e2\x14.muxd.sink.v1.StreamR\x06stream\x12\x12\n" +
 	"\x04text\x18\x03 \x01(\fR\x04text\x12\x18\n" +
 	"\apartial\x18\x04 \x01(\bR\apartial\x12\x10\n" +
 	"\x03end\x18\x05 \x01(\bR\x03end\x12\x14\n" +
-	"\x05error\x18\x06 \x01(\tR\x05error*P\n" +
+	"\x05error\x18\x06 \x01(\tR\x05error\x12\x16\n" +
+	"\x06cursor\x18\a \x01(\tR\x06cursor*P\n" +
 	"\x06Stream\x12\x16\n" +
 	"\x12STREAM_UNSPECIFIED\x10\x00\x12\t\n" +
 	"\x05STDIN\x10\x01\x12\n" +
@@ -3945,7 +4058,7 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x06Policy\x12\t\n" +
 	"\x05BLOCK\x10\x00\x12\x0f\n" +
 	"\vDROP_OLDEST\x10\x01\x12\x0f\n" +
-	"\vDROP_NEWEST\x10\x022\x94\n" +
+	"\vDROP_NEWEST\x10\x022\xd9\n" +
 	"\n" +
 	"\x04Sink\x12D\n" +
 	"\bDescribe\x12\x1d.muxd.sink.v1.DescribeRequest\x1a\x19.muxd.sink.v1.Description\x12F\n" +
@@ -3966,7 +4079,8 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x06Attach\x12\x1b.muxd.sink.v1.AttachRequest\x1a\x1c.muxd.sink.v1.AttachResponse\x12C\n" +
 	"\x06Resize\x12\x1b.muxd.sink.v1.ResizeRequest\x1a\x1c.muxd.sink.v1.ResizeResponse\x12C\n" +
 	"\x06Screen\x12\x1b.muxd.sink.v1.ScreenRequest\x1a\x1c.muxd.sink.v1.ScreenResponse\x12=\n" +
-	"\x04Logs\x12\x19.muxd.sink.v1.LogsRequest\x1a\x1a.muxd.sink.v1.LogsResponseB\"Z github.com/muxd/muxd/sink/sinkpbb\x06proto3"
+	"\x04Logs\x12\x19.muxd.sink.v1.LogsRequest\x1a\x1a.muxd.sink.v1.LogsResponse\x12C\n" +
+	"\x06Rotate\x12\x1b.muxd.sink.v1.RotateRequest\x1a\x1c.muxd.sink.v1.RotateResponseB\"Z github.com/muxd/muxd/sink/sinkpbb\x06proto3"
 
 var (
 	file_sink_sinkpb_sink_proto_rawDescOnce sync.Once
@@ -3981,7 +4095,7 @@ func file_sink_sinkpb_sink_proto_rawDescGZIP() []byte {
 }
 
 var file_sink_sinkpb_sink_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
+var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_sink_sinkpb_sink_proto_goTypes = []any{
 	(Stream)(0),                   // 0: muxd.sink.v1.Stream
 	(Wiring)(0),                   // 1: muxd.sink.v1.Wiring
@@ -4043,9 +4157,11 @@ var file_sink_sinkpb_sink_proto_goTypes = []any{
 	(*Style)(nil),                 // 57: muxd.sink.v1.Style
 	(*LogsRequest)(nil),           // 58: muxd.sink.v1.LogsRequest
 	(*LogsResponse)(nil),          // 59: muxd.sink.v1.LogsResponse
-	(*LogRecord)(nil),             // 60: muxd.sink.v1.LogRecord
-	nil,                           // 61: muxd.sink.v1.Spec.OptionsEntry
-	(*RecoverRequest_Parked)(nil), // 62: muxd.sink.v1.RecoverRequest.Parked
+	(*RotateRequest)(nil),         // 60: muxd.sink.v1.RotateRequest
+	(*RotateResponse)(nil),        // 61: muxd.sink.v1.RotateResponse
+	(*LogRecord)(nil),             // 62: muxd.sink.v1.LogRecord
+	nil,                           // 63: muxd.sink.v1.Spec.OptionsEntry
+	(*RecoverRequest_Parked)(nil), // 64: muxd.sink.v1.RecoverRequest.Parked
 }
 var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	2,  // 0: muxd.sink.v1.Branch.policy:type_name -> muxd.sink.v1.Policy
@@ -4053,12 +4169,12 @@ var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	7,  // 2: muxd.sink.v1.Description.arg:type_name -> muxd.sink.v1.Option
 	7,  // 3: muxd.sink.v1.Description.options:type_name -> muxd.sink.v1.Option
 	3,  // 4: muxd.sink.v1.Option.type:type_name -> muxd.sink.v1.Option.Type
-	61, // 5: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
+	63, // 5: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
 	9,  // 6: muxd.sink.v1.CheckRequest.spec:type_name -> muxd.sink.v1.Spec
 	8,  // 7: muxd.sink.v1.CheckRequest.child:type_name -> muxd.sink.v1.Child
 	0,  // 8: muxd.sink.v1.CheckRequest.streams:type_name -> muxd.sink.v1.Stream
 	1,  // 9: muxd.sink.v1.CheckResponse.wiring:type_name -> muxd.sink.v1.Wiring
-	62, // 10: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
+	64, // 10: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
 	9,  // 11: muxd.sink.v1.OpenRequest.spec:type_name -> muxd.sink.v1.Spec
 	8,  // 12: muxd.sink.v1.OpenRequest.child:type_name -> muxd.sink.v1.Child
 	0,  // 13: muxd.sink.v1.OpenRequest.streams:type_name -> muxd.sink.v1.Stream
@@ -4109,27 +4225,29 @@ var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	50, // 58: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
 	52, // 59: muxd.sink.v1.Sink.Screen:input_type -> muxd.sink.v1.ScreenRequest
 	58, // 60: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
-	6,  // 61: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
-	14, // 62: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
-	16, // 63: muxd.sink.v1.Sink.Repark:output_type -> muxd.sink.v1.ReparkResponse
-	12, // 64: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
-	18, // 65: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
-	20, // 66: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
-	22, // 67: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
-	24, // 68: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
-	26, // 69: muxd.sink.v1.Sink.AddBranch:output_type -> muxd.sink.v1.AddBranchResponse
-	28, // 70: muxd.sink.v1.Sink.RemoveBranch:output_type -> muxd.sink.v1.RemoveBranchResponse
-	30, // 71: muxd.sink.v1.Sink.Pause:output_type -> muxd.sink.v1.PauseResponse
-	32, // 72: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
-	34, // 73: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
-	43, // 74: muxd.sink.v1.Sink.Openings:output_type -> muxd.sink.v1.OpeningsResponse
-	45, // 75: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
-	49, // 76: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
-	51, // 77: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
-	53, // 78: muxd.sink.v1.Sink.Screen:output_type -> muxd.sink.v1.ScreenResponse
-	59, // 79: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
-	61, // [61:80] is the sub-list for method output_type
-	42, // [42:61] is the sub-list for method input_type
+	60, // 61: muxd.sink.v1.Sink.Rotate:input_type -> muxd.sink.v1.RotateRequest
+	6,  // 62: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
+	14, // 63: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
+	16, // 64: muxd.sink.v1.Sink.Repark:output_type -> muxd.sink.v1.ReparkResponse
+	12, // 65: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
+	18, // 66: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
+	20, // 67: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
+	22, // 68: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
+	24, // 69: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
+	26, // 70: muxd.sink.v1.Sink.AddBranch:output_type -> muxd.sink.v1.AddBranchResponse
+	28, // 71: muxd.sink.v1.Sink.RemoveBranch:output_type -> muxd.sink.v1.RemoveBranchResponse
+	30, // 72: muxd.sink.v1.Sink.Pause:output_type -> muxd.sink.v1.PauseResponse
+	32, // 73: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
+	34, // 74: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
+	43, // 75: muxd.sink.v1.Sink.Openings:output_type -> muxd.sink.v1.OpeningsResponse
+	45, // 76: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
+	49, // 77: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
+	51, // 78: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
+	53, // 79: muxd.sink.v1.Sink.Screen:output_type -> muxd.sink.v1.ScreenResponse
+	59, // 80: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
+	61, // 81: muxd.sink.v1.Sink.Rotate:output_type -> muxd.sink.v1.RotateResponse
+	62, // [62:82] is the sub-list for method output_type
+	42, // [42:62] is the sub-list for method input_type
 	42, // [42:42] is the sub-list for extension type_name
 	42, // [42:42] is the sub-list for extension extendee
 	0,  // [0:42] is the sub-list for field type_name
@@ -4155,7 +4273,7 @@ func file_sink_sinkpb_sink_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sink_sinkpb_sink_proto_rawDesc), len(file_sink_sinkpb_sink_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   59,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

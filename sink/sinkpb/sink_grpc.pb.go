@@ -46,6 +46,7 @@ const (
 	Sink_Resize_FullMethodName       = "/muxd.sink.v1.Sink/Resize"
 	Sink_Screen_FullMethodName       = "/muxd.sink.v1.Sink/Screen"
 	Sink_Logs_FullMethodName         = "/muxd.sink.v1.Sink/Logs"
+	Sink_Rotate_FullMethodName       = "/muxd.sink.v1.Sink/Rotate"
 )
 
 // SinkClient is the client API for Sink service.
@@ -109,6 +110,8 @@ type SinkClient interface {
 	// channel under `ticket`, and writes records on the other. It works for openings that are long forgotten,
 	// since the request carries all that Open did. UNIMPLEMENTED where a sink keeps nothing.
 	Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (*LogsResponse, error)
+	// Rotate has a sink that keeps a log begin a new file. UNIMPLEMENTED where it has none.
+	Rotate(ctx context.Context, in *RotateRequest, opts ...grpc.CallOption) (*RotateResponse, error)
 }
 
 type sinkClient struct {
@@ -318,6 +321,16 @@ func (c *sinkClient) Logs(ctx context.Context, in *LogsRequest, opts ...grpc.Cal
 	return out, nil
 }
 
+func (c *sinkClient) Rotate(ctx context.Context, in *RotateRequest, opts ...grpc.CallOption) (*RotateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RotateResponse)
+	err := c.cc.Invoke(ctx, Sink_Rotate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SinkServer is the server API for Sink service.
 // All implementations must embed UnimplementedSinkServer
 // for forward compatibility.
@@ -379,6 +392,8 @@ type SinkServer interface {
 	// channel under `ticket`, and writes records on the other. It works for openings that are long forgotten,
 	// since the request carries all that Open did. UNIMPLEMENTED where a sink keeps nothing.
 	Logs(context.Context, *LogsRequest) (*LogsResponse, error)
+	// Rotate has a sink that keeps a log begin a new file. UNIMPLEMENTED where it has none.
+	Rotate(context.Context, *RotateRequest) (*RotateResponse, error)
 	mustEmbedUnimplementedSinkServer()
 }
 
@@ -445,6 +460,9 @@ func (UnimplementedSinkServer) Screen(context.Context, *ScreenRequest) (*ScreenR
 }
 func (UnimplementedSinkServer) Logs(context.Context, *LogsRequest) (*LogsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Logs not implemented")
+}
+func (UnimplementedSinkServer) Rotate(context.Context, *RotateRequest) (*RotateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Rotate not implemented")
 }
 func (UnimplementedSinkServer) mustEmbedUnimplementedSinkServer() {}
 func (UnimplementedSinkServer) testEmbeddedByValue()              {}
@@ -802,6 +820,24 @@ func _Sink_Logs_Handler(srv interface{}, ctx context.Context, dec func(interface
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Sink_Rotate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SinkServer).Rotate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sink_Rotate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SinkServer).Rotate(ctx, req.(*RotateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Sink_ServiceDesc is the grpc.ServiceDesc for Sink service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -880,6 +916,10 @@ var Sink_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Logs",
 			Handler:    _Sink_Logs_Handler,
+		},
+		{
+			MethodName: "Rotate",
+			Handler:    _Sink_Rotate_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
