@@ -13,6 +13,9 @@ func (p *Plugin) describe() *sinkpb.Description {
 	for _, s := range p.Carries {
 		d.Carries = append(d.Carries, sinkpb.Stream(s))
 	}
+	for _, s := range p.ByName {
+		d.ByName = append(d.ByName, sinkpb.Stream(s))
+	}
 	if p.Arg != nil {
 		d.Arg = optionToWire(*p.Arg)
 	}

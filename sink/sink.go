@@ -61,7 +61,8 @@ type Plugin struct {
 	Version string
 	Help    string // one sentence
 	Carries []Stream
-	Arg     *Option // what may stand behind "NAME:" in a spec; nil: nothing
+	ByName  []Stream // of Carries, those that a spec for all streams does not mean, as a file that is read does not that which is written
+	Arg     *Option  // what may stand behind "NAME:" in a spec; nil: nothing
 	Options []Option
 
 	// Check judges a spec whose options are well-formed one by one, before anything is spawned; nil accepts all and

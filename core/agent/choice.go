@@ -180,7 +180,7 @@ func (a *Agent) resolve(ctx context.Context, text string, streams []sinkpb.Strea
 		carries = nil
 		for _, s := range streams {
 			switch {
-			case slices.Contains(d.Carries, s):
+			case slices.Contains(d.Carries, s) && (exact || !slices.Contains(d.ByName, s)):
 				carries = append(carries, s)
 			case exact:
 				return c, fmt.Errorf("sink %s cannot carry %s", c.spec.Name, streamName(s))

@@ -7,6 +7,8 @@
 // their parent directories where they do not exist. Streams whose paths lead to one file share one writer, so
 // that no record of one stands inside a record of another.
 //
+// A file for stdin is what the child has as its stdin, as after a shell's "<".
+//
 // While a file cannot be written (the disk is full, the directory is gone), the stream waits and the sink tries
 // again; nothing is dropped. A file that was deleted, renamed or replaced from outside is noticed within a second
 // of output, and its path is opened again.
@@ -32,7 +34,8 @@ func Plugin() sink.Plugin {
 		Name:    "file",
 		Version: "1.0",
 		Help:    "keeps output in a file, as records of several formats or as raw bytes",
-		Carries: []sink.Stream{sink.Stdout, sink.Stderr},
+		Carries: []sink.Stream{sink.Stdin, sink.Stdout, sink.Stderr},
+		ByName:  []sink.Stream{sink.Stdin},
 		Arg: &sink.Option{
 			Name: "path", Type: sink.Path, Required: true,
 			Help: "the file; {name}, {id}, {stream}, {host}, {run} and {date} in it are replaced",
@@ -52,6 +55,9 @@ func Plugin() sink.Plugin {
 		}, rotationOptions...),
 		Recover: open.recovered,
 		Check: func(r *sink.Request) (sink.Wiring, error) {
+			if reads(r) {
+				return sink.Direct, checkSource(r)
+			}
 			s, err := parseSettings(r)
 			if err != nil {
 				return 0, err
@@ -75,6 +81,9 @@ func Plugin() sink.Plugin {
 			return k, nil
 		},
 		OpenDirect: func(_ context.Context, r *sink.Request) ([]*os.File, error) {
+			if reads(r) {
+				return openSource(r)
+			}
 			s, err := parseSettings(r)
 			if err != nil {
 				return nil, err

@@ -368,7 +368,10 @@ type Description struct {
 	KeepsLogs bool `protobuf:"varint,7,opt,name=keeps_logs,json=keepsLogs,proto3" json:"keeps_logs,omitempty"`
 	// Its sinks copy a stream into the branches that Open names. Specs cannot name such a plugin: muxd uses the one called
 	// fanout where a stream has several sinks.
-	Copies        bool `protobuf:"varint,8,opt,name=copies,proto3" json:"copies,omitempty"`
+	Copies bool `protobuf:"varint,8,opt,name=copies,proto3" json:"copies,omitempty"`
+	// Of carries, those that the plugin carries only where a spec is given for them by name, and not with one that is for
+	// all streams: what it would be the source of is not what it is the sink of.
+	ByName        []Stream `protobuf:"varint,9,rep,packed,name=by_name,json=byName,proto3,enum=muxd.sink.v1.Stream" json:"by_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -457,6 +460,13 @@ func (x *Description) GetCopies() bool {
 		return x.Copies
 	}
 	return false
+}
+
+func (x *Description) GetByName() []Stream {
+	if x != nil {
+		return x.ByName
+	}
+	return nil
 }
 
 type Option struct {
@@ -3802,7 +3812,7 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x06policy\x18\x02 \x01(\x0e2\x14.muxd.sink.v1.PolicyR\x06policy\x12\x12\n" +
 	"\x04spec\x18\x03 \x01(\tR\x04spec\"4\n" +
 	"\x0fDescribeRequest\x12!\n" +
-	"\fmuxd_version\x18\x01 \x01(\tR\vmuxdVersion\"\x8e\x02\n" +
+	"\fmuxd_version\x18\x01 \x01(\tR\vmuxdVersion\"\xbd\x02\n" +
 	"\vDescription\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x12\n" +
@@ -3812,7 +3822,8 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\aoptions\x18\x06 \x03(\v2\x14.muxd.sink.v1.OptionR\aoptions\x12\x1d\n" +
 	"\n" +
 	"keeps_logs\x18\a \x01(\bR\tkeepsLogs\x12\x16\n" +
-	"\x06copies\x18\b \x01(\bR\x06copies\"\x80\x02\n" +
+	"\x06copies\x18\b \x01(\bR\x06copies\x12-\n" +
+	"\aby_name\x18\t \x03(\x0e2\x14.muxd.sink.v1.StreamR\x06byName\"\x80\x02\n" +
 	"\x06Option\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x19.muxd.sink.v1.Option.TypeR\x04type\x12\x18\n" +
@@ -4168,89 +4179,90 @@ var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	0,  // 1: muxd.sink.v1.Description.carries:type_name -> muxd.sink.v1.Stream
 	7,  // 2: muxd.sink.v1.Description.arg:type_name -> muxd.sink.v1.Option
 	7,  // 3: muxd.sink.v1.Description.options:type_name -> muxd.sink.v1.Option
-	3,  // 4: muxd.sink.v1.Option.type:type_name -> muxd.sink.v1.Option.Type
-	63, // 5: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
-	9,  // 6: muxd.sink.v1.CheckRequest.spec:type_name -> muxd.sink.v1.Spec
-	8,  // 7: muxd.sink.v1.CheckRequest.child:type_name -> muxd.sink.v1.Child
-	0,  // 8: muxd.sink.v1.CheckRequest.streams:type_name -> muxd.sink.v1.Stream
-	1,  // 9: muxd.sink.v1.CheckResponse.wiring:type_name -> muxd.sink.v1.Wiring
-	64, // 10: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
-	9,  // 11: muxd.sink.v1.OpenRequest.spec:type_name -> muxd.sink.v1.Spec
-	8,  // 12: muxd.sink.v1.OpenRequest.child:type_name -> muxd.sink.v1.Child
-	0,  // 13: muxd.sink.v1.OpenRequest.streams:type_name -> muxd.sink.v1.Stream
-	10, // 14: muxd.sink.v1.OpenRequest.size:type_name -> muxd.sink.v1.Size
-	4,  // 15: muxd.sink.v1.OpenRequest.branches:type_name -> muxd.sink.v1.Branch
-	1,  // 16: muxd.sink.v1.OpenResponse.wiring:type_name -> muxd.sink.v1.Wiring
-	0,  // 17: muxd.sink.v1.LeaveRequest.stream:type_name -> muxd.sink.v1.Stream
-	4,  // 18: muxd.sink.v1.AddBranchRequest.branch:type_name -> muxd.sink.v1.Branch
-	0,  // 19: muxd.sink.v1.Event.stream:type_name -> muxd.sink.v1.Stream
-	35, // 20: muxd.sink.v1.Event.eof:type_name -> muxd.sink.v1.Eof
-	36, // 21: muxd.sink.v1.Event.flushed:type_name -> muxd.sink.v1.Flushed
-	37, // 22: muxd.sink.v1.Event.failed:type_name -> muxd.sink.v1.Failed
-	38, // 23: muxd.sink.v1.Event.trouble:type_name -> muxd.sink.v1.Trouble
-	39, // 24: muxd.sink.v1.Event.viewers:type_name -> muxd.sink.v1.Viewers
-	41, // 25: muxd.sink.v1.Event.snapshot:type_name -> muxd.sink.v1.Snapshot
-	40, // 26: muxd.sink.v1.Event.dropped:type_name -> muxd.sink.v1.Dropped
-	46, // 27: muxd.sink.v1.StatResponse.streams:type_name -> muxd.sink.v1.StreamStat
-	0,  // 28: muxd.sink.v1.StreamStat.stream:type_name -> muxd.sink.v1.Stream
-	10, // 29: muxd.sink.v1.StreamStat.size:type_name -> muxd.sink.v1.Size
-	47, // 30: muxd.sink.v1.StreamStat.branches:type_name -> muxd.sink.v1.BranchStat
-	10, // 31: muxd.sink.v1.AttachRequest.size:type_name -> muxd.sink.v1.Size
-	10, // 32: muxd.sink.v1.ResizeRequest.size:type_name -> muxd.sink.v1.Size
-	10, // 33: muxd.sink.v1.ScreenResponse.size:type_name -> muxd.sink.v1.Size
-	54, // 34: muxd.sink.v1.ScreenResponse.cursor:type_name -> muxd.sink.v1.Cursor
-	57, // 35: muxd.sink.v1.ScreenResponse.styles:type_name -> muxd.sink.v1.Style
-	55, // 36: muxd.sink.v1.ScreenResponse.lines:type_name -> muxd.sink.v1.Line
-	56, // 37: muxd.sink.v1.Line.cells:type_name -> muxd.sink.v1.Cell
-	9,  // 38: muxd.sink.v1.LogsRequest.spec:type_name -> muxd.sink.v1.Spec
-	8,  // 39: muxd.sink.v1.LogsRequest.child:type_name -> muxd.sink.v1.Child
-	0,  // 40: muxd.sink.v1.LogsRequest.streams:type_name -> muxd.sink.v1.Stream
-	0,  // 41: muxd.sink.v1.LogRecord.stream:type_name -> muxd.sink.v1.Stream
-	5,  // 42: muxd.sink.v1.Sink.Describe:input_type -> muxd.sink.v1.DescribeRequest
-	13, // 43: muxd.sink.v1.Sink.Recover:input_type -> muxd.sink.v1.RecoverRequest
-	15, // 44: muxd.sink.v1.Sink.Repark:input_type -> muxd.sink.v1.ReparkRequest
-	11, // 45: muxd.sink.v1.Sink.Check:input_type -> muxd.sink.v1.CheckRequest
-	17, // 46: muxd.sink.v1.Sink.Open:input_type -> muxd.sink.v1.OpenRequest
-	19, // 47: muxd.sink.v1.Sink.End:input_type -> muxd.sink.v1.EndRequest
-	21, // 48: muxd.sink.v1.Sink.Cut:input_type -> muxd.sink.v1.CutRequest
-	23, // 49: muxd.sink.v1.Sink.Leave:input_type -> muxd.sink.v1.LeaveRequest
-	25, // 50: muxd.sink.v1.Sink.AddBranch:input_type -> muxd.sink.v1.AddBranchRequest
-	27, // 51: muxd.sink.v1.Sink.RemoveBranch:input_type -> muxd.sink.v1.RemoveBranchRequest
-	29, // 52: muxd.sink.v1.Sink.Pause:input_type -> muxd.sink.v1.PauseRequest
-	31, // 53: muxd.sink.v1.Sink.Forget:input_type -> muxd.sink.v1.ForgetRequest
-	33, // 54: muxd.sink.v1.Sink.Watch:input_type -> muxd.sink.v1.WatchRequest
-	42, // 55: muxd.sink.v1.Sink.Openings:input_type -> muxd.sink.v1.OpeningsRequest
-	44, // 56: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
-	48, // 57: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
-	50, // 58: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
-	52, // 59: muxd.sink.v1.Sink.Screen:input_type -> muxd.sink.v1.ScreenRequest
-	58, // 60: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
-	60, // 61: muxd.sink.v1.Sink.Rotate:input_type -> muxd.sink.v1.RotateRequest
-	6,  // 62: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
-	14, // 63: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
-	16, // 64: muxd.sink.v1.Sink.Repark:output_type -> muxd.sink.v1.ReparkResponse
-	12, // 65: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
-	18, // 66: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
-	20, // 67: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
-	22, // 68: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
-	24, // 69: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
-	26, // 70: muxd.sink.v1.Sink.AddBranch:output_type -> muxd.sink.v1.AddBranchResponse
-	28, // 71: muxd.sink.v1.Sink.RemoveBranch:output_type -> muxd.sink.v1.RemoveBranchResponse
-	30, // 72: muxd.sink.v1.Sink.Pause:output_type -> muxd.sink.v1.PauseResponse
-	32, // 73: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
-	34, // 74: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
-	43, // 75: muxd.sink.v1.Sink.Openings:output_type -> muxd.sink.v1.OpeningsResponse
-	45, // 76: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
-	49, // 77: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
-	51, // 78: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
-	53, // 79: muxd.sink.v1.Sink.Screen:output_type -> muxd.sink.v1.ScreenResponse
-	59, // 80: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
-	61, // 81: muxd.sink.v1.Sink.Rotate:output_type -> muxd.sink.v1.RotateResponse
-	62, // [62:82] is the sub-list for method output_type
-	42, // [42:62] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	0,  // 4: muxd.sink.v1.Description.by_name:type_name -> muxd.sink.v1.Stream
+	3,  // 5: muxd.sink.v1.Option.type:type_name -> muxd.sink.v1.Option.Type
+	63, // 6: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
+	9,  // 7: muxd.sink.v1.CheckRequest.spec:type_name -> muxd.sink.v1.Spec
+	8,  // 8: muxd.sink.v1.CheckRequest.child:type_name -> muxd.sink.v1.Child
+	0,  // 9: muxd.sink.v1.CheckRequest.streams:type_name -> muxd.sink.v1.Stream
+	1,  // 10: muxd.sink.v1.CheckResponse.wiring:type_name -> muxd.sink.v1.Wiring
+	64, // 11: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
+	9,  // 12: muxd.sink.v1.OpenRequest.spec:type_name -> muxd.sink.v1.Spec
+	8,  // 13: muxd.sink.v1.OpenRequest.child:type_name -> muxd.sink.v1.Child
+	0,  // 14: muxd.sink.v1.OpenRequest.streams:type_name -> muxd.sink.v1.Stream
+	10, // 15: muxd.sink.v1.OpenRequest.size:type_name -> muxd.sink.v1.Size
+	4,  // 16: muxd.sink.v1.OpenRequest.branches:type_name -> muxd.sink.v1.Branch
+	1,  // 17: muxd.sink.v1.OpenResponse.wiring:type_name -> muxd.sink.v1.Wiring
+	0,  // 18: muxd.sink.v1.LeaveRequest.stream:type_name -> muxd.sink.v1.Stream
+	4,  // 19: muxd.sink.v1.AddBranchRequest.branch:type_name -> muxd.sink.v1.Branch
+	0,  // 20: muxd.sink.v1.Event.stream:type_name -> muxd.sink.v1.Stream
+	35, // 21: muxd.sink.v1.Event.eof:type_name -> muxd.sink.v1.Eof
+	36, // 22: muxd.sink.v1.Event.flushed:type_name -> muxd.sink.v1.Flushed
+	37, // 23: muxd.sink.v1.Event.failed:type_name -> muxd.sink.v1.Failed
+	38, // 24: muxd.sink.v1.Event.trouble:type_name -> muxd.sink.v1.Trouble
+	39, // 25: muxd.sink.v1.Event.viewers:type_name -> muxd.sink.v1.Viewers
+	41, // 26: muxd.sink.v1.Event.snapshot:type_name -> muxd.sink.v1.Snapshot
+	40, // 27: muxd.sink.v1.Event.dropped:type_name -> muxd.sink.v1.Dropped
+	46, // 28: muxd.sink.v1.StatResponse.streams:type_name -> muxd.sink.v1.StreamStat
+	0,  // 29: muxd.sink.v1.StreamStat.stream:type_name -> muxd.sink.v1.Stream
+	10, // 30: muxd.sink.v1.StreamStat.size:type_name -> muxd.sink.v1.Size
+	47, // 31: muxd.sink.v1.StreamStat.branches:type_name -> muxd.sink.v1.BranchStat
+	10, // 32: muxd.sink.v1.AttachRequest.size:type_name -> muxd.sink.v1.Size
+	10, // 33: muxd.sink.v1.ResizeRequest.size:type_name -> muxd.sink.v1.Size
+	10, // 34: muxd.sink.v1.ScreenResponse.size:type_name -> muxd.sink.v1.Size
+	54, // 35: muxd.sink.v1.ScreenResponse.cursor:type_name -> muxd.sink.v1.Cursor
+	57, // 36: muxd.sink.v1.ScreenResponse.styles:type_name -> muxd.sink.v1.Style
+	55, // 37: muxd.sink.v1.ScreenResponse.lines:type_name -> muxd.sink.v1.Line
+	56, // 38: muxd.sink.v1.Line.cells:type_name -> muxd.sink.v1.Cell
+	9,  // 39: muxd.sink.v1.LogsRequest.spec:type_name -> muxd.sink.v1.Spec
+	8,  // 40: muxd.sink.v1.LogsRequest.child:type_name -> muxd.sink.v1.Child
+	0,  // 41: muxd.sink.v1.LogsRequest.streams:type_name -> muxd.sink.v1.Stream
+	0,  // 42: muxd.sink.v1.LogRecord.stream:type_name -> muxd.sink.v1.Stream
+	5,  // 43: muxd.sink.v1.Sink.Describe:input_type -> muxd.sink.v1.DescribeRequest
+	13, // 44: muxd.sink.v1.Sink.Recover:input_type -> muxd.sink.v1.RecoverRequest
+	15, // 45: muxd.sink.v1.Sink.Repark:input_type -> muxd.sink.v1.ReparkRequest
+	11, // 46: muxd.sink.v1.Sink.Check:input_type -> muxd.sink.v1.CheckRequest
+	17, // 47: muxd.sink.v1.Sink.Open:input_type -> muxd.sink.v1.OpenRequest
+	19, // 48: muxd.sink.v1.Sink.End:input_type -> muxd.sink.v1.EndRequest
+	21, // 49: muxd.sink.v1.Sink.Cut:input_type -> muxd.sink.v1.CutRequest
+	23, // 50: muxd.sink.v1.Sink.Leave:input_type -> muxd.sink.v1.LeaveRequest
+	25, // 51: muxd.sink.v1.Sink.AddBranch:input_type -> muxd.sink.v1.AddBranchRequest
+	27, // 52: muxd.sink.v1.Sink.RemoveBranch:input_type -> muxd.sink.v1.RemoveBranchRequest
+	29, // 53: muxd.sink.v1.Sink.Pause:input_type -> muxd.sink.v1.PauseRequest
+	31, // 54: muxd.sink.v1.Sink.Forget:input_type -> muxd.sink.v1.ForgetRequest
+	33, // 55: muxd.sink.v1.Sink.Watch:input_type -> muxd.sink.v1.WatchRequest
+	42, // 56: muxd.sink.v1.Sink.Openings:input_type -> muxd.sink.v1.OpeningsRequest
+	44, // 57: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
+	48, // 58: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
+	50, // 59: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
+	52, // 60: muxd.sink.v1.Sink.Screen:input_type -> muxd.sink.v1.ScreenRequest
+	58, // 61: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
+	60, // 62: muxd.sink.v1.Sink.Rotate:input_type -> muxd.sink.v1.RotateRequest
+	6,  // 63: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
+	14, // 64: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
+	16, // 65: muxd.sink.v1.Sink.Repark:output_type -> muxd.sink.v1.ReparkResponse
+	12, // 66: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
+	18, // 67: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
+	20, // 68: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
+	22, // 69: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
+	24, // 70: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
+	26, // 71: muxd.sink.v1.Sink.AddBranch:output_type -> muxd.sink.v1.AddBranchResponse
+	28, // 72: muxd.sink.v1.Sink.RemoveBranch:output_type -> muxd.sink.v1.RemoveBranchResponse
+	30, // 73: muxd.sink.v1.Sink.Pause:output_type -> muxd.sink.v1.PauseResponse
+	32, // 74: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
+	34, // 75: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
+	43, // 76: muxd.sink.v1.Sink.Openings:output_type -> muxd.sink.v1.OpeningsResponse
+	45, // 77: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
+	49, // 78: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
+	51, // 79: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
+	53, // 80: muxd.sink.v1.Sink.Screen:output_type -> muxd.sink.v1.ScreenResponse
+	59, // 81: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
+	61, // 82: muxd.sink.v1.Sink.Rotate:output_type -> muxd.sink.v1.RotateResponse
+	63, // [63:83] is the sub-list for method output_type
+	43, // [43:63] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_sink_sinkpb_sink_proto_init() }
