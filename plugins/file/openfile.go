@@ -24,6 +24,24 @@ func identityOf(info iofs.FileInfo) identity {
 	return identity{st.Dev, st.Ino}
 }
 
+// birthOf is when f was made; 0 where the file system does not tell. The number of a file that is deleted is given to
+// another one soon.
+func birthOf(f *os.File) (uint64, error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var st unix.Statx_t
+	var statErr error
+	err = raw.Control(func(n uintptr) {
+		statErr = unix.Statx(int(n), "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_BTIME, &st)
+	})
+	if err = errors.Join(err, statErr); err != nil || st.Mask&unix.STATX_BTIME == 0 {
+		return 0, err
+	}
+	return uint64(st.Btime.Sec)*1e9 + uint64(st.Btime.Nsec), nil
+}
+
 // openAppend opens path for appending, and makes it and its parents where they do not exist, on the disk too where s
 // wants it synced. The file is returned, owned by the caller.
 //

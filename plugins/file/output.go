@@ -61,6 +61,7 @@ type output struct {
 	files   *files
 	file    *os.File
 	id      identity
+	birth   uint64 // when it was made, Unix nanoseconds, by which it is told from another of the same number; 0: not known
 	regular bool
 	holders int           // guarded by files.mu
 	turn    chan struct{} // holds a token while nobody writes
@@ -117,6 +118,10 @@ func (fs *files) acquireOnce(path string, s settings) (*output, error) {
 		return o, nil
 	}
 	o := &output{files: fs, file: f, id: id, regular: info.Mode().IsRegular(), holders: 1, turn: make(chan struct{}, 1)}
+	if o.birth, err = birthOf(f); err != nil {
+		f.Close()
+		return nil, err
+	}
 	if info.Size() > 0 {
 		o.wrote = info.ModTime()
 	}

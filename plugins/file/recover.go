@@ -22,18 +22,20 @@ import (
 // or cannot be.
 type intent struct {
 	id    identity
+	birth uint64 // output.birth
 	after time.Time
 	end   uint64
 	from  uint64
 }
 
-const intentSize = 5 * 8
+const intentSize = 6 * 8
 
 func (i intent) encode(b *[intentSize]byte) []byte {
 	binary.LittleEndian.PutUint64(b[0:], i.id.dev)
 	binary.LittleEndian.PutUint64(b[8:], i.id.ino)
 	binary.LittleEndian.PutUint64(b[16:], i.end)
 	binary.LittleEndian.PutUint64(b[24:], i.from)
+	binary.LittleEndian.PutUint64(b[40:], i.birth)
 	binary.LittleEndian.PutUint64(b[32:], 0)
 	if !i.after.IsZero() {
 		binary.LittleEndian.PutUint64(b[32:], uint64(i.after.UnixNano()))
@@ -49,6 +51,7 @@ func decodeIntent(b []byte) (i intent, ok bool) {
 	i.id.ino = binary.LittleEndian.Uint64(b[8:])
 	i.end = binary.LittleEndian.Uint64(b[16:])
 	i.from = binary.LittleEndian.Uint64(b[24:])
+	i.birth = binary.LittleEndian.Uint64(b[40:])
 	if after := binary.LittleEndian.Uint64(b[32:]); after != 0 {
 		i.after = time.Unix(0, int64(after))
 	}
@@ -80,7 +83,7 @@ func (w *writing) lookBack(ctx context.Context, was intent, b *buffers) (uint64,
 	if err := w.find(ctx, was.id); err != nil {
 		return 0, err
 	}
-	if w.out.id != was.id || !w.out.regular { // its file is gone, or cannot be asked
+	if w.out.id != was.id || w.out.birth != was.birth || !w.out.regular { // its file is gone, or cannot be asked
 		w.finish()
 		w.files.pending.settle(w.claim)
 		return w.lookPacked(was, b)

@@ -258,9 +258,9 @@ func TestWrittenRecords(t *testing.T) {
 
 func TestIntentIsGolden(t *testing.T) {
 	var b [intentSize]byte
-	was := intent{identity{1, 2}, time.Unix(0, 5), 3, 4}
+	was := intent{identity{1, 2}, 6, time.Unix(0, 5), 3, 4}
 	golden := make([]byte, 0, intentSize)
-	for _, n := range []uint64{1, 2, 3, 4, 5} {
+	for _, n := range []uint64{1, 2, 3, 4, 5, 6} {
 		golden = binary.LittleEndian.AppendUint64(golden, n)
 	}
 	if got := was.encode(&b); !slices.Equal(got, golden) {

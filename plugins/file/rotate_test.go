@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -291,6 +292,7 @@ func TestDateInPath(t *testing.T) {
 type dying struct {
 	at   string
 	n    int // 0: it lives
+	mu   sync.Mutex
 	seen int
 }
 
@@ -298,7 +300,11 @@ func (d *dying) step(s string) {
 	if s != d.at {
 		return
 	}
-	if d.seen++; d.n > 0 && d.seen >= d.n {
+	d.mu.Lock()
+	d.seen++
+	over := d.n > 0 && d.seen >= d.n
+	d.mu.Unlock()
+	if over {
 		runtime.Goexit()
 	}
 }
@@ -383,4 +389,36 @@ func TestKilledAtEveryStepOfARotation(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestKilledAndTheNumberUsedAgain looks for a chunk whose file was compressed, and whose number is another file's since.
+func TestKilledAndTheNumberUsedAgain(t *testing.T) {
+	s := rotating(cri{}, 1000, packZstd)
+	path := temp(t)
+	dead := killAt(t, s, path, "first\n", "one\ntwo\n", 2*len("2026-05-04T12:00:01.000000123Z stdout F one\n"))
+	was, ok := decodeIntent(dead.slot.earlier)
+	if !ok || was.birth == 0 {
+		t.Skip("the file system does not tell when a file was made")
+	}
+	fs := quick()
+	w := openStream(t, fs, s, sink.Stdout, path)
+	if err := w.w.rotate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.w.close()
+	fs.jobs.Wait()
+	if err := appendTo(path, "2026-05-04T12:00:02.000000123Z stdout F of the other file\n"); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	was.id = identityOf(info)
+	var mark [intentSize]byte
+	dead.slot.earlier = was.encode(&mark)
+	dead.run(t, openStream(t, quick(), s, sink.Stdout, path))
+	text, _ := whatStands(t, path)
+	got := readPublished(t, []byte(text), 1000)["stdout"]
+	same(t, "lines", strings.Join(got, "|"), "first|one|two|of the other file")
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,12 +17,15 @@ import (
 
 // disk is an fsync that notes what was on the disk when it returned.
 type disk struct {
+	mu    sync.Mutex
 	syncs int
 	safe  string // the file, as of the last sync
 	fail  []error
 }
 
 func (d *disk) fsync(f *os.File) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if info, err := f.Stat(); err != nil || info.IsDir() {
 		return err
 	}
@@ -34,6 +38,24 @@ func (d *disk) fsync(f *os.File) error {
 	d.syncs++
 	d.safe = string(b)
 	return err
+}
+
+func (d *disk) count() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.syncs
+}
+
+func (d *disk) onDisk() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.safe
+}
+
+func (d *disk) failNext(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fail = append(d.fail, err)
 }
 
 func syncing(how string) settings {
@@ -115,26 +137,28 @@ func TestSyncInterval(t *testing.T) {
 		w := openStream(t, fs, syncing(syncInterval), sink.Stdout, path)
 		w.put(noon, "one\n", false)
 		time.Sleep(59 * time.Second)
+		synctest.Wait()
 		w.put(noon, "two\n", false)
-		if d.syncs != 0 {
+		if d.count() != 0 {
 			t.Errorf("%d syncs after 59 s", d.syncs)
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		same(t, "after a minute", d.safe, read(t, path))
+		same(t, "after a minute", d.onDisk(), read(t, path))
 		time.Sleep(time.Hour)
-		if d.syncs != 1 {
+		synctest.Wait()
+		if d.count() != 1 {
 			t.Errorf("%d syncs in an hour without output", d.syncs)
 		}
-		d.fail = []error{unix.EIO}
+		d.failNext(unix.EIO)
 		w.put(noon, "three\n", false)
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		w.put(noon, "four\n", false) // at once, since the last one failed
-		same(t, "after a failure", d.safe, read(t, path))
+		same(t, "after a failure", d.onDisk(), read(t, path))
 		w.put(noon, "five\n", false)
 		w.put(noon, "", true)
-		same(t, "at the end", d.safe, read(t, path))
+		same(t, "at the end", d.onDisk(), read(t, path))
 	})
 }
 

@@ -187,7 +187,7 @@ func (w *writing) prepare(ctx context.Context, text []byte, from uint64) (int, e
 	if end, err = w.out.end(); err != nil {
 		return 0, err
 	}
-	w.intent = intent{id: w.out.id, after: w.out.after, end: uint64(end), from: from}
+	w.intent = intent{id: w.out.id, birth: w.out.birth, after: w.out.after, end: uint64(end), from: from}
 	w.memory.Intend(w.intent.encode(&w.mark))
 	w.files.step(stepIntent)
 	w.out.wrote = w.part.time
