@@ -44,6 +44,7 @@ func killAt(t *testing.T, s settings, path, before, text string, k int) killed {
 	}
 	intended.restart()
 	w.w.close()
+	w.w.files.jobs.Wait() // what it had begun does not outlive a process
 	p.again = true
 	return killed{slot: intended, part: p}
 }

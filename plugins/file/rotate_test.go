@@ -417,7 +417,9 @@ func TestKilledAndTheNumberUsedAgain(t *testing.T) {
 	was.id = identityOf(info)
 	var mark [intentSize]byte
 	dead.slot.earlier = was.encode(&mark)
-	dead.run(t, openStream(t, quick(), s, sink.Stdout, path))
+	next := quick()
+	dead.run(t, openStream(t, next, s, sink.Stdout, path))
+	next.jobs.Wait()
 	text, _ := whatStands(t, path)
 	got := readPublished(t, []byte(text), 1000)["stdout"]
 	same(t, "lines", strings.Join(got, "|"), "first|one|two|of the other file")
