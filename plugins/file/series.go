@@ -93,7 +93,24 @@ func (s series) pattern() *regexp.Regexp {
 }
 
 // members lists the series from the oldest to the one that is written. A directory that does not exist has none.
+//
+// One reading of a directory is not enough. A name that comes and one that goes while it is read may both be passed over
+// (readdir(3)), and a file that is being compressed has first the one and then the other: a member would be missed, and its
+// name given again. So it is read until two readings agree: the second began when the new name was there.
 func (s series) members() ([]member, error) {
+	pattern := s.pattern()
+	var before []member
+	for first := true; ; first = false {
+		now, err := s.read(pattern)
+		if err != nil || !first && slices.Equal(before, now) {
+			return now, err
+		}
+		before = now
+	}
+}
+
+// read is one reading.
+func (s series) read(pattern *regexp.Regexp) ([]member, error) {
 	entries, err := os.ReadDir(s.dir)
 	if missing(err) {
 		return nil, nil
@@ -101,7 +118,6 @@ func (s series) members() ([]member, error) {
 	if err != nil {
 		return nil, err
 	}
-	pattern := s.pattern()
 	var out []member
 	for _, e := range entries {
 		m := pattern.FindStringSubmatch(e.Name())
