@@ -50,8 +50,9 @@ type result struct {
 	started          *exec.Cmd // by the test itself, and adopted; nil: muxd has spawned it
 }
 
-// TestChaos kills keeper, agent and plugins at random, also keeper and agent together, under children of every kind, sink and format. Afterwards every record is there
-// once and in order, every exit status is right, and nothing is left.
+// TestChaos kills keeper, agent and plugins at random, also keeper and agent together, and plugins at chosen steps of the staging protocol,
+// or stops them there, under children of every kind, sink and format. Afterwards every record is there once and in order, every
+// exit status is right, and nothing is left.
 func TestChaos(t *testing.T) {
 	seed := *seedWanted
 	if seed == 0 {
@@ -80,12 +81,23 @@ func TestChaos(t *testing.T) {
 	add("burst", "file:OUT,format=raw,max-size=64KiB,compress=gzip")
 	add("small", "file:OUT,format=raw")
 	adopted := all[len(all)-1]
+	for _, kind := range []string{"small", "burst"} {
+		add(kind, "socket:unix:OUT")
+	}
+	add("small", "socket:listen=unix:OUT")
 	add("burst", "pty,scrollback=64MiB")
+	peers := map[*result]*peer{}
 	for _, r := range all {
+		if path, ok := strings.CutPrefix(r.spec, "socket:unix:"); ok {
+			peers[r] = accept(t, path)
+		}
 		if r == adopted {
 			m.adopt(t, r)
 		} else {
 			m.spawn(t, r)
+		}
+		if path, ok := strings.CutPrefix(r.spec, "socket:listen=unix:"); ok {
+			peers[r] = connect(path)
 		}
 	}
 	viewer := m.view(t, all[len(all)-1].name)
@@ -93,12 +105,16 @@ func TestChaos(t *testing.T) {
 	kills := 0
 	for kills < *killsWanted {
 		time.Sleep(time.Duration(random.IntN(60)) * time.Millisecond) // when the kill comes, not a wait for anything
-		who := []string{"agent", "file", "pty", "keeper", "both"}[random.IntN(5)]
+		who := []string{"agent", "file", "pty", "socket", "keeper", "both", "step"}[random.IntN(7)]
 		before := uint32(0)
 		if who == "keeper" || who == "both" { // the plugins are well, and this death is over before the next
 			before = m.settle(t, 0)
 		}
 		switch {
+		case who == "step":
+			if m.killAt(t, carriers[random.IntN(len(carriers))], stageSteps[random.IntN(len(stageSteps))], random.IntN(8) == 0) {
+				kills++
+			}
 		case who == "both":
 			m.killBoth(t, random)
 			kills += 2
@@ -109,7 +125,7 @@ func TestChaos(t *testing.T) {
 			m.settle(t, before)
 		}
 	}
-	for _, plugin := range []string{"file", "pty"} { // whatever died too often waits for a person
+	for _, plugin := range carriers { // whatever died too often waits for a person
 		if _, err := m.client.API.RestartPlugin(context.Background(), &controlpb.RestartPluginRequest{Name: plugin}); err != nil {
 			t.Fatalf("restart plugin %s: %v", plugin, err)
 		}
@@ -134,13 +150,17 @@ func TestChaos(t *testing.T) {
 		} else if ws := unix.WaitStatus(c.Status); !c.StatusKnown || ws.ExitStatus() != r.status {
 			t.Errorf("%s: status %v (known %v), want %d", r.name, ws, c.StatusKnown, r.status)
 		}
-		m.client.API.Remove(context.Background(), &controlpb.RemoveRequest{Child: r.name})
+		m.remove(t, r)
 	}
 	shown := bytes.ReplaceAll(viewer.end(t), []byte("\r\n"), []byte("\n"))
+	m.heldByNobody(t)
 	m.stop(t)
 	for _, r := range all { // now nothing is compressed any more
 		out, err := r.read(dir)
 		switch {
+		case peers[r] != nil:
+			peers[r].check(t, r)
+			continue
 		case strings.HasPrefix(r.spec, "pty"):
 			out = shown
 		case err != nil:
@@ -180,6 +200,7 @@ func (r *result) read(dir string) ([]byte, error) {
 // muxd is a muxd of the test's own.
 type muxd struct {
 	bin, dir string
+	home     string            // all that is this muxd's
 	ended    []<-chan struct{} // one for each process that was started here: closed when it is reaped
 	log      *os.File
 	client   *control.Client
@@ -194,12 +215,22 @@ func start(t *testing.T) *muxd {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	bin := filepath.Join(dir, "muxd")
-	build := exec.Command("go", "build", "-o", bin, "github.com/muxd/muxd/cmd/muxd")
+	build := exec.Command("go", "build", "-tags", "muxd_chaos", "-o", bin, "github.com/muxd/muxd/cmd/muxd")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build muxd: %v\n%s", err, out)
 	}
-	m := &muxd{dead: map[string]int32{}, openings: map[string]int{}, bin: bin, dir: filepath.Join(dir, "run")}
+	m := &muxd{dead: map[string]int32{}, openings: map[string]int{}, bin: bin, home: dir, dir: filepath.Join(dir, "run")}
+	config := "[agent]\nplugin_hang = \"600ms\"\n"
+	for _, plugin := range carriers {
+		config += fmt.Sprintf("[plugins.%s]\nenv = { MUXD_CHAOS_STEPS = %q }\n", plugin, m.stepFile(plugin))
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config.toml"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "tmp"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	if m.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +264,8 @@ func start(t *testing.T) *muxd {
 
 // up starts a muxd, and returns its pid, and what is closed when it has ended.
 func (m *muxd) up(t *testing.T) (pid int, ended <-chan struct{}) {
-	cmd := exec.Command(m.bin, "--runtime-dir", m.dir)
+	cmd := exec.Command(m.bin, "--runtime-dir", m.dir, "--config", filepath.Join(m.home, "config.toml"))
+	cmd.Env = append(os.Environ(), "TMPDIR="+filepath.Join(m.home, "tmp"))
 	cmd.Stderr = m.log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -351,7 +383,7 @@ func (m *muxd) settle(t *testing.T, before uint32) uint32 {
 			t.Fatalf("plugins: %v", err)
 		}
 		for _, p := range plugins.Plugins {
-			if (p.Name == "file" || p.Name == "pty") && (p.State != "running" || p.Pid == m.dead[p.Name] || int(p.Openings) != m.openings[p.Name]) {
+			if m.openings[p.Name] > 0 && (p.State != "running" || p.Pid == m.dead[p.Name] || int(p.Openings) != m.openings[p.Name]) {
 				wrong = fmt.Sprintf("%s, pid %d, is %s, and serves %d openings", p.Name, p.Pid, p.State, p.Openings)
 			}
 			if strings.Contains(p.Error, "muxctl plugin restart") {
@@ -398,23 +430,7 @@ func (m *muxd) pid(t *testing.T, who string) int {
 		}
 		return int(s.AgentPid)
 	}
-	resp, err := m.client.API.Plugins(context.Background(), &controlpb.PluginsRequest{})
-	if err != nil {
-		t.Fatalf("plugins: %v", err)
-	}
-	for _, p := range resp.Plugins {
-		if p.Name != who {
-			continue
-		}
-		if strings.Contains(p.Error, "muxctl plugin restart") {
-			// It died too often in a short time, and waits for a person.
-			if _, err := m.client.API.RestartPlugin(context.Background(), &controlpb.RestartPluginRequest{Name: who}); err != nil {
-				t.Fatalf("restart plugin %s: %v", who, err)
-			}
-		}
-		return int(p.Pid)
-	}
-	return 0
+	return m.pluginPID(t, who)
 }
 
 // stop ends muxd, and says whether it left anything.
@@ -425,7 +441,7 @@ func (m *muxd) stop(t *testing.T) {
 	for deadline := time.Now().Add(10 * time.Second); ; {
 		_, err := os.Stat(m.dir)
 		if errors.Is(err, os.ErrNotExist) {
-			return
+			break
 		}
 		if time.Now().After(deadline) {
 			t.Errorf("the runtime directory is still there: %v", err)
@@ -433,6 +449,7 @@ func (m *muxd) stop(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond) // polling for what the deadline bounds
 	}
+	m.nothingLeft(t)
 }
 
 // watcher collects what a viewer of a console sees.
