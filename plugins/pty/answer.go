@@ -43,8 +43,8 @@ func (c *consoleSink) asked(end uint64, q screen.Query) {
 // answerer is the viewer whose terminal answers: it must have one, type, and keep up. c.mu is held.
 func (c *consoleSink) answerer() *attached {
 	can := func(a *attached) bool { return a != nil && a.terminal && !a.v.ReadOnly && !a.slow && !a.over }
-	if can(c.latest) {
-		return c.latest
+	if can(c.sizes.latest) {
+		return c.sizes.latest
 	}
 	for a := range c.viewers {
 		if can(a) {

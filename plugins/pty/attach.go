@@ -20,6 +20,10 @@ const noticeEvery = 10 * time.Second
 // colours that were on then.
 const cancelSequence = "\x18\x1b[m"
 
+// lineNotice is what whoever types a line that is too long is told.
+var lineNotice = fmt.Sprintf("the terminal reads lines, of %d bytes at most: the rest of a longer line is lost; "+
+	"end lines sooner, or have the program read keys (stty -icanon)", lineMost)
+
 // attached is a viewer's place in the output. consoleSink.mu is for all of it but the channels.
 //
 // While slow is false the viewer has everything up to the ring's end, and whoever adds to the ring sends it at once.
@@ -90,7 +94,7 @@ func (c *consoleSink) admit(a *attached, want replay) {
 		close(c.back)
 	}
 	if !a.v.ReadOnly {
-		c.resized(a, a.v.Rows, a.v.Cols)
+		c.fit(c.sizes.sized(a, a.v.Rows, a.v.Cols))
 	}
 	c.begin(a, want)
 	c.push(a)
@@ -121,9 +125,7 @@ func (c *consoleSink) leave(a *attached) {
 	delete(c.viewers, a)
 	c.gaveRoom()
 	c.past.viewers().Add(^uint64(0))
-	if c.latest == a {
-		c.latest = nil
-	}
+	c.fit(c.sizes.left(a))
 }
 
 // finish is called when nothing more will be sent. c.mu is held.
@@ -291,16 +293,19 @@ func (c *consoleSink) serve(ctx context.Context, a *attached) error {
 func (c *consoleSink) heed(ctx context.Context, a *attached, e sink.ViewerEvent) error {
 	c.mu.Lock()
 	if e.Kind == sink.ViewerResize {
-		c.resized(a, e.Rows, e.Cols)
-	} else if c.latest != a {
-		c.resized(a, a.rows, a.cols)
+		c.fit(c.sizes.sized(a, e.Rows, e.Cols))
+	} else {
+		c.fit(c.sizes.typed(a))
 	}
 	c.mu.Unlock()
 	switch e.Kind {
 	case sink.ViewerInput:
-		return c.keys.typed(ctx, e.Data, a.raw, func() {
+		return c.keys.typed(ctx, e.Data, a.raw, func(lost bool) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
+			if lost {
+				a.notices = append(a.notices, lineNotice)
+			}
 			a.acked = e.Offset + uint64(len(e.Data))
 			if !a.slow {
 				c.push(a)
@@ -312,13 +317,11 @@ func (c *consoleSink) heed(ctx context.Context, a *attached, e sink.ViewerEvent)
 	return nil
 }
 
-// resized makes a the viewer whose size counts. A viewer without a size changes nothing. c.mu is held.
-func (c *consoleSink) resized(a *attached, rows, cols int) {
-	if rows <= 0 || cols <= 0 {
-		return
+// fit gives the console the size that sizing has found, if any. c.mu is held.
+func (c *consoleSink) fit(rows, cols int) {
+	if rows > 0 && cols > 0 {
+		c.Resize(rows, cols) // it fails only where the terminal is gone, and then nobody is left to care
 	}
-	a.rows, a.cols, c.latest = rows, cols, a
-	c.Resize(rows, cols) // it fails only where the terminal is gone, and then nobody is left to care
 }
 
 // refuse tells a read-only viewer once that what it says does not count.

@@ -32,7 +32,7 @@ type consoleSink struct {
 	absent  int           // viewers of a predecessor that have not come back
 	back    chan struct{} // closed when absent is 0
 	room    chan struct{} // closed, and made anew, when a viewer has caught up or left
-	latest  *attached     // who typed or resized last: its size counts
+	sizes   sizing
 	ended   bool
 	exit    uint32
 	known   bool

@@ -194,6 +194,60 @@ func cksum(p []byte) uint32 {
 	return ^crc
 }
 
+// Where the terminal's own limit for a line bites, whoever typed the line is told, and nobody else; and what is said is true.
+func TestLongLine(t *testing.T) {
+	h := newHarness(t, 64<<10)
+	h.run("sh", "-c", "stty -echo; echo ready; read x; echo ${#x}; read x; echo ${#x}; stty -icanon; echo raw; head -c 5000 | wc -c")
+	other := h.attach("all", 0, 0, false)
+	k := h.attach("all", 0, 0, false)
+	k.until("ready")
+	k.typeKeys(strings.Repeat("x", lineMost) + "\r")
+	k.until("4095\r\n")
+	if len(k.notes) != 0 {
+		t.Errorf("a line of %d bytes: %q", lineMost, k.notes)
+	}
+	for range 6 {
+		k.typeKeys(strings.Repeat("x", 1000))
+	}
+	k.typeKeys("\r")
+	k.until("4095\r\nraw")
+	k.typeKeys(strings.Repeat("x", 5000))
+	k.all()
+	if !strings.HasSuffix(k.drawn.String(), "5000\r\n") || len(k.notes) != 1 || k.notes[0] != lineNotice {
+		t.Errorf("notices %q, output %q", k.notes, k.drawn.String())
+	}
+	if other.all(); len(other.notes) != 0 {
+		t.Errorf("another viewer is told %q", other.notes)
+	}
+}
+
+func TestLine(t *testing.T) {
+	modes := unix.Termios{Lflag: unix.ICANON, Iflag: unix.ICRNL}
+	modes.Cc[unix.VERASE], modes.Cc[unix.VKILL], modes.Cc[unix.VEOF] = 0x7f, 0x15, 4
+	for _, c := range []struct {
+		text string
+		lost bool
+	}{
+		{strings.Repeat("x", lineMost), false},
+		{strings.Repeat("x", lineMost) + "\r", false},
+		{strings.Repeat("x", lineMost+1), true},
+		{strings.Repeat("x", lineMost) + "\r" + strings.Repeat("x", lineMost), false},
+		{strings.Repeat("x", lineMost) + "\x15" + strings.Repeat("x", lineMost), false},
+		{strings.Repeat("x", lineMost) + "\x04" + strings.Repeat("x", lineMost), false},
+		{strings.Repeat("x", lineMost) + "\x7f\x7fxx", false},
+		{strings.Repeat("x", lineMost) + "\x7fxx", true},
+	} {
+		var whole, split line
+		lost := false
+		for i := range len(c.text) {
+			lost = split.typed(&modes, []byte(c.text[i:i+1])) || lost
+		}
+		if got := whole.typed(&modes, []byte(c.text)); got != c.lost || lost != c.lost {
+			t.Errorf("%.3q... of %d bytes: %v, byte by byte %v, want %v", c.text[lineMost-3:], len(c.text), got, lost, c.lost)
+		}
+	}
+}
+
 // A viewer that leaves while the child takes nothing is gone, though a paste of its was being written.
 func TestLeaveInPaste(t *testing.T) {
 	h := newHarness(t, 64<<10)
@@ -241,6 +295,44 @@ func TestReadOnly(t *testing.T) {
 	}
 	if !strings.Contains(r.drawn.String(), "got yes\r\n24 80\r\n") {
 		t.Errorf("%q", r.drawn.String())
+	}
+}
+
+// Each policy's size, as viewers come, type, resize and leave.
+func TestSizing(t *testing.T) {
+	for policy, want := range map[string][]string{
+		//            a comes  b comes  a types  b resizes  c comes  a leaves c types  b leaves c leaves
+		"":           {"30x90", "20x99", "30x90", "25x70", "25x70", "25x70", "25x70", "25x70", "25x70"},
+		sizeLatest:   {"30x90", "20x99", "30x90", "25x70", "25x70", "25x70", "25x70", "25x70", "25x70"},
+		sizeSmallest: {"30x90", "20x90", "20x90", "25x70", "25x70", "25x70", "25x70", "25x70", "25x70"},
+		sizeLeader:   {"30x90", "30x90", "30x90", "30x90", "30x90", "25x70", "25x70", "25x70", "25x70"},
+		sizeFixed:    {"24x80", "24x80", "24x80", "24x80", "24x80", "24x80", "24x80", "24x80", "24x80"},
+	} {
+		s := sizing{policy: policy}
+		now := "24x80"
+		see := func(rows, cols int) {
+			if rows > 0 {
+				now = fmt.Sprintf("%dx%d", rows, cols)
+			}
+		}
+		var a, b, c attached // c is a program, without a terminal
+		for i, step := range []func(){
+			func() { see(s.sized(&a, 30, 90)) }, func() { see(s.sized(&b, 20, 99)) }, func() { see(s.typed(&a)) },
+			func() { see(s.sized(&b, 25, 70)) }, func() { see(s.sized(&c, 0, 0)) }, func() { see(s.left(&a)) },
+			func() { see(s.typed(&c)) }, func() { see(s.left(&b)) }, func() { see(s.left(&c)) },
+		} {
+			if step(); now != want[i] {
+				t.Errorf("%s, step %d: %s, want %s", policy, i, now, want[i])
+			}
+		}
+	}
+	// What is set by hand stays until a viewer does something that counts.
+	s := sizing{policy: sizeSmallest}
+	var a, b attached
+	s.sized(&a, 30, 90)
+	s.sized(&b, 20, 70)
+	if rows, cols := s.typed(&a); rows != 0 || cols != 0 {
+		t.Errorf("typing resizes to %dx%d", rows, cols)
 	}
 }
 

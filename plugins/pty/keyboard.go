@@ -17,6 +17,7 @@ type keyboard struct {
 	// Whoever took the element may touch what follows.
 	last byte // the last byte typed
 	any  bool // there is a last byte
+	line line
 }
 
 func (k *keyboard) init(in *master) {
@@ -24,18 +25,23 @@ func (k *keyboard) init(in *master) {
 	k.free <- struct{}{}
 }
 
-// typed writes p, and calls done when the kernel has all of it, before others type. It blocks while others type, and while the child
+// typed writes p, and calls done when the kernel has all of it, before others type, with lost where a line is longer than the
+// terminal keeps. It blocks while others type, and while the child
 // does not read; see writeAll. Where no process has the terminal open p is dropped, as a terminal drops it.
-func (k *keyboard) typed(ctx context.Context, p []byte, from syscall.RawConn, done func()) error {
+func (k *keyboard) typed(ctx context.Context, p []byte, from syscall.RawConn, done func(lost bool)) error {
 	select {
 	case <-k.free:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 	defer func() { k.free <- struct{}{} }()
-	err := k.write(ctx, p, from)
-	if err == nil {
-		done()
+	modes, err := unix.IoctlGetTermios(k.in.fd, unix.TCGETS) // on the master: the terminal's (pty(7))
+	if err != nil {
+		return fmt.Errorf("modes of the console's terminal: %w", err)
+	}
+	lost := k.line.typed(modes, p)
+	if err = k.write(ctx, p, from); err == nil {
+		done(lost)
 	}
 	return err
 }

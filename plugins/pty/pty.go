@@ -28,6 +28,12 @@ func Plugin() sink.Plugin {
 			Type:    sink.Size,
 			Default: "64KiB",
 			Help:    "how much is kept of what was scrolled off the screen, and of the latest output",
+		}, {
+			Name:    "size",
+			Type:    sink.Enum,
+			Values:  []string{sizeLatest, sizeSmallest, sizeLeader, sizeFixed},
+			Default: sizeLatest,
+			Help:    "whose size the terminal has: the viewer's that typed last, the smallest, the first one's, or nobody's",
 		}},
 		Check:       check,
 		OpenConsole: open,
@@ -55,6 +61,7 @@ func open(_ context.Context, o *sink.Opening) (sink.ConsoleSink, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.sizes.policy = o.Options.String("size")
 	return c, nil
 }
 
