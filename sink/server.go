@@ -251,6 +251,17 @@ func (s *server) Resize(_ context.Context, req *sinkpb.ResizeRequest) (*sinkpb.R
 	return &sinkpb.ResizeResponse{}, nil
 }
 
+func (s *server) Mark(ctx context.Context, req *sinkpb.MarkRequest) (*sinkpb.MarkResponse, error) {
+	o, err := s.console(req.Opening)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.console.Mark(ctx, req.Label); err != nil {
+		return nil, status.Error(codes.FailedPrecondition, fmt.Sprintf("mark: %v", err))
+	}
+	return &sinkpb.MarkResponse{}, nil
+}
+
 func (s *server) Screen(_ context.Context, req *sinkpb.ScreenRequest) (*sinkpb.ScreenResponse, error) {
 	o, err := s.console(req.Opening)
 	if err != nil {

@@ -170,6 +170,9 @@ type ConsoleSink interface {
 
 	// Screen is what the console shows. errors.ErrUnsupported: it does not know.
 	Screen() (*sinkpb.ScreenResponse, error)
+
+	// Mark notes a marker in the console's recording. An error where it has none.
+	Mark(ctx context.Context, label string) error
 }
 
 // Chunk is a piece of an output stream.

@@ -130,7 +130,7 @@ Exit status: the child's where it is the child's (128+n for signal n); otherwise
 	for _, c := range []*cobra.Command{
 		a.spawnCmd(), a.runCmd(), a.adoptCmd(), a.attachCmd(), a.logsCmd(), a.listCmd(), a.inspectCmd(), a.eventsCmd(), a.waitCmd(),
 		a.signalCmd(), a.stopCmd(), a.resizeCmd(), a.screenCmd(), a.screenshotCmd(), a.sendCmd(), a.readCmd(),
-		a.expectCmd(), a.redirectCmd(), a.rotateCmd(), a.removeCmd(), a.pluginCmd(), a.agentCmd(), a.versionCmd(),
+		a.expectCmd(), a.markCmd(), a.replayCmd(), a.redirectCmd(), a.rotateCmd(), a.removeCmd(), a.pluginCmd(), a.agentCmd(), a.versionCmd(),
 	} {
 		root.AddCommand(c)
 	}

@@ -123,7 +123,7 @@ func (x RedirectRequest_How) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RedirectRequest_How.Descriptor instead.
 func (RedirectRequest_How) EnumDescriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{38, 0}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{40, 0}
 }
 
 type SpawnRequest struct {
@@ -1728,6 +1728,94 @@ func (*ResizeResponse) Descriptor() ([]byte, []int) {
 	return file_control_controlpb_control_proto_rawDescGZIP(), []int{21}
 }
 
+type MarkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Child         string                 `protobuf:"bytes,1,opt,name=child,proto3" json:"child,omitempty"`
+	Label         string                 `protobuf:"bytes,2,opt,name=label,proto3" json:"label,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MarkRequest) Reset() {
+	*x = MarkRequest{}
+	mi := &file_control_controlpb_control_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MarkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MarkRequest) ProtoMessage() {}
+
+func (x *MarkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MarkRequest.ProtoReflect.Descriptor instead.
+func (*MarkRequest) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *MarkRequest) GetChild() string {
+	if x != nil {
+		return x.Child
+	}
+	return ""
+}
+
+func (x *MarkRequest) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+type MarkResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MarkResponse) Reset() {
+	*x = MarkResponse{}
+	mi := &file_control_controlpb_control_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MarkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MarkResponse) ProtoMessage() {}
+
+func (x *MarkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MarkResponse.ProtoReflect.Descriptor instead.
+func (*MarkResponse) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{23}
+}
+
 type ScreenRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Child         string                 `protobuf:"bytes,1,opt,name=child,proto3" json:"child,omitempty"`
@@ -1737,7 +1825,7 @@ type ScreenRequest struct {
 
 func (x *ScreenRequest) Reset() {
 	*x = ScreenRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[22]
+	mi := &file_control_controlpb_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1749,7 +1837,7 @@ func (x *ScreenRequest) String() string {
 func (*ScreenRequest) ProtoMessage() {}
 
 func (x *ScreenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[22]
+	mi := &file_control_controlpb_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1762,7 +1850,7 @@ func (x *ScreenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScreenRequest.ProtoReflect.Descriptor instead.
 func (*ScreenRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{22}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ScreenRequest) GetChild() string {
@@ -1791,7 +1879,7 @@ type ScreenResponse struct {
 
 func (x *ScreenResponse) Reset() {
 	*x = ScreenResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[23]
+	mi := &file_control_controlpb_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1803,7 +1891,7 @@ func (x *ScreenResponse) String() string {
 func (*ScreenResponse) ProtoMessage() {}
 
 func (x *ScreenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[23]
+	mi := &file_control_controlpb_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1816,7 +1904,7 @@ func (x *ScreenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScreenResponse.ProtoReflect.Descriptor instead.
 func (*ScreenResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{23}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ScreenResponse) GetSize() *Size {
@@ -1902,7 +1990,7 @@ type Cursor struct {
 
 func (x *Cursor) Reset() {
 	*x = Cursor{}
-	mi := &file_control_controlpb_control_proto_msgTypes[24]
+	mi := &file_control_controlpb_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1914,7 +2002,7 @@ func (x *Cursor) String() string {
 func (*Cursor) ProtoMessage() {}
 
 func (x *Cursor) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[24]
+	mi := &file_control_controlpb_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1927,7 +2015,7 @@ func (x *Cursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cursor.ProtoReflect.Descriptor instead.
 func (*Cursor) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{24}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Cursor) GetRow() uint32 {
@@ -1975,7 +2063,7 @@ type Line struct {
 
 func (x *Line) Reset() {
 	*x = Line{}
-	mi := &file_control_controlpb_control_proto_msgTypes[25]
+	mi := &file_control_controlpb_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1987,7 +2075,7 @@ func (x *Line) String() string {
 func (*Line) ProtoMessage() {}
 
 func (x *Line) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[25]
+	mi := &file_control_controlpb_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2000,7 +2088,7 @@ func (x *Line) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Line.ProtoReflect.Descriptor instead.
 func (*Line) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{25}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Line) GetCells() []*Cell {
@@ -2028,7 +2116,7 @@ type Cell struct {
 
 func (x *Cell) Reset() {
 	*x = Cell{}
-	mi := &file_control_controlpb_control_proto_msgTypes[26]
+	mi := &file_control_controlpb_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2040,7 +2128,7 @@ func (x *Cell) String() string {
 func (*Cell) ProtoMessage() {}
 
 func (x *Cell) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[26]
+	mi := &file_control_controlpb_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2053,7 +2141,7 @@ func (x *Cell) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cell.ProtoReflect.Descriptor instead.
 func (*Cell) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{26}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Cell) GetText() string {
@@ -2099,7 +2187,7 @@ type Style struct {
 
 func (x *Style) Reset() {
 	*x = Style{}
-	mi := &file_control_controlpb_control_proto_msgTypes[27]
+	mi := &file_control_controlpb_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2111,7 +2199,7 @@ func (x *Style) String() string {
 func (*Style) ProtoMessage() {}
 
 func (x *Style) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[27]
+	mi := &file_control_controlpb_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2124,7 +2212,7 @@ func (x *Style) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Style.ProtoReflect.Descriptor instead.
 func (*Style) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{27}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Style) GetFg() uint32 {
@@ -2227,7 +2315,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[28]
+	mi := &file_control_controlpb_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2239,7 +2327,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[28]
+	mi := &file_control_controlpb_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2252,7 +2340,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{28}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RemoveRequest) GetChild() string {
@@ -2270,7 +2358,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[29]
+	mi := &file_control_controlpb_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2282,7 +2370,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[29]
+	mi := &file_control_controlpb_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2295,7 +2383,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{29}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{31}
 }
 
 type AttachRequest struct {
@@ -2314,7 +2402,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[30]
+	mi := &file_control_controlpb_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2326,7 +2414,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[30]
+	mi := &file_control_controlpb_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2339,7 +2427,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{30}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AttachRequest) GetChild() string {
@@ -2402,7 +2490,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[31]
+	mi := &file_control_controlpb_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2414,7 +2502,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[31]
+	mi := &file_control_controlpb_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2427,7 +2515,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{31}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AttachResponse) GetId() string {
@@ -2468,7 +2556,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[32]
+	mi := &file_control_controlpb_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2480,7 +2568,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[32]
+	mi := &file_control_controlpb_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2493,7 +2581,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{32}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LogsRequest) GetChild() string {
@@ -2567,7 +2655,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[33]
+	mi := &file_control_controlpb_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2579,7 +2667,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[33]
+	mi := &file_control_controlpb_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2592,7 +2680,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{33}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{35}
 }
 
 type RotateRequest struct {
@@ -2604,7 +2692,7 @@ type RotateRequest struct {
 
 func (x *RotateRequest) Reset() {
 	*x = RotateRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[34]
+	mi := &file_control_controlpb_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2616,7 +2704,7 @@ func (x *RotateRequest) String() string {
 func (*RotateRequest) ProtoMessage() {}
 
 func (x *RotateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[34]
+	mi := &file_control_controlpb_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2629,7 +2717,7 @@ func (x *RotateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateRequest.ProtoReflect.Descriptor instead.
 func (*RotateRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{34}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RotateRequest) GetChild() string {
@@ -2648,7 +2736,7 @@ type RotateResponse struct {
 
 func (x *RotateResponse) Reset() {
 	*x = RotateResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[35]
+	mi := &file_control_controlpb_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2660,7 +2748,7 @@ func (x *RotateResponse) String() string {
 func (*RotateResponse) ProtoMessage() {}
 
 func (x *RotateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[35]
+	mi := &file_control_controlpb_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2673,7 +2761,7 @@ func (x *RotateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateResponse.ProtoReflect.Descriptor instead.
 func (*RotateResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{35}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RotateResponse) GetRotated() uint32 {
@@ -2694,7 +2782,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[36]
+	mi := &file_control_controlpb_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2706,7 +2794,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[36]
+	mi := &file_control_controlpb_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2719,7 +2807,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{36}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *EventsRequest) GetFollow() bool {
@@ -2758,7 +2846,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_control_controlpb_control_proto_msgTypes[37]
+	mi := &file_control_controlpb_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2770,7 +2858,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[37]
+	mi := &file_control_controlpb_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2783,7 +2871,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{37}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Event) GetSeq() uint64 {
@@ -2848,7 +2936,7 @@ type RedirectRequest struct {
 
 func (x *RedirectRequest) Reset() {
 	*x = RedirectRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[38]
+	mi := &file_control_controlpb_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2860,7 +2948,7 @@ func (x *RedirectRequest) String() string {
 func (*RedirectRequest) ProtoMessage() {}
 
 func (x *RedirectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[38]
+	mi := &file_control_controlpb_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2873,7 +2961,7 @@ func (x *RedirectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedirectRequest.ProtoReflect.Descriptor instead.
 func (*RedirectRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{38}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RedirectRequest) GetChild() string {
@@ -2921,7 +3009,7 @@ type PluginsRequest struct {
 
 func (x *PluginsRequest) Reset() {
 	*x = PluginsRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[39]
+	mi := &file_control_controlpb_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2933,7 +3021,7 @@ func (x *PluginsRequest) String() string {
 func (*PluginsRequest) ProtoMessage() {}
 
 func (x *PluginsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[39]
+	mi := &file_control_controlpb_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2946,7 +3034,7 @@ func (x *PluginsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginsRequest.ProtoReflect.Descriptor instead.
 func (*PluginsRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{39}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PluginsRequest) GetDescribe() bool {
@@ -2965,7 +3053,7 @@ type PluginsResponse struct {
 
 func (x *PluginsResponse) Reset() {
 	*x = PluginsResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[40]
+	mi := &file_control_controlpb_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2977,7 +3065,7 @@ func (x *PluginsResponse) String() string {
 func (*PluginsResponse) ProtoMessage() {}
 
 func (x *PluginsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[40]
+	mi := &file_control_controlpb_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2990,7 +3078,7 @@ func (x *PluginsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginsResponse.ProtoReflect.Descriptor instead.
 func (*PluginsResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{40}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PluginsResponse) GetPlugins() []*Plugin {
@@ -3021,7 +3109,7 @@ type Plugin struct {
 
 func (x *Plugin) Reset() {
 	*x = Plugin{}
-	mi := &file_control_controlpb_control_proto_msgTypes[41]
+	mi := &file_control_controlpb_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3033,7 +3121,7 @@ func (x *Plugin) String() string {
 func (*Plugin) ProtoMessage() {}
 
 func (x *Plugin) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[41]
+	mi := &file_control_controlpb_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3046,7 +3134,7 @@ func (x *Plugin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plugin.ProtoReflect.Descriptor instead.
 func (*Plugin) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{41}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Plugin) GetName() string {
@@ -3146,7 +3234,7 @@ type PluginOption struct {
 
 func (x *PluginOption) Reset() {
 	*x = PluginOption{}
-	mi := &file_control_controlpb_control_proto_msgTypes[42]
+	mi := &file_control_controlpb_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3158,7 +3246,7 @@ func (x *PluginOption) String() string {
 func (*PluginOption) ProtoMessage() {}
 
 func (x *PluginOption) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[42]
+	mi := &file_control_controlpb_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3171,7 +3259,7 @@ func (x *PluginOption) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginOption.ProtoReflect.Descriptor instead.
 func (*PluginOption) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{42}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *PluginOption) GetName() string {
@@ -3218,7 +3306,7 @@ type RestartPluginRequest struct {
 
 func (x *RestartPluginRequest) Reset() {
 	*x = RestartPluginRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[43]
+	mi := &file_control_controlpb_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3230,7 +3318,7 @@ func (x *RestartPluginRequest) String() string {
 func (*RestartPluginRequest) ProtoMessage() {}
 
 func (x *RestartPluginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[43]
+	mi := &file_control_controlpb_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3243,7 +3331,7 @@ func (x *RestartPluginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPluginRequest.ProtoReflect.Descriptor instead.
 func (*RestartPluginRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{43}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RestartPluginRequest) GetName() string {
@@ -3261,7 +3349,7 @@ type RestartPluginResponse struct {
 
 func (x *RestartPluginResponse) Reset() {
 	*x = RestartPluginResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[44]
+	mi := &file_control_controlpb_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3273,7 +3361,7 @@ func (x *RestartPluginResponse) String() string {
 func (*RestartPluginResponse) ProtoMessage() {}
 
 func (x *RestartPluginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[44]
+	mi := &file_control_controlpb_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3286,7 +3374,7 @@ func (x *RestartPluginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPluginResponse.ProtoReflect.Descriptor instead.
 func (*RestartPluginResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{44}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{46}
 }
 
 type StatusRequest struct {
@@ -3297,7 +3385,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[45]
+	mi := &file_control_controlpb_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3309,7 +3397,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[45]
+	mi := &file_control_controlpb_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3322,7 +3410,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{45}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{47}
 }
 
 type StatusResponse struct {
@@ -3344,7 +3432,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[46]
+	mi := &file_control_controlpb_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3356,7 +3444,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[46]
+	mi := &file_control_controlpb_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3369,7 +3457,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{46}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -3458,7 +3546,7 @@ type UpgradeRequest struct {
 
 func (x *UpgradeRequest) Reset() {
 	*x = UpgradeRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[47]
+	mi := &file_control_controlpb_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3470,7 +3558,7 @@ func (x *UpgradeRequest) String() string {
 func (*UpgradeRequest) ProtoMessage() {}
 
 func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[47]
+	mi := &file_control_controlpb_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3483,7 +3571,7 @@ func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeRequest.ProtoReflect.Descriptor instead.
 func (*UpgradeRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{47}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *UpgradeRequest) GetRequestId() string {
@@ -3502,7 +3590,7 @@ type UpgradeResponse struct {
 
 func (x *UpgradeResponse) Reset() {
 	*x = UpgradeResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[48]
+	mi := &file_control_controlpb_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3514,7 +3602,7 @@ func (x *UpgradeResponse) String() string {
 func (*UpgradeResponse) ProtoMessage() {}
 
 func (x *UpgradeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[48]
+	mi := &file_control_controlpb_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3527,7 +3615,7 @@ func (x *UpgradeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeResponse.ProtoReflect.Descriptor instead.
 func (*UpgradeResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{48}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *UpgradeResponse) GetSteps() []*Upgraded {
@@ -3552,7 +3640,7 @@ type Upgraded struct {
 
 func (x *Upgraded) Reset() {
 	*x = Upgraded{}
-	mi := &file_control_controlpb_control_proto_msgTypes[49]
+	mi := &file_control_controlpb_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3564,7 +3652,7 @@ func (x *Upgraded) String() string {
 func (*Upgraded) ProtoMessage() {}
 
 func (x *Upgraded) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[49]
+	mi := &file_control_controlpb_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3577,7 +3665,7 @@ func (x *Upgraded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upgraded.ProtoReflect.Descriptor instead.
 func (*Upgraded) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{49}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Upgraded) GetWhat() string {
@@ -3630,7 +3718,7 @@ type ReloadRequest struct {
 
 func (x *ReloadRequest) Reset() {
 	*x = ReloadRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[50]
+	mi := &file_control_controlpb_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3642,7 +3730,7 @@ func (x *ReloadRequest) String() string {
 func (*ReloadRequest) ProtoMessage() {}
 
 func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[50]
+	mi := &file_control_controlpb_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3655,7 +3743,7 @@ func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
 func (*ReloadRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{50}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{52}
 }
 
 type ReloadResponse struct {
@@ -3667,7 +3755,7 @@ type ReloadResponse struct {
 
 func (x *ReloadResponse) Reset() {
 	*x = ReloadResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[51]
+	mi := &file_control_controlpb_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3679,7 +3767,7 @@ func (x *ReloadResponse) String() string {
 func (*ReloadResponse) ProtoMessage() {}
 
 func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[51]
+	mi := &file_control_controlpb_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3692,7 +3780,7 @@ func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadResponse.ProtoReflect.Descriptor instead.
 func (*ReloadResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{51}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ReloadResponse) GetText() string {
@@ -3711,7 +3799,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[52]
+	mi := &file_control_controlpb_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3723,7 +3811,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[52]
+	mi := &file_control_controlpb_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3736,7 +3824,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{52}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ShutdownRequest) GetNow() bool {
@@ -3754,7 +3842,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[53]
+	mi := &file_control_controlpb_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3766,7 +3854,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[53]
+	mi := &file_control_controlpb_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3779,7 +3867,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{53}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{55}
 }
 
 var File_control_controlpb_control_proto protoreflect.FileDescriptor
@@ -3920,7 +4008,11 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\rResizeRequest\x12\x14\n" +
 	"\x05child\x18\x01 \x01(\tR\x05child\x12)\n" +
 	"\x04size\x18\x02 \x01(\v2\x15.muxd.control.v1.SizeR\x04size\"\x10\n" +
-	"\x0eResizeResponse\"%\n" +
+	"\x0eResizeResponse\"9\n" +
+	"\vMarkRequest\x12\x14\n" +
+	"\x05child\x18\x01 \x01(\tR\x05child\x12\x14\n" +
+	"\x05label\x18\x02 \x01(\tR\x05label\"\x0e\n" +
+	"\fMarkResponse\"%\n" +
 	"\rScreenRequest\x12\x14\n" +
 	"\x05child\x18\x01 \x01(\tR\x05child\"\xde\x02\n" +
 	"\x0eScreenResponse\x12)\n" +
@@ -4088,7 +4180,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\n" +
 	"ON_FAILURE\x10\x01\x12\n" +
 	"\n" +
-	"\x06ALWAYS\x10\x022\xdd\f\n" +
+	"\x06ALWAYS\x10\x022\xa2\r\n" +
 	"\aControl\x12F\n" +
 	"\x05Spawn\x12\x1d.muxd.control.v1.SpawnRequest\x1a\x1e.muxd.control.v1.SpawnResponse\x12I\n" +
 	"\x06Forked\x12\x1e.muxd.control.v1.ForkedRequest\x1a\x1f.muxd.control.v1.ForkedResponse\x12F\n" +
@@ -4099,7 +4191,8 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x06Signal\x12\x1e.muxd.control.v1.SignalRequest\x1a\x1f.muxd.control.v1.SignalResponse\x12<\n" +
 	"\x04Stop\x12\x1c.muxd.control.v1.StopRequest\x1a\x16.muxd.control.v1.Child\x12I\n" +
 	"\x06Resize\x12\x1e.muxd.control.v1.ResizeRequest\x1a\x1f.muxd.control.v1.ResizeResponse\x12I\n" +
-	"\x06Screen\x12\x1e.muxd.control.v1.ScreenRequest\x1a\x1f.muxd.control.v1.ScreenResponse\x12I\n" +
+	"\x06Screen\x12\x1e.muxd.control.v1.ScreenRequest\x1a\x1f.muxd.control.v1.ScreenResponse\x12C\n" +
+	"\x04Mark\x12\x1c.muxd.control.v1.MarkRequest\x1a\x1d.muxd.control.v1.MarkResponse\x12I\n" +
 	"\x06Remove\x12\x1e.muxd.control.v1.RemoveRequest\x1a\x1f.muxd.control.v1.RemoveResponse\x12I\n" +
 	"\x06Attach\x12\x1e.muxd.control.v1.AttachRequest\x1a\x1f.muxd.control.v1.AttachResponse\x12C\n" +
 	"\x04Logs\x12\x1c.muxd.control.v1.LogsRequest\x1a\x1d.muxd.control.v1.LogsResponse\x12I\n" +
@@ -4126,7 +4219,7 @@ func file_control_controlpb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_controlpb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
+var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_control_controlpb_control_proto_goTypes = []any{
 	(Restart)(0),                  // 0: muxd.control.v1.Restart
 	(RedirectRequest_How)(0),      // 1: muxd.control.v1.RedirectRequest.How
@@ -4152,42 +4245,44 @@ var file_control_controlpb_control_proto_goTypes = []any{
 	(*StopRequest)(nil),           // 21: muxd.control.v1.StopRequest
 	(*ResizeRequest)(nil),         // 22: muxd.control.v1.ResizeRequest
 	(*ResizeResponse)(nil),        // 23: muxd.control.v1.ResizeResponse
-	(*ScreenRequest)(nil),         // 24: muxd.control.v1.ScreenRequest
-	(*ScreenResponse)(nil),        // 25: muxd.control.v1.ScreenResponse
-	(*Cursor)(nil),                // 26: muxd.control.v1.Cursor
-	(*Line)(nil),                  // 27: muxd.control.v1.Line
-	(*Cell)(nil),                  // 28: muxd.control.v1.Cell
-	(*Style)(nil),                 // 29: muxd.control.v1.Style
-	(*RemoveRequest)(nil),         // 30: muxd.control.v1.RemoveRequest
-	(*RemoveResponse)(nil),        // 31: muxd.control.v1.RemoveResponse
-	(*AttachRequest)(nil),         // 32: muxd.control.v1.AttachRequest
-	(*AttachResponse)(nil),        // 33: muxd.control.v1.AttachResponse
-	(*LogsRequest)(nil),           // 34: muxd.control.v1.LogsRequest
-	(*LogsResponse)(nil),          // 35: muxd.control.v1.LogsResponse
-	(*RotateRequest)(nil),         // 36: muxd.control.v1.RotateRequest
-	(*RotateResponse)(nil),        // 37: muxd.control.v1.RotateResponse
-	(*EventsRequest)(nil),         // 38: muxd.control.v1.EventsRequest
-	(*Event)(nil),                 // 39: muxd.control.v1.Event
-	(*RedirectRequest)(nil),       // 40: muxd.control.v1.RedirectRequest
-	(*PluginsRequest)(nil),        // 41: muxd.control.v1.PluginsRequest
-	(*PluginsResponse)(nil),       // 42: muxd.control.v1.PluginsResponse
-	(*Plugin)(nil),                // 43: muxd.control.v1.Plugin
-	(*PluginOption)(nil),          // 44: muxd.control.v1.PluginOption
-	(*RestartPluginRequest)(nil),  // 45: muxd.control.v1.RestartPluginRequest
-	(*RestartPluginResponse)(nil), // 46: muxd.control.v1.RestartPluginResponse
-	(*StatusRequest)(nil),         // 47: muxd.control.v1.StatusRequest
-	(*StatusResponse)(nil),        // 48: muxd.control.v1.StatusResponse
-	(*UpgradeRequest)(nil),        // 49: muxd.control.v1.UpgradeRequest
-	(*UpgradeResponse)(nil),       // 50: muxd.control.v1.UpgradeResponse
-	(*Upgraded)(nil),              // 51: muxd.control.v1.Upgraded
-	(*ReloadRequest)(nil),         // 52: muxd.control.v1.ReloadRequest
-	(*ReloadResponse)(nil),        // 53: muxd.control.v1.ReloadResponse
-	(*ShutdownRequest)(nil),       // 54: muxd.control.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 55: muxd.control.v1.ShutdownResponse
+	(*MarkRequest)(nil),           // 24: muxd.control.v1.MarkRequest
+	(*MarkResponse)(nil),          // 25: muxd.control.v1.MarkResponse
+	(*ScreenRequest)(nil),         // 26: muxd.control.v1.ScreenRequest
+	(*ScreenResponse)(nil),        // 27: muxd.control.v1.ScreenResponse
+	(*Cursor)(nil),                // 28: muxd.control.v1.Cursor
+	(*Line)(nil),                  // 29: muxd.control.v1.Line
+	(*Cell)(nil),                  // 30: muxd.control.v1.Cell
+	(*Style)(nil),                 // 31: muxd.control.v1.Style
+	(*RemoveRequest)(nil),         // 32: muxd.control.v1.RemoveRequest
+	(*RemoveResponse)(nil),        // 33: muxd.control.v1.RemoveResponse
+	(*AttachRequest)(nil),         // 34: muxd.control.v1.AttachRequest
+	(*AttachResponse)(nil),        // 35: muxd.control.v1.AttachResponse
+	(*LogsRequest)(nil),           // 36: muxd.control.v1.LogsRequest
+	(*LogsResponse)(nil),          // 37: muxd.control.v1.LogsResponse
+	(*RotateRequest)(nil),         // 38: muxd.control.v1.RotateRequest
+	(*RotateResponse)(nil),        // 39: muxd.control.v1.RotateResponse
+	(*EventsRequest)(nil),         // 40: muxd.control.v1.EventsRequest
+	(*Event)(nil),                 // 41: muxd.control.v1.Event
+	(*RedirectRequest)(nil),       // 42: muxd.control.v1.RedirectRequest
+	(*PluginsRequest)(nil),        // 43: muxd.control.v1.PluginsRequest
+	(*PluginsResponse)(nil),       // 44: muxd.control.v1.PluginsResponse
+	(*Plugin)(nil),                // 45: muxd.control.v1.Plugin
+	(*PluginOption)(nil),          // 46: muxd.control.v1.PluginOption
+	(*RestartPluginRequest)(nil),  // 47: muxd.control.v1.RestartPluginRequest
+	(*RestartPluginResponse)(nil), // 48: muxd.control.v1.RestartPluginResponse
+	(*StatusRequest)(nil),         // 49: muxd.control.v1.StatusRequest
+	(*StatusResponse)(nil),        // 50: muxd.control.v1.StatusResponse
+	(*UpgradeRequest)(nil),        // 51: muxd.control.v1.UpgradeRequest
+	(*UpgradeResponse)(nil),       // 52: muxd.control.v1.UpgradeResponse
+	(*Upgraded)(nil),              // 53: muxd.control.v1.Upgraded
+	(*ReloadRequest)(nil),         // 54: muxd.control.v1.ReloadRequest
+	(*ReloadResponse)(nil),        // 55: muxd.control.v1.ReloadResponse
+	(*ShutdownRequest)(nil),       // 56: muxd.control.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 57: muxd.control.v1.ShutdownResponse
 }
 var file_control_controlpb_control_proto_depIdxs = []int32{
 	8,  // 0: muxd.control.v1.SpawnRequest.child:type_name -> muxd.control.v1.ChildSpec
-	32, // 1: muxd.control.v1.SpawnRequest.attach:type_name -> muxd.control.v1.AttachRequest
+	34, // 1: muxd.control.v1.SpawnRequest.attach:type_name -> muxd.control.v1.AttachRequest
 	10, // 2: muxd.control.v1.AdoptRequest.sinks:type_name -> muxd.control.v1.SinkChoice
 	9,  // 3: muxd.control.v1.ChildSpec.rlimits:type_name -> muxd.control.v1.Rlimit
 	10, // 4: muxd.control.v1.ChildSpec.sinks:type_name -> muxd.control.v1.SinkChoice
@@ -4200,15 +4295,15 @@ var file_control_controlpb_control_proto_depIdxs = []int32{
 	12, // 11: muxd.control.v1.ListResponse.children:type_name -> muxd.control.v1.Child
 	11, // 12: muxd.control.v1.ResizeRequest.size:type_name -> muxd.control.v1.Size
 	11, // 13: muxd.control.v1.ScreenResponse.size:type_name -> muxd.control.v1.Size
-	26, // 14: muxd.control.v1.ScreenResponse.cursor:type_name -> muxd.control.v1.Cursor
-	29, // 15: muxd.control.v1.ScreenResponse.styles:type_name -> muxd.control.v1.Style
-	27, // 16: muxd.control.v1.ScreenResponse.lines:type_name -> muxd.control.v1.Line
-	28, // 17: muxd.control.v1.Line.cells:type_name -> muxd.control.v1.Cell
+	28, // 14: muxd.control.v1.ScreenResponse.cursor:type_name -> muxd.control.v1.Cursor
+	31, // 15: muxd.control.v1.ScreenResponse.styles:type_name -> muxd.control.v1.Style
+	29, // 16: muxd.control.v1.ScreenResponse.lines:type_name -> muxd.control.v1.Line
+	30, // 17: muxd.control.v1.Line.cells:type_name -> muxd.control.v1.Cell
 	11, // 18: muxd.control.v1.AttachRequest.size:type_name -> muxd.control.v1.Size
 	1,  // 19: muxd.control.v1.RedirectRequest.how:type_name -> muxd.control.v1.RedirectRequest.How
-	43, // 20: muxd.control.v1.PluginsResponse.plugins:type_name -> muxd.control.v1.Plugin
-	44, // 21: muxd.control.v1.Plugin.options:type_name -> muxd.control.v1.PluginOption
-	51, // 22: muxd.control.v1.UpgradeResponse.steps:type_name -> muxd.control.v1.Upgraded
+	45, // 20: muxd.control.v1.PluginsResponse.plugins:type_name -> muxd.control.v1.Plugin
+	46, // 21: muxd.control.v1.Plugin.options:type_name -> muxd.control.v1.PluginOption
+	53, // 22: muxd.control.v1.UpgradeResponse.steps:type_name -> muxd.control.v1.Upgraded
 	2,  // 23: muxd.control.v1.Control.Spawn:input_type -> muxd.control.v1.SpawnRequest
 	4,  // 24: muxd.control.v1.Control.Forked:input_type -> muxd.control.v1.ForkedRequest
 	6,  // 25: muxd.control.v1.Control.Adopt:input_type -> muxd.control.v1.AdoptRequest
@@ -4218,43 +4313,45 @@ var file_control_controlpb_control_proto_depIdxs = []int32{
 	19, // 29: muxd.control.v1.Control.Signal:input_type -> muxd.control.v1.SignalRequest
 	21, // 30: muxd.control.v1.Control.Stop:input_type -> muxd.control.v1.StopRequest
 	22, // 31: muxd.control.v1.Control.Resize:input_type -> muxd.control.v1.ResizeRequest
-	24, // 32: muxd.control.v1.Control.Screen:input_type -> muxd.control.v1.ScreenRequest
-	30, // 33: muxd.control.v1.Control.Remove:input_type -> muxd.control.v1.RemoveRequest
-	32, // 34: muxd.control.v1.Control.Attach:input_type -> muxd.control.v1.AttachRequest
-	34, // 35: muxd.control.v1.Control.Logs:input_type -> muxd.control.v1.LogsRequest
-	36, // 36: muxd.control.v1.Control.Rotate:input_type -> muxd.control.v1.RotateRequest
-	38, // 37: muxd.control.v1.Control.Events:input_type -> muxd.control.v1.EventsRequest
-	40, // 38: muxd.control.v1.Control.Redirect:input_type -> muxd.control.v1.RedirectRequest
-	41, // 39: muxd.control.v1.Control.Plugins:input_type -> muxd.control.v1.PluginsRequest
-	45, // 40: muxd.control.v1.Control.RestartPlugin:input_type -> muxd.control.v1.RestartPluginRequest
-	47, // 41: muxd.control.v1.Control.Status:input_type -> muxd.control.v1.StatusRequest
-	49, // 42: muxd.control.v1.Control.Upgrade:input_type -> muxd.control.v1.UpgradeRequest
-	52, // 43: muxd.control.v1.Control.Reload:input_type -> muxd.control.v1.ReloadRequest
-	54, // 44: muxd.control.v1.Control.Shutdown:input_type -> muxd.control.v1.ShutdownRequest
-	3,  // 45: muxd.control.v1.Control.Spawn:output_type -> muxd.control.v1.SpawnResponse
-	5,  // 46: muxd.control.v1.Control.Forked:output_type -> muxd.control.v1.ForkedResponse
-	7,  // 47: muxd.control.v1.Control.Adopt:output_type -> muxd.control.v1.AdoptResponse
-	16, // 48: muxd.control.v1.Control.List:output_type -> muxd.control.v1.ListResponse
-	12, // 49: muxd.control.v1.Control.Inspect:output_type -> muxd.control.v1.Child
-	12, // 50: muxd.control.v1.Control.Wait:output_type -> muxd.control.v1.Child
-	20, // 51: muxd.control.v1.Control.Signal:output_type -> muxd.control.v1.SignalResponse
-	12, // 52: muxd.control.v1.Control.Stop:output_type -> muxd.control.v1.Child
-	23, // 53: muxd.control.v1.Control.Resize:output_type -> muxd.control.v1.ResizeResponse
-	25, // 54: muxd.control.v1.Control.Screen:output_type -> muxd.control.v1.ScreenResponse
-	31, // 55: muxd.control.v1.Control.Remove:output_type -> muxd.control.v1.RemoveResponse
-	33, // 56: muxd.control.v1.Control.Attach:output_type -> muxd.control.v1.AttachResponse
-	35, // 57: muxd.control.v1.Control.Logs:output_type -> muxd.control.v1.LogsResponse
-	37, // 58: muxd.control.v1.Control.Rotate:output_type -> muxd.control.v1.RotateResponse
-	39, // 59: muxd.control.v1.Control.Events:output_type -> muxd.control.v1.Event
-	12, // 60: muxd.control.v1.Control.Redirect:output_type -> muxd.control.v1.Child
-	42, // 61: muxd.control.v1.Control.Plugins:output_type -> muxd.control.v1.PluginsResponse
-	46, // 62: muxd.control.v1.Control.RestartPlugin:output_type -> muxd.control.v1.RestartPluginResponse
-	48, // 63: muxd.control.v1.Control.Status:output_type -> muxd.control.v1.StatusResponse
-	50, // 64: muxd.control.v1.Control.Upgrade:output_type -> muxd.control.v1.UpgradeResponse
-	53, // 65: muxd.control.v1.Control.Reload:output_type -> muxd.control.v1.ReloadResponse
-	55, // 66: muxd.control.v1.Control.Shutdown:output_type -> muxd.control.v1.ShutdownResponse
-	45, // [45:67] is the sub-list for method output_type
-	23, // [23:45] is the sub-list for method input_type
+	26, // 32: muxd.control.v1.Control.Screen:input_type -> muxd.control.v1.ScreenRequest
+	24, // 33: muxd.control.v1.Control.Mark:input_type -> muxd.control.v1.MarkRequest
+	32, // 34: muxd.control.v1.Control.Remove:input_type -> muxd.control.v1.RemoveRequest
+	34, // 35: muxd.control.v1.Control.Attach:input_type -> muxd.control.v1.AttachRequest
+	36, // 36: muxd.control.v1.Control.Logs:input_type -> muxd.control.v1.LogsRequest
+	38, // 37: muxd.control.v1.Control.Rotate:input_type -> muxd.control.v1.RotateRequest
+	40, // 38: muxd.control.v1.Control.Events:input_type -> muxd.control.v1.EventsRequest
+	42, // 39: muxd.control.v1.Control.Redirect:input_type -> muxd.control.v1.RedirectRequest
+	43, // 40: muxd.control.v1.Control.Plugins:input_type -> muxd.control.v1.PluginsRequest
+	47, // 41: muxd.control.v1.Control.RestartPlugin:input_type -> muxd.control.v1.RestartPluginRequest
+	49, // 42: muxd.control.v1.Control.Status:input_type -> muxd.control.v1.StatusRequest
+	51, // 43: muxd.control.v1.Control.Upgrade:input_type -> muxd.control.v1.UpgradeRequest
+	54, // 44: muxd.control.v1.Control.Reload:input_type -> muxd.control.v1.ReloadRequest
+	56, // 45: muxd.control.v1.Control.Shutdown:input_type -> muxd.control.v1.ShutdownRequest
+	3,  // 46: muxd.control.v1.Control.Spawn:output_type -> muxd.control.v1.SpawnResponse
+	5,  // 47: muxd.control.v1.Control.Forked:output_type -> muxd.control.v1.ForkedResponse
+	7,  // 48: muxd.control.v1.Control.Adopt:output_type -> muxd.control.v1.AdoptResponse
+	16, // 49: muxd.control.v1.Control.List:output_type -> muxd.control.v1.ListResponse
+	12, // 50: muxd.control.v1.Control.Inspect:output_type -> muxd.control.v1.Child
+	12, // 51: muxd.control.v1.Control.Wait:output_type -> muxd.control.v1.Child
+	20, // 52: muxd.control.v1.Control.Signal:output_type -> muxd.control.v1.SignalResponse
+	12, // 53: muxd.control.v1.Control.Stop:output_type -> muxd.control.v1.Child
+	23, // 54: muxd.control.v1.Control.Resize:output_type -> muxd.control.v1.ResizeResponse
+	27, // 55: muxd.control.v1.Control.Screen:output_type -> muxd.control.v1.ScreenResponse
+	25, // 56: muxd.control.v1.Control.Mark:output_type -> muxd.control.v1.MarkResponse
+	33, // 57: muxd.control.v1.Control.Remove:output_type -> muxd.control.v1.RemoveResponse
+	35, // 58: muxd.control.v1.Control.Attach:output_type -> muxd.control.v1.AttachResponse
+	37, // 59: muxd.control.v1.Control.Logs:output_type -> muxd.control.v1.LogsResponse
+	39, // 60: muxd.control.v1.Control.Rotate:output_type -> muxd.control.v1.RotateResponse
+	41, // 61: muxd.control.v1.Control.Events:output_type -> muxd.control.v1.Event
+	12, // 62: muxd.control.v1.Control.Redirect:output_type -> muxd.control.v1.Child
+	44, // 63: muxd.control.v1.Control.Plugins:output_type -> muxd.control.v1.PluginsResponse
+	48, // 64: muxd.control.v1.Control.RestartPlugin:output_type -> muxd.control.v1.RestartPluginResponse
+	50, // 65: muxd.control.v1.Control.Status:output_type -> muxd.control.v1.StatusResponse
+	52, // 66: muxd.control.v1.Control.Upgrade:output_type -> muxd.control.v1.UpgradeResponse
+	55, // 67: muxd.control.v1.Control.Reload:output_type -> muxd.control.v1.ReloadResponse
+	57, // 68: muxd.control.v1.Control.Shutdown:output_type -> muxd.control.v1.ShutdownResponse
+	46, // [46:69] is the sub-list for method output_type
+	23, // [23:46] is the sub-list for method input_type
 	23, // [23:23] is the sub-list for extension type_name
 	23, // [23:23] is the sub-list for extension extendee
 	0,  // [0:23] is the sub-list for field type_name
@@ -4272,7 +4369,7 @@ func file_control_controlpb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_controlpb_control_proto_rawDesc), len(file_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   54,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

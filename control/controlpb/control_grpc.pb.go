@@ -36,6 +36,7 @@ const (
 	Control_Stop_FullMethodName          = "/muxd.control.v1.Control/Stop"
 	Control_Resize_FullMethodName        = "/muxd.control.v1.Control/Resize"
 	Control_Screen_FullMethodName        = "/muxd.control.v1.Control/Screen"
+	Control_Mark_FullMethodName          = "/muxd.control.v1.Control/Mark"
 	Control_Remove_FullMethodName        = "/muxd.control.v1.Control/Remove"
 	Control_Attach_FullMethodName        = "/muxd.control.v1.Control/Attach"
 	Control_Logs_FullMethodName          = "/muxd.control.v1.Control/Logs"
@@ -75,6 +76,8 @@ type ControlClient interface {
 	Resize(ctx context.Context, in *ResizeRequest, opts ...grpc.CallOption) (*ResizeResponse, error)
 	// Screen tells what a child's console shows. UNIMPLEMENTED: its sink does not know.
 	Screen(ctx context.Context, in *ScreenRequest, opts ...grpc.CallOption) (*ScreenResponse, error)
+	// Mark sets a marker in the recording of a child's console. A call that is repeated since a plugin died over it may set two.
+	Mark(ctx context.Context, in *MarkRequest, opts ...grpc.CallOption) (*MarkResponse, error)
 	// Remove forgets a finished child.
 	Remove(ctx context.Context, in *RemoveRequest, opts ...grpc.CallOption) (*RemoveResponse, error)
 	// Attach makes a viewer connection to a child's console; the socket is sent under `ticket`.
@@ -202,6 +205,16 @@ func (c *controlClient) Screen(ctx context.Context, in *ScreenRequest, opts ...g
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ScreenResponse)
 	err := c.cc.Invoke(ctx, Control_Screen_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) Mark(ctx context.Context, in *MarkRequest, opts ...grpc.CallOption) (*MarkResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MarkResponse)
+	err := c.cc.Invoke(ctx, Control_Mark_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -362,6 +375,8 @@ type ControlServer interface {
 	Resize(context.Context, *ResizeRequest) (*ResizeResponse, error)
 	// Screen tells what a child's console shows. UNIMPLEMENTED: its sink does not know.
 	Screen(context.Context, *ScreenRequest) (*ScreenResponse, error)
+	// Mark sets a marker in the recording of a child's console. A call that is repeated since a plugin died over it may set two.
+	Mark(context.Context, *MarkRequest) (*MarkResponse, error)
 	// Remove forgets a finished child.
 	Remove(context.Context, *RemoveRequest) (*RemoveResponse, error)
 	// Attach makes a viewer connection to a child's console; the socket is sent under `ticket`.
@@ -424,6 +439,9 @@ func (UnimplementedControlServer) Resize(context.Context, *ResizeRequest) (*Resi
 }
 func (UnimplementedControlServer) Screen(context.Context, *ScreenRequest) (*ScreenResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Screen not implemented")
+}
+func (UnimplementedControlServer) Mark(context.Context, *MarkRequest) (*MarkResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Mark not implemented")
 }
 func (UnimplementedControlServer) Remove(context.Context, *RemoveRequest) (*RemoveResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Remove not implemented")
@@ -658,6 +676,24 @@ func _Control_Screen_Handler(srv interface{}, ctx context.Context, dec func(inte
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ControlServer).Screen(ctx, req.(*ScreenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_Mark_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MarkRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Mark(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Mark_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Mark(ctx, req.(*MarkRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -917,6 +953,10 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Screen",
 			Handler:    _Control_Screen_Handler,
+		},
+		{
+			MethodName: "Mark",
+			Handler:    _Control_Mark_Handler,
 		},
 		{
 			MethodName: "Remove",

@@ -298,6 +298,21 @@ func (s *api) Resize(ctx context.Context, req *controlpb.ResizeRequest) (*contro
 	return &controlpb.ResizeResponse{}, nil
 }
 
+func (s *api) Mark(ctx context.Context, req *controlpb.MarkRequest) (*controlpb.MarkResponse, error) {
+	c, err := s.a.find(req.Child)
+	if err != nil {
+		return nil, err
+	}
+	o, err := s.a.console(c)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := o.sinks().Mark(ctx, &sinkpb.MarkRequest{Opening: o.id, Label: req.Label}); err != nil {
+		return nil, plainStatus(err)
+	}
+	return &controlpb.MarkResponse{}, nil
+}
+
 func (s *api) Screen(ctx context.Context, req *controlpb.ScreenRequest) (*controlpb.ScreenResponse, error) {
 	c, err := s.a.find(req.Child)
 	if err != nil {

@@ -25,7 +25,8 @@ type series struct {
 }
 
 const (
-	dateMark   = "{date}"
+	dateWord   = "date" // the placeholder that is replaced when something is written
+	dateMark   = "{" + dateWord + "}"
 	dateLayout = "2006-01-02"
 
 	closedLayout = "20060102T150405.000000000Z"

@@ -87,7 +87,7 @@ func parseSettings(r *sink.Request) (settings, error) {
 		return s, fmt.Errorf("path %s: {date} may stand in the name of the file only, not in that of a directory", r.Arg)
 	}
 	for _, stream := range r.Streams {
-		path, err := expand(r.Arg, r.Child, stream)
+		path, err := r.Child.Expand(r.Arg, stream, dateWord)
 		if err != nil {
 			return s, err
 		}

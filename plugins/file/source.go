@@ -36,7 +36,7 @@ func checkSource(r *sink.Request) error {
 }
 
 func sourcePath(r *sink.Request) (string, error) {
-	path, err := expand(r.Arg, r.Child, sink.Stdin)
+	path, err := r.Child.Expand(r.Arg, sink.Stdin, dateWord)
 	if err != nil {
 		return "", err
 	}

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/muxd/muxd/sink"
 )
 
@@ -300,7 +302,8 @@ func (c *consoleSink) heed(ctx context.Context, a *attached, e sink.ViewerEvent)
 	c.mu.Unlock()
 	switch e.Kind {
 	case sink.ViewerInput:
-		return c.keys.typed(ctx, e.Data, a.raw, func(lost bool) {
+		return c.keys.typed(ctx, e.Data, a.raw, func(modes *unix.Termios, lost bool) {
+			c.rec.typed(modes, e.Data)
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			if lost {

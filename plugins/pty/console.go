@@ -2,6 +2,7 @@ package pty
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,7 @@ type consoleSink struct {
 	size   console.Console // in, for its window size
 	status func() (status uint32, known bool)
 	keys   keyboard
+	rec    *recorder // nil: no recording
 
 	mu      sync.Mutex // for what follows, and for every attached
 	display *display
@@ -74,7 +76,10 @@ func newConsole(in *master, mem memory, status func() (uint32, bool)) (*consoleS
 // until every viewer's socket has taken all there is.
 func (c *consoleSink) Write(ctx context.Context, k *sink.Chunk) error {
 	if k.Last {
-		return c.end(ctx)
+		if err := c.end(ctx); err != nil {
+			return err
+		}
+		return c.rec.end(ctx, k, c.status)
 	}
 	for done := 0; done < len(k.Data); {
 		n := min(len(k.Data)-done, sink.ViewerDataMost)
@@ -89,7 +94,7 @@ func (c *consoleSink) Write(ctx context.Context, k *sink.Chunk) error {
 			return err
 		}
 	}
-	return nil
+	return c.rec.output(ctx, k)
 }
 
 // wait returns when no viewer that is to miss nothing is behind.
@@ -186,8 +191,12 @@ func (c *consoleSink) Resize(rows, cols int) error {
 	if err := c.size.Resize(console.WinSize{Height: uint16(rows), Width: uint16(cols)}); err != nil {
 		return fmt.Errorf("resize the console: %w", err)
 	}
+	c.rec.resized(rows, cols)
 	return nil
 }
+
+// Mark notes a marker in the recording.
+func (c *consoleSink) Mark(ctx context.Context, label string) error { return c.rec.mark(ctx, label) }
 
 // Size is the window size, which the child may have changed by itself; zeros where it cannot be told.
 func (c *consoleSink) Size() (rows, cols int) {
@@ -198,5 +207,5 @@ func (c *consoleSink) Size() (rows, cols int) {
 	return int(size.Height), int(size.Width)
 }
 
-// Close closes the console's copy of the master.
-func (c *consoleSink) Close() error { return c.in.Close() }
+// Close closes the console's copy of the master, and its recording.
+func (c *consoleSink) Close() error { return errors.Join(c.in.Close(), c.rec.close()) }

@@ -25,10 +25,10 @@ func (k *keyboard) init(in *master) {
 	k.free <- struct{}{}
 }
 
-// typed writes p, and calls done when the kernel has all of it, before others type, with lost where a line is longer than the
-// terminal keeps. It blocks while others type, and while the child
+// typed writes p, and calls done when the kernel has all of it, before others type, with the modes that the terminal had, and lost where
+// a line is longer than it keeps. It blocks while others type, and while the child
 // does not read; see writeAll. Where no process has the terminal open p is dropped, as a terminal drops it.
-func (k *keyboard) typed(ctx context.Context, p []byte, from syscall.RawConn, done func(lost bool)) error {
+func (k *keyboard) typed(ctx context.Context, p []byte, from syscall.RawConn, done func(modes *unix.Termios, lost bool)) error {
 	select {
 	case <-k.free:
 	case <-ctx.Done():
@@ -41,7 +41,7 @@ func (k *keyboard) typed(ctx context.Context, p []byte, from syscall.RawConn, do
 	}
 	lost := k.line.typed(modes, p)
 	if err = k.write(ctx, p, from); err == nil {
-		done(lost)
+		done(modes, lost)
 	}
 	return err
 }

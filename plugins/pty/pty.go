@@ -34,6 +34,22 @@ func Plugin() sink.Plugin {
 			Values:  []string{sizeLatest, sizeSmallest, sizeLeader, sizeFixed},
 			Default: sizeLatest,
 			Help:    "whose size the terminal has: the viewer's that typed last, the smallest, the first one's, or nobody's",
+		}, {
+			Name: "record",
+			Type: sink.Path,
+			Help: "an asciicast file to record the console to, with {name}, {id}, {host} and {run} in it",
+		}, {
+			Name:    "record-format",
+			Type:    sink.Enum,
+			Values:  []string{"v2", "v3"},
+			Default: "v2",
+			Help:    "v2, which every player knows; v3 also has the exit status",
+		}, {
+			Name:    "record-input",
+			Type:    sink.Enum,
+			Values:  []string{inputNo, inputEchoed, inputKeys},
+			Default: inputNo,
+			Help:    "what is typed: not at all; where the terminal echoes it; or also keys that a program reads one by one, as line editors do",
 		}},
 		Check:       check,
 		OpenConsole: open,
@@ -44,7 +60,14 @@ func check(r *sink.Request) (sink.Wiring, error) {
 	if n := r.Options.Int("scrollback"); n > scrollbackMost {
 		return 0, fmt.Errorf("scrollback=%d: the most is 64MiB", n)
 	}
-	return sink.PTY, nil
+	if !r.Options.Has("record") {
+		if in := r.Options.String("record-input"); in == inputEchoed || in == inputKeys {
+			return 0, fmt.Errorf("record-input=%s: there is no record=PATH", in)
+		}
+		return sink.PTY, nil
+	}
+	_, err := r.Child.Expand(r.Options.String("record"), sink.Console)
+	return sink.PTY, err
 }
 
 func open(_ context.Context, o *sink.Opening) (sink.ConsoleSink, error) {
@@ -62,6 +85,10 @@ func open(_ context.Context, o *sink.Opening) (sink.ConsoleSink, error) {
 		return nil, err
 	}
 	c.sizes.policy = o.Options.String("size")
+	if c.rec, err = record(o); err != nil {
+		c.Close()
+		return nil, err
+	}
 	return c, nil
 }
 

@@ -2929,6 +2929,94 @@ func (*ResizeResponse) Descriptor() ([]byte, []int) {
 	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{47}
 }
 
+type MarkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Opening       string                 `protobuf:"bytes,1,opt,name=opening,proto3" json:"opening,omitempty"`
+	Label         string                 `protobuf:"bytes,2,opt,name=label,proto3" json:"label,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MarkRequest) Reset() {
+	*x = MarkRequest{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MarkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MarkRequest) ProtoMessage() {}
+
+func (x *MarkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MarkRequest.ProtoReflect.Descriptor instead.
+func (*MarkRequest) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *MarkRequest) GetOpening() string {
+	if x != nil {
+		return x.Opening
+	}
+	return ""
+}
+
+func (x *MarkRequest) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+type MarkResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MarkResponse) Reset() {
+	*x = MarkResponse{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MarkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MarkResponse) ProtoMessage() {}
+
+func (x *MarkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MarkResponse.ProtoReflect.Descriptor instead.
+func (*MarkResponse) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{49}
+}
+
 type ScreenRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Opening       string                 `protobuf:"bytes,1,opt,name=opening,proto3" json:"opening,omitempty"`
@@ -2938,7 +3026,7 @@ type ScreenRequest struct {
 
 func (x *ScreenRequest) Reset() {
 	*x = ScreenRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2950,7 +3038,7 @@ func (x *ScreenRequest) String() string {
 func (*ScreenRequest) ProtoMessage() {}
 
 func (x *ScreenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2963,7 +3051,7 @@ func (x *ScreenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScreenRequest.ProtoReflect.Descriptor instead.
 func (*ScreenRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{48}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ScreenRequest) GetOpening() string {
@@ -2992,7 +3080,7 @@ type ScreenResponse struct {
 
 func (x *ScreenResponse) Reset() {
 	*x = ScreenResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3004,7 +3092,7 @@ func (x *ScreenResponse) String() string {
 func (*ScreenResponse) ProtoMessage() {}
 
 func (x *ScreenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3017,7 +3105,7 @@ func (x *ScreenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScreenResponse.ProtoReflect.Descriptor instead.
 func (*ScreenResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{49}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ScreenResponse) GetSize() *Size {
@@ -3103,7 +3191,7 @@ type Cursor struct {
 
 func (x *Cursor) Reset() {
 	*x = Cursor{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3115,7 +3203,7 @@ func (x *Cursor) String() string {
 func (*Cursor) ProtoMessage() {}
 
 func (x *Cursor) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3128,7 +3216,7 @@ func (x *Cursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cursor.ProtoReflect.Descriptor instead.
 func (*Cursor) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{50}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Cursor) GetRow() uint32 {
@@ -3176,7 +3264,7 @@ type Line struct {
 
 func (x *Line) Reset() {
 	*x = Line{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[51]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3188,7 +3276,7 @@ func (x *Line) String() string {
 func (*Line) ProtoMessage() {}
 
 func (x *Line) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[51]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3201,7 +3289,7 @@ func (x *Line) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Line.ProtoReflect.Descriptor instead.
 func (*Line) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{51}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Line) GetCells() []*Cell {
@@ -3229,7 +3317,7 @@ type Cell struct {
 
 func (x *Cell) Reset() {
 	*x = Cell{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3241,7 +3329,7 @@ func (x *Cell) String() string {
 func (*Cell) ProtoMessage() {}
 
 func (x *Cell) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3254,7 +3342,7 @@ func (x *Cell) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cell.ProtoReflect.Descriptor instead.
 func (*Cell) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{52}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Cell) GetText() string {
@@ -3300,7 +3388,7 @@ type Style struct {
 
 func (x *Style) Reset() {
 	*x = Style{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[53]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3312,7 +3400,7 @@ func (x *Style) String() string {
 func (*Style) ProtoMessage() {}
 
 func (x *Style) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[53]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3325,7 +3413,7 @@ func (x *Style) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Style.ProtoReflect.Descriptor instead.
 func (*Style) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{53}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Style) GetFg() uint32 {
@@ -3442,7 +3530,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[54]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3454,7 +3542,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[54]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3467,7 +3555,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{54}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *LogsRequest) GetSpec() *Spec {
@@ -3548,7 +3636,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[55]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3560,7 +3648,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[55]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3573,7 +3661,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{55}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{57}
 }
 
 type RotateRequest struct {
@@ -3585,7 +3673,7 @@ type RotateRequest struct {
 
 func (x *RotateRequest) Reset() {
 	*x = RotateRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3597,7 +3685,7 @@ func (x *RotateRequest) String() string {
 func (*RotateRequest) ProtoMessage() {}
 
 func (x *RotateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3610,7 +3698,7 @@ func (x *RotateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateRequest.ProtoReflect.Descriptor instead.
 func (*RotateRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{56}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RotateRequest) GetOpening() string {
@@ -3628,7 +3716,7 @@ type RotateResponse struct {
 
 func (x *RotateResponse) Reset() {
 	*x = RotateResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[57]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3640,7 +3728,7 @@ func (x *RotateResponse) String() string {
 func (*RotateResponse) ProtoMessage() {}
 
 func (x *RotateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[57]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3653,7 +3741,7 @@ func (x *RotateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateResponse.ProtoReflect.Descriptor instead.
 func (*RotateResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{57}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{59}
 }
 
 // One line, as a packet on the socket that Logs gives. The last packet of a log that ends well has `end` set;
@@ -3673,7 +3761,7 @@ type LogRecord struct {
 
 func (x *LogRecord) Reset() {
 	*x = LogRecord{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3685,7 +3773,7 @@ func (x *LogRecord) String() string {
 func (*LogRecord) ProtoMessage() {}
 
 func (x *LogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3698,7 +3786,7 @@ func (x *LogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRecord.ProtoReflect.Descriptor instead.
 func (*LogRecord) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{58}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *LogRecord) GetTime() int64 {
@@ -3760,7 +3848,7 @@ type RecoverRequest_Parked struct {
 
 func (x *RecoverRequest_Parked) Reset() {
 	*x = RecoverRequest_Parked{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[60]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3772,7 +3860,7 @@ func (x *RecoverRequest_Parked) String() string {
 func (*RecoverRequest_Parked) ProtoMessage() {}
 
 func (x *RecoverRequest_Parked) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[60]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3984,7 +4072,11 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\rResizeRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\x12&\n" +
 	"\x04size\x18\x02 \x01(\v2\x12.muxd.sink.v1.SizeR\x04size\"\x10\n" +
-	"\x0eResizeResponse\")\n" +
+	"\x0eResizeResponse\"=\n" +
+	"\vMarkRequest\x12\x18\n" +
+	"\aopening\x18\x01 \x01(\tR\aopening\x12\x14\n" +
+	"\x05label\x18\x02 \x01(\tR\x05label\"\x0e\n" +
+	"\fMarkResponse\")\n" +
 	"\rScreenRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\"\xd2\x02\n" +
 	"\x0eScreenResponse\x12&\n" +
@@ -4069,8 +4161,7 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x06Policy\x12\t\n" +
 	"\x05BLOCK\x10\x00\x12\x0f\n" +
 	"\vDROP_OLDEST\x10\x01\x12\x0f\n" +
-	"\vDROP_NEWEST\x10\x022\xd9\n" +
-	"\n" +
+	"\vDROP_NEWEST\x10\x022\x98\v\n" +
 	"\x04Sink\x12D\n" +
 	"\bDescribe\x12\x1d.muxd.sink.v1.DescribeRequest\x1a\x19.muxd.sink.v1.Description\x12F\n" +
 	"\aRecover\x12\x1c.muxd.sink.v1.RecoverRequest\x1a\x1d.muxd.sink.v1.RecoverResponse\x12C\n" +
@@ -4090,6 +4181,7 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x06Attach\x12\x1b.muxd.sink.v1.AttachRequest\x1a\x1c.muxd.sink.v1.AttachResponse\x12C\n" +
 	"\x06Resize\x12\x1b.muxd.sink.v1.ResizeRequest\x1a\x1c.muxd.sink.v1.ResizeResponse\x12C\n" +
 	"\x06Screen\x12\x1b.muxd.sink.v1.ScreenRequest\x1a\x1c.muxd.sink.v1.ScreenResponse\x12=\n" +
+	"\x04Mark\x12\x19.muxd.sink.v1.MarkRequest\x1a\x1a.muxd.sink.v1.MarkResponse\x12=\n" +
 	"\x04Logs\x12\x19.muxd.sink.v1.LogsRequest\x1a\x1a.muxd.sink.v1.LogsResponse\x12C\n" +
 	"\x06Rotate\x12\x1b.muxd.sink.v1.RotateRequest\x1a\x1c.muxd.sink.v1.RotateResponseB\"Z github.com/muxd/muxd/sink/sinkpbb\x06proto3"
 
@@ -4106,7 +4198,7 @@ func file_sink_sinkpb_sink_proto_rawDescGZIP() []byte {
 }
 
 var file_sink_sinkpb_sink_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
+var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
 var file_sink_sinkpb_sink_proto_goTypes = []any{
 	(Stream)(0),                   // 0: muxd.sink.v1.Stream
 	(Wiring)(0),                   // 1: muxd.sink.v1.Wiring
@@ -4160,19 +4252,21 @@ var file_sink_sinkpb_sink_proto_goTypes = []any{
 	(*AttachResponse)(nil),        // 49: muxd.sink.v1.AttachResponse
 	(*ResizeRequest)(nil),         // 50: muxd.sink.v1.ResizeRequest
 	(*ResizeResponse)(nil),        // 51: muxd.sink.v1.ResizeResponse
-	(*ScreenRequest)(nil),         // 52: muxd.sink.v1.ScreenRequest
-	(*ScreenResponse)(nil),        // 53: muxd.sink.v1.ScreenResponse
-	(*Cursor)(nil),                // 54: muxd.sink.v1.Cursor
-	(*Line)(nil),                  // 55: muxd.sink.v1.Line
-	(*Cell)(nil),                  // 56: muxd.sink.v1.Cell
-	(*Style)(nil),                 // 57: muxd.sink.v1.Style
-	(*LogsRequest)(nil),           // 58: muxd.sink.v1.LogsRequest
-	(*LogsResponse)(nil),          // 59: muxd.sink.v1.LogsResponse
-	(*RotateRequest)(nil),         // 60: muxd.sink.v1.RotateRequest
-	(*RotateResponse)(nil),        // 61: muxd.sink.v1.RotateResponse
-	(*LogRecord)(nil),             // 62: muxd.sink.v1.LogRecord
-	nil,                           // 63: muxd.sink.v1.Spec.OptionsEntry
-	(*RecoverRequest_Parked)(nil), // 64: muxd.sink.v1.RecoverRequest.Parked
+	(*MarkRequest)(nil),           // 52: muxd.sink.v1.MarkRequest
+	(*MarkResponse)(nil),          // 53: muxd.sink.v1.MarkResponse
+	(*ScreenRequest)(nil),         // 54: muxd.sink.v1.ScreenRequest
+	(*ScreenResponse)(nil),        // 55: muxd.sink.v1.ScreenResponse
+	(*Cursor)(nil),                // 56: muxd.sink.v1.Cursor
+	(*Line)(nil),                  // 57: muxd.sink.v1.Line
+	(*Cell)(nil),                  // 58: muxd.sink.v1.Cell
+	(*Style)(nil),                 // 59: muxd.sink.v1.Style
+	(*LogsRequest)(nil),           // 60: muxd.sink.v1.LogsRequest
+	(*LogsResponse)(nil),          // 61: muxd.sink.v1.LogsResponse
+	(*RotateRequest)(nil),         // 62: muxd.sink.v1.RotateRequest
+	(*RotateResponse)(nil),        // 63: muxd.sink.v1.RotateResponse
+	(*LogRecord)(nil),             // 64: muxd.sink.v1.LogRecord
+	nil,                           // 65: muxd.sink.v1.Spec.OptionsEntry
+	(*RecoverRequest_Parked)(nil), // 66: muxd.sink.v1.RecoverRequest.Parked
 }
 var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	2,  // 0: muxd.sink.v1.Branch.policy:type_name -> muxd.sink.v1.Policy
@@ -4181,12 +4275,12 @@ var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	7,  // 3: muxd.sink.v1.Description.options:type_name -> muxd.sink.v1.Option
 	0,  // 4: muxd.sink.v1.Description.by_name:type_name -> muxd.sink.v1.Stream
 	3,  // 5: muxd.sink.v1.Option.type:type_name -> muxd.sink.v1.Option.Type
-	63, // 6: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
+	65, // 6: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
 	9,  // 7: muxd.sink.v1.CheckRequest.spec:type_name -> muxd.sink.v1.Spec
 	8,  // 8: muxd.sink.v1.CheckRequest.child:type_name -> muxd.sink.v1.Child
 	0,  // 9: muxd.sink.v1.CheckRequest.streams:type_name -> muxd.sink.v1.Stream
 	1,  // 10: muxd.sink.v1.CheckResponse.wiring:type_name -> muxd.sink.v1.Wiring
-	64, // 11: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
+	66, // 11: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
 	9,  // 12: muxd.sink.v1.OpenRequest.spec:type_name -> muxd.sink.v1.Spec
 	8,  // 13: muxd.sink.v1.OpenRequest.child:type_name -> muxd.sink.v1.Child
 	0,  // 14: muxd.sink.v1.OpenRequest.streams:type_name -> muxd.sink.v1.Stream
@@ -4210,10 +4304,10 @@ var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	10, // 32: muxd.sink.v1.AttachRequest.size:type_name -> muxd.sink.v1.Size
 	10, // 33: muxd.sink.v1.ResizeRequest.size:type_name -> muxd.sink.v1.Size
 	10, // 34: muxd.sink.v1.ScreenResponse.size:type_name -> muxd.sink.v1.Size
-	54, // 35: muxd.sink.v1.ScreenResponse.cursor:type_name -> muxd.sink.v1.Cursor
-	57, // 36: muxd.sink.v1.ScreenResponse.styles:type_name -> muxd.sink.v1.Style
-	55, // 37: muxd.sink.v1.ScreenResponse.lines:type_name -> muxd.sink.v1.Line
-	56, // 38: muxd.sink.v1.Line.cells:type_name -> muxd.sink.v1.Cell
+	56, // 35: muxd.sink.v1.ScreenResponse.cursor:type_name -> muxd.sink.v1.Cursor
+	59, // 36: muxd.sink.v1.ScreenResponse.styles:type_name -> muxd.sink.v1.Style
+	57, // 37: muxd.sink.v1.ScreenResponse.lines:type_name -> muxd.sink.v1.Line
+	58, // 38: muxd.sink.v1.Line.cells:type_name -> muxd.sink.v1.Cell
 	9,  // 39: muxd.sink.v1.LogsRequest.spec:type_name -> muxd.sink.v1.Spec
 	8,  // 40: muxd.sink.v1.LogsRequest.child:type_name -> muxd.sink.v1.Child
 	0,  // 41: muxd.sink.v1.LogsRequest.streams:type_name -> muxd.sink.v1.Stream
@@ -4235,31 +4329,33 @@ var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	44, // 57: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
 	48, // 58: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
 	50, // 59: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
-	52, // 60: muxd.sink.v1.Sink.Screen:input_type -> muxd.sink.v1.ScreenRequest
-	58, // 61: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
-	60, // 62: muxd.sink.v1.Sink.Rotate:input_type -> muxd.sink.v1.RotateRequest
-	6,  // 63: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
-	14, // 64: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
-	16, // 65: muxd.sink.v1.Sink.Repark:output_type -> muxd.sink.v1.ReparkResponse
-	12, // 66: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
-	18, // 67: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
-	20, // 68: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
-	22, // 69: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
-	24, // 70: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
-	26, // 71: muxd.sink.v1.Sink.AddBranch:output_type -> muxd.sink.v1.AddBranchResponse
-	28, // 72: muxd.sink.v1.Sink.RemoveBranch:output_type -> muxd.sink.v1.RemoveBranchResponse
-	30, // 73: muxd.sink.v1.Sink.Pause:output_type -> muxd.sink.v1.PauseResponse
-	32, // 74: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
-	34, // 75: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
-	43, // 76: muxd.sink.v1.Sink.Openings:output_type -> muxd.sink.v1.OpeningsResponse
-	45, // 77: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
-	49, // 78: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
-	51, // 79: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
-	53, // 80: muxd.sink.v1.Sink.Screen:output_type -> muxd.sink.v1.ScreenResponse
-	59, // 81: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
-	61, // 82: muxd.sink.v1.Sink.Rotate:output_type -> muxd.sink.v1.RotateResponse
-	63, // [63:83] is the sub-list for method output_type
-	43, // [43:63] is the sub-list for method input_type
+	54, // 60: muxd.sink.v1.Sink.Screen:input_type -> muxd.sink.v1.ScreenRequest
+	52, // 61: muxd.sink.v1.Sink.Mark:input_type -> muxd.sink.v1.MarkRequest
+	60, // 62: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
+	62, // 63: muxd.sink.v1.Sink.Rotate:input_type -> muxd.sink.v1.RotateRequest
+	6,  // 64: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
+	14, // 65: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
+	16, // 66: muxd.sink.v1.Sink.Repark:output_type -> muxd.sink.v1.ReparkResponse
+	12, // 67: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
+	18, // 68: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
+	20, // 69: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
+	22, // 70: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
+	24, // 71: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
+	26, // 72: muxd.sink.v1.Sink.AddBranch:output_type -> muxd.sink.v1.AddBranchResponse
+	28, // 73: muxd.sink.v1.Sink.RemoveBranch:output_type -> muxd.sink.v1.RemoveBranchResponse
+	30, // 74: muxd.sink.v1.Sink.Pause:output_type -> muxd.sink.v1.PauseResponse
+	32, // 75: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
+	34, // 76: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
+	43, // 77: muxd.sink.v1.Sink.Openings:output_type -> muxd.sink.v1.OpeningsResponse
+	45, // 78: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
+	49, // 79: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
+	51, // 80: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
+	55, // 81: muxd.sink.v1.Sink.Screen:output_type -> muxd.sink.v1.ScreenResponse
+	53, // 82: muxd.sink.v1.Sink.Mark:output_type -> muxd.sink.v1.MarkResponse
+	61, // 83: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
+	63, // 84: muxd.sink.v1.Sink.Rotate:output_type -> muxd.sink.v1.RotateResponse
+	64, // [64:85] is the sub-list for method output_type
+	43, // [43:64] is the sub-list for method input_type
 	43, // [43:43] is the sub-list for extension type_name
 	43, // [43:43] is the sub-list for extension extendee
 	0,  // [0:43] is the sub-list for field type_name
@@ -4285,7 +4381,7 @@ func file_sink_sinkpb_sink_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sink_sinkpb_sink_proto_rawDesc), len(file_sink_sinkpb_sink_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   61,
+			NumMessages:   63,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

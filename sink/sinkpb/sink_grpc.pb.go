@@ -45,6 +45,7 @@ const (
 	Sink_Attach_FullMethodName       = "/muxd.sink.v1.Sink/Attach"
 	Sink_Resize_FullMethodName       = "/muxd.sink.v1.Sink/Resize"
 	Sink_Screen_FullMethodName       = "/muxd.sink.v1.Sink/Screen"
+	Sink_Mark_FullMethodName         = "/muxd.sink.v1.Sink/Mark"
 	Sink_Logs_FullMethodName         = "/muxd.sink.v1.Sink/Logs"
 	Sink_Rotate_FullMethodName       = "/muxd.sink.v1.Sink/Rotate"
 )
@@ -106,6 +107,8 @@ type SinkClient interface {
 	Resize(ctx context.Context, in *ResizeRequest, opts ...grpc.CallOption) (*ResizeResponse, error)
 	// Screen tells what a console shows. UNIMPLEMENTED: it does not know.
 	Screen(ctx context.Context, in *ScreenRequest, opts ...grpc.CallOption) (*ScreenResponse, error)
+	// Mark sets a marker in a console's recording. Repeated, it sets another. FAILED_PRECONDITION where there is none.
+	Mark(ctx context.Context, in *MarkRequest, opts ...grpc.CallOption) (*MarkResponse, error)
 	// Logs reads back what a sink has kept. The plugin sends one end of a Unix SEQPACKET socketpair on the fd
 	// channel under `ticket`, and writes records on the other. It works for openings that are long forgotten,
 	// since the request carries all that Open did. UNIMPLEMENTED where a sink keeps nothing.
@@ -311,6 +314,16 @@ func (c *sinkClient) Screen(ctx context.Context, in *ScreenRequest, opts ...grpc
 	return out, nil
 }
 
+func (c *sinkClient) Mark(ctx context.Context, in *MarkRequest, opts ...grpc.CallOption) (*MarkResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MarkResponse)
+	err := c.cc.Invoke(ctx, Sink_Mark_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *sinkClient) Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (*LogsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(LogsResponse)
@@ -388,6 +401,8 @@ type SinkServer interface {
 	Resize(context.Context, *ResizeRequest) (*ResizeResponse, error)
 	// Screen tells what a console shows. UNIMPLEMENTED: it does not know.
 	Screen(context.Context, *ScreenRequest) (*ScreenResponse, error)
+	// Mark sets a marker in a console's recording. Repeated, it sets another. FAILED_PRECONDITION where there is none.
+	Mark(context.Context, *MarkRequest) (*MarkResponse, error)
 	// Logs reads back what a sink has kept. The plugin sends one end of a Unix SEQPACKET socketpair on the fd
 	// channel under `ticket`, and writes records on the other. It works for openings that are long forgotten,
 	// since the request carries all that Open did. UNIMPLEMENTED where a sink keeps nothing.
@@ -457,6 +472,9 @@ func (UnimplementedSinkServer) Resize(context.Context, *ResizeRequest) (*ResizeR
 }
 func (UnimplementedSinkServer) Screen(context.Context, *ScreenRequest) (*ScreenResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Screen not implemented")
+}
+func (UnimplementedSinkServer) Mark(context.Context, *MarkRequest) (*MarkResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Mark not implemented")
 }
 func (UnimplementedSinkServer) Logs(context.Context, *LogsRequest) (*LogsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Logs not implemented")
@@ -802,6 +820,24 @@ func _Sink_Screen_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Sink_Mark_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MarkRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SinkServer).Mark(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sink_Mark_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SinkServer).Mark(ctx, req.(*MarkRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Sink_Logs_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(LogsRequest)
 	if err := dec(in); err != nil {
@@ -912,6 +948,10 @@ var Sink_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Screen",
 			Handler:    _Sink_Screen_Handler,
+		},
+		{
+			MethodName: "Mark",
+			Handler:    _Sink_Mark_Handler,
 		},
 		{
 			MethodName: "Logs",
