@@ -44,7 +44,8 @@ func normalMode(number int) (normal, tracked bool) {
 // (BEL or ESC \) text. CAN and SUB lead back to text from everywhere.
 type screenModes struct {
 	state  func(*screenModes, byte)
-	params []byte // of a sequence: what stands between ESC [ and its final byte
+	params []byte // of a sequence: what stands between ESC [ and its final byte; of an OSC string: its beginning
+	osc    bool   // inside of an OSC string
 
 	changed map[int]bool // private modes that are not as normal
 	keypad  bool         // ESC =
@@ -54,7 +55,12 @@ type screenModes struct {
 	keys    bool         // xterm's modifyOtherKeys
 	kitty   int          // depth of the stack of kitty's keyboard modes
 	charset bool         // SO, or a character set other than ASCII in G0
+	colours [len(colourStrings)]bool
 }
+
+// colourStrings are the strings (OSC) that change colours of the terminal itself, each with what takes that back: the palette, and the
+// colours of text, background and cursor (xterm's control sequences, Operating System Commands).
+var colourStrings = [...]struct{ set, reset string }{{"4", "104"}, {"10", "110"}, {"11", "111"}, {"12", "112"}}
 
 // paramsMost is the longest parameter string that is looked at. What is longer is followed to its end and ignored.
 const paramsMost = 128
@@ -77,8 +83,12 @@ func (s *screenModes) write(p []byte) {
 func (s *screenModes) step(b byte) {
 	switch {
 	case b == 0x18 || b == 0x1a:
-		s.state = nil
+		s.state, s.osc = nil, false
 	case b == 0x1b:
+		if s.osc { // ESC \ ends it
+			s.coloured()
+		}
+		s.osc = false
 		s.state = (*screenModes).escape
 	case s.state != nil:
 		s.state(s, b)
@@ -93,7 +103,10 @@ func (s *screenModes) escape(b byte) {
 	case '[':
 		s.params = s.params[:0]
 		s.state = (*screenModes).sequence
-	case ']', 'P', 'X', '^', '_':
+	case ']':
+		s.params = s.params[:0]
+		s.state, s.osc = (*screenModes).command, true
+	case 'P', 'X', '^', '_':
 		s.state = (*screenModes).text
 	case '(':
 		s.state = func(s *screenModes, b byte) { s.charset, s.state = b != 'B', nil }
@@ -110,6 +123,30 @@ func (s *screenModes) escape(b byte) {
 func (s *screenModes) text(b byte) {
 	if b == 0x07 {
 		s.state = nil
+	}
+}
+
+// command is inside of an OSC string. What begins it says what it does; a question at its end asks only.
+func (s *screenModes) command(b byte) {
+	switch {
+	case b == 0x07:
+		s.state, s.osc = nil, false
+		s.coloured()
+	case len(s.params) <= paramsMost:
+		s.params = append(s.params, b)
+	}
+}
+
+// coloured looks at an OSC string that has ended.
+func (s *screenModes) coloured() {
+	number, value, _ := strings.Cut(string(s.params), ";")
+	for i, c := range colourStrings {
+		switch {
+		case number == c.reset:
+			s.colours[i] = false
+		case number == c.set && !strings.HasSuffix(value, "?"):
+			s.colours[i] = true
+		}
 	}
 }
 
@@ -198,6 +235,11 @@ func (s *screenModes) restore() string {
 	} {
 		if r.changed {
 			b.WriteString(r.text)
+		}
+	}
+	for i, c := range colourStrings {
+		if s.colours[i] {
+			b.WriteString("\x1b]" + c.reset + "\x1b\\")
 		}
 	}
 	s.privates(&b, func(normal bool) bool { return normal })

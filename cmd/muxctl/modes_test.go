@@ -27,6 +27,11 @@ func TestScreenModes(t *testing.T) {
 		{"cursor shape", "\x1b[5 q", "\x1b[0 q", ""},
 		{"line drawing", "\x1b(0", "\x0f\x1b(B", ""},
 		{"shift out and in", "\x0eabc\x0f", "", ""},
+		{"palette and background", "\x1b]4;1;#ff0000\x07\x1b]11;rgb:00/00/00\x1b\\x", "\x1b]104\x1b\\\x1b]111\x1b\\", ""},
+		{"colours taken back", "\x1b]10;red\x07\x1b]12;red\x07\x1b]110\x07\x1b]112\x1b\\", "", ""},
+		{"colours asked for", "\x1b]4;1;?\x07\x1b]10;?\x1b\\\x1b]11;?\x07", "", ""},
+		{"colour that is cancelled", "\x1b]10;re\x18d\x07", "", ""},
+		{"title with a number", "\x1b]0;11;red\x07", "", ""},
 		{"absurd parameters", "\x1b[9999999999999999999999h\x1b[?h", "", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
