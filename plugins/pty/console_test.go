@@ -373,7 +373,7 @@ func TestSizePolicy(t *testing.T) {
 func TestSince(t *testing.T) {
 	h := newHarness(t, 4096)
 	h.run("sh", "-c", "stty -echo; seq 20000; echo ready; read x; echo more; read x")
-	k := h.attach("none", 0, 0, false)
+	k := h.attach("since=0", 0, 0, false)
 	k.until("ready")
 	whole := k.next
 	for _, c := range []struct{ since, first uint64 }{
@@ -393,6 +393,8 @@ func TestSince(t *testing.T) {
 	v := h.attach("screen", 0, 0, true)
 	k.typeKeys("\r")
 	v.until("more")
+	for len(v.ready) == 0 && v.frame() {
+	}
 	if len(v.ready) != 1 || v.ready[0] < whole {
 		t.Errorf("ready at %v, want once, at %d or later", v.ready, whole)
 	}
