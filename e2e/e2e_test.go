@@ -178,6 +178,10 @@ func run(t *testing.T, file string, env ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	repo, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.RunT(inline{t}, testscript.Params{
 		Files:               []string{file},
 		Cmds:                commands,
@@ -195,6 +199,7 @@ func run(t *testing.T, file string, env ...string) {
 			s.tmp = e.Getenv("TMPDIR")
 			e.Setenv("PATH", bin+":"+e.Getenv("PATH")+":/usr/sbin:/sbin")
 			e.Setenv("BIN", bin)
+			e.Setenv("REPO", repo)
 			e.Setenv("XDG_RUNTIME_DIR", dir)
 			e.Setenv("MUXD_SOCKET", filepath.Join(dir, "muxd", "control.sock"))
 			e.Setenv("E2E_BINARY", self)

@@ -93,6 +93,7 @@ func (k *keeper) mind() int {
 		case u := <-k.next:
 			k.upgrade(u)
 		case <-k.serving:
+			k.notify("MAINPID=%d\nREADY=1", os.Getpid())
 			k.agentServes()
 		case ws := <-a.died:
 			if code, over := k.agentDied(ws); over {
@@ -164,6 +165,7 @@ func (k *keeper) forward(sig os.Signal) {
 		a.reload = true
 	} else {
 		a.stop, a.unsent = sig, true
+		k.notify("STOPPING=1")
 	}
 	if k.agentServes() {
 		return

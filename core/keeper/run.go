@@ -78,6 +78,9 @@ func Run(o Options) int {
 		o.Stderr = os.Stderr
 	}
 	k, err := newKeeper(o)
+	if err != nil && pointOut(err, o.Stderr) {
+		return 0
+	}
 	if err != nil {
 		fmt.Fprintf(o.Stderr, "muxd: %v\n", err)
 		return ExitFailed

@@ -127,7 +127,7 @@ func (d *runtimeDir) acquire() error {
 		if err := flock(f); err != nil {
 			defer f.Close()
 			if errors.Is(err, unix.EWOULDBLOCK) {
-				return fmt.Errorf("muxd is already running in %s (pid %s)", d.path, readPid(f))
+				return &RunningError{Dir: d.path, Pid: readPid(f)}
 			}
 			return fmt.Errorf("lock %s: %w", path, err)
 		}
@@ -161,12 +161,11 @@ func flock(f *os.File) error {
 	return lockErr
 }
 
-func readPid(f *os.File) string {
+// readPid returns 0 where the muxd that has the lock has not written its pid yet.
+func readPid(f *os.File) int {
 	b, _ := io.ReadAll(io.LimitReader(f, 32))
-	if _, err := strconv.Atoi(strings.TrimSpace(string(b))); err != nil {
-		return "not known, it is just starting"
-	}
-	return strings.TrimSpace(string(b))
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(b)))
+	return pid
 }
 
 func writePid(f *os.File) error {
