@@ -176,8 +176,10 @@ func (h *harness) attachAs(set func(v *sink.Viewer)) *client {
 	set(v)
 	k := &client{t: h.t, s: p[1]}
 	before := h.viewers()
+	over := make(chan struct{})
 	h.attached.Go(func() {
 		defer v.Close()
+		defer close(over)
 		if err := h.c.Attach(h.ctx, v); err != nil {
 			h.t.Errorf("attach: %v", err)
 		}
@@ -185,8 +187,28 @@ func (h *harness) attachAs(set func(v *sink.Viewer)) *client {
 	if before == 0 {
 		k.frame() // the first frame comes when it is attached
 	}
+	h.there(v, over)
 	h.t.Cleanup(k.leave)
 	return k
+}
+
+// there returns when the console has v among its viewers, or v's Attach is over: what is written from then on, v sees as output.
+func (h *harness) there(v *sink.Viewer, over <-chan struct{}) {
+	for {
+		h.c.mu.Lock()
+		for a := range h.c.viewers {
+			if a.v == v {
+				h.c.mu.Unlock()
+				return
+			}
+		}
+		h.c.mu.Unlock()
+		select {
+		case <-over:
+			return
+		case <-time.After(100 * time.Microsecond): // nothing else tells
+		}
+	}
 }
 
 func (k *client) leave() {
