@@ -108,7 +108,11 @@ const (
 func (c *Client) retry(ctx context.Context, call func() error) error {
 	begun := time.Now()
 	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
+		asked := time.Now()
 		err := call()
+		if time.Since(asked) > retryMost { // it was waiting for its answer: the agent was there
+			begun, wait = time.Now(), retryFirst
+		}
 		if status.Code(err) != codes.Unavailable || time.Since(begun) > retryFor || ctx.Value(once{}) != nil || !c.expected() {
 			return c.Plain(err)
 		}

@@ -166,12 +166,12 @@ func (d *dialled) enqueue(ctx context.Context, offset uint64, p part) (rest []by
 	if err := d.queue.append(ctx, streamNumber(p.stream), offset, records); err != nil {
 		return nil, err
 	}
-	tellDropped(d.port, d.queue.dropped())
+	tellDropped(&d.port, d.queue.dropped())
 	if !p.last {
 		return rest, nil
 	}
 	err = d.queue.flush(ctx)
-	tellDropped(d.port, d.queue.dropped())
+	tellDropped(&d.port, d.queue.dropped())
 	if d.isLast() && err == nil {
 		if err := d.turn.lock(ctx); err != nil {
 			return nil, err

@@ -207,7 +207,7 @@ func (l *listener) tellDropped() {
 		}
 	}
 	l.mu.Unlock()
-	tellDropped(l.port, sum)
+	tellDropped(&l.port, sum)
 }
 
 // finish tells every reader that no output comes any more, and gives them all together lingerTime to take it in.

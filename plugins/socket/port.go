@@ -26,7 +26,7 @@ type holder interface {
 }
 
 // tellDropped tells how much of each output stream has been dropped.
-func tellDropped(p port, dropped [2]uint64) {
+func tellDropped(p *port, dropped [2]uint64) {
 	for i, n := range dropped {
 		if n > 0 {
 			p.Dropped(outputs[i], n)
