@@ -104,7 +104,7 @@ func (s *server) Check(_ context.Context, req *sinkpb.CheckRequest) (*sinkpb.Che
 	if err != nil {
 		return nil, err
 	}
-	return &sinkpb.CheckResponse{Wiring: sinkpb.Wiring(wiring), Location: r.Location}, nil
+	return &sinkpb.CheckResponse{Wiring: sinkpb.Wiring(wiring), Location: r.Location, Exact: r.Exact || s.plugin.Copies, Drops: r.Drops}, nil
 }
 
 func (s *server) Open(ctx context.Context, req *sinkpb.OpenRequest) (*sinkpb.OpenResponse, error) {

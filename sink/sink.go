@@ -111,6 +111,12 @@ type Request struct {
 	Streams []Stream // of those that the plugin carries; never empty
 	// Location may be set by Check and Open: where the bytes go, for people (a path, an address).
 	Location string
+	// Exact may be set by Check, and says that with this spec nothing is lost or doubled where the process is killed and another
+	// goes on: the SDK sees to the stream, and the sink puts out a chunk that comes Again as far as it is not out yet.
+	Exact bool
+	// Drops may be set by Check, and says that the sink drops output that nobody takes in time, and counts it
+	// (Opening.Dropped), in place of letting the child wait.
+	Drops bool
 }
 
 // Values are the options of a spec, parsed, with defaults filled in.

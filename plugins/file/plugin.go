@@ -62,7 +62,7 @@ func Plugin() sink.Plugin {
 			if err != nil {
 				return 0, err
 			}
-			r.Location = s.location()
+			r.Location, r.Exact = s.location(), s.readable()
 			if s.direct {
 				return sink.Direct, nil
 			}

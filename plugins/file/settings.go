@@ -100,6 +100,16 @@ func parseSettings(r *sink.Request) (settings, error) {
 // synced says whether fsync(2) is used at all.
 func (s settings) synced() bool { return s.sync == syncAlways || s.sync == syncInterval }
 
+// readable says whether what was written can be read back, so that a successor knows how much of a chunk is there.
+func (s settings) readable() bool {
+	for _, t := range s.targets {
+		if st, err := os.Stat(pathAt(t.path, time.Now())); err == nil && !st.Mode().IsRegular() {
+			return false
+		}
+	}
+	return true
+}
+
 // location is where the bytes go, for people.
 func (s settings) location() string {
 	var paths []string

@@ -57,6 +57,7 @@ func Plugin() sink.Plugin {
 }
 
 func check(r *sink.Request) (sink.Wiring, error) {
+	r.Exact = true
 	if n := r.Options.Int("scrollback"); n > scrollbackMost {
 		return 0, fmt.Errorf("scrollback=%d: the most is 64MiB", n)
 	}

@@ -45,7 +45,7 @@ func Plugin() sink.Plugin {
 			if err != nil {
 				return 0, err
 			}
-			r.Location = s.location()
+			r.Location, r.Exact, r.Drops = s.location(), s.exact(), s.policy != block
 			if s.direct {
 				return sink.Direct, nil
 			}

@@ -48,6 +48,10 @@ const (
 	lineMostOfJ = 10 << 10
 )
 
+// exact says whether a connection outlives this process with what is under way on it: a TLS connection does not, and of packets it
+// is not known whether the last one was sent.
+func (s settings) exact() bool { return s.network.spliced() }
+
 // options of the plugin.
 func options() []sink.Option {
 	return []sink.Option{

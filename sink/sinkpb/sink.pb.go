@@ -792,7 +792,11 @@ type CheckResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Wiring Wiring                 `protobuf:"varint,1,opt,name=wiring,proto3,enum=muxd.sink.v1.Wiring" json:"wiring,omitempty"`
 	// What Logs will need to find the log again, in words a person can read (a path, an address). May be empty.
-	Location      string `protobuf:"bytes,2,opt,name=location,proto3" json:"location,omitempty"`
+	Location string `protobuf:"bytes,2,opt,name=location,proto3" json:"location,omitempty"`
+	// With this spec the sink loses and doubles nothing where its process is killed and another goes on.
+	Exact bool `protobuf:"varint,3,opt,name=exact,proto3" json:"exact,omitempty"`
+	// While what it writes to is slow the sink drops output, and counts what it drops (Stat), in place of letting the child wait.
+	Drops         bool `protobuf:"varint,4,opt,name=drops,proto3" json:"drops,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -839,6 +843,20 @@ func (x *CheckResponse) GetLocation() string {
 		return x.Location
 	}
 	return ""
+}
+
+func (x *CheckResponse) GetExact() bool {
+	if x != nil {
+		return x.Exact
+	}
+	return false
+}
+
+func (x *CheckResponse) GetDrops() bool {
+	if x != nil {
+		return x.Drops
+	}
+	return false
 }
 
 type RecoverRequest struct {
@@ -3945,10 +3963,12 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\fCheckRequest\x12&\n" +
 	"\x04spec\x18\x01 \x01(\v2\x12.muxd.sink.v1.SpecR\x04spec\x12)\n" +
 	"\x05child\x18\x02 \x01(\v2\x13.muxd.sink.v1.ChildR\x05child\x12.\n" +
-	"\astreams\x18\x03 \x03(\x0e2\x14.muxd.sink.v1.StreamR\astreams\"Y\n" +
+	"\astreams\x18\x03 \x03(\x0e2\x14.muxd.sink.v1.StreamR\astreams\"\x85\x01\n" +
 	"\rCheckResponse\x12,\n" +
 	"\x06wiring\x18\x01 \x01(\x0e2\x14.muxd.sink.v1.WiringR\x06wiring\x12\x1a\n" +
-	"\blocation\x18\x02 \x01(\tR\blocation\"\xc3\x01\n" +
+	"\blocation\x18\x02 \x01(\tR\blocation\x12\x14\n" +
+	"\x05exact\x18\x03 \x01(\bR\x05exact\x12\x14\n" +
+	"\x05drops\x18\x04 \x01(\bR\x05drops\"\xc3\x01\n" +
 	"\x0eRecoverRequest\x12;\n" +
 	"\x06parked\x18\x01 \x03(\v2#.muxd.sink.v1.RecoverRequest.ParkedR\x06parked\x12\x16\n" +
 	"\x06ticket\x18\x02 \x01(\fR\x06ticket\x12\x12\n" +
