@@ -53,7 +53,10 @@ func (fs *files) openAppend(path string, s settings) (*os.File, error) {
 		n, err := openRetry(path, flags, 0)
 		if errors.Is(err, unix.ENOENT) {
 			top = existing(filepath.Dir(path))
-			if err = os.MkdirAll(filepath.Dir(path), dirPerm); err != nil {
+			if err = os.MkdirAll(filepath.Dir(path), dirPerm); err == nil {
+				err = s.owner.giveDirs(filepath.Dir(path), top)
+			}
+			if err != nil {
 				return nil, explain(err, path)
 			}
 			n, err = openRetry(path, flags|unix.O_CREAT|unix.O_EXCL, uint32(s.perm))
@@ -71,7 +74,10 @@ func (fs *files) openAppend(path string, s settings) (*os.File, error) {
 			return nil, err
 		}
 		if made { // open(2) took the umask from perm
-			err := f.Chmod(s.perm)
+			err := s.owner.give(f)
+			if err == nil {
+				err = f.Chmod(s.perm)
+			}
 			if err == nil && s.synced() {
 				err = fs.syncDirs(path, top)
 			}

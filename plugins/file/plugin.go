@@ -1,6 +1,6 @@
 // Package file is the sink that keeps a child's output in files.
 //
-//	file:PATH[,format=cri|json-file|tai64n|iso|raw][,mode=pipe|direct][,perm=0640][,max-line=16KiB][,sync=none]
+//	file:PATH[,format=cri|json-file|tai64n|iso|raw][,mode=pipe|direct][,perm=0640][,owner=USER:GROUP][,max-line=16KiB][,sync=none]
 //	    [,max-size=SIZE][,rotate=daily|hourly|DURATION][,keep=N][,total-size=SIZE][,max-age=DURATION][,compress=none|gzip|zstd]
 //
 // PATH may hold {name}, {id}, {stream}, {host}, {run} and {date}. Files are appended to, never truncated, and made with
@@ -47,6 +47,7 @@ func Plugin() sink.Plugin {
 			{Name: "mode", Type: sink.Enum, Values: []string{modePipe, modeDirect}, Default: modePipe,
 				Help: "pipe: the sink writes the file; direct: the child has the file itself as its output"},
 			{Name: "perm", Type: sink.String, Default: "0640", Help: "permissions of a file that is made, octal"},
+			{Name: "owner", Type: sink.String, Help: "USER, USER:GROUP or :GROUP, names or numbers: whose the files and directories are that are made"},
 			{Name: "max-line", Type: sink.Size, Default: "16KiB",
 				Help: "all but raw: the longest text of a record; a longer line becomes several"},
 			{Name: "sync", Type: sink.Enum, Values: []string{syncNone, syncInterval, syncAlways}, Default: syncNone,

@@ -22,6 +22,7 @@ type settings struct {
 	format    format // nil: raw
 	direct    bool
 	perm      os.FileMode
+	owner     *owner
 	maxLine   int
 	sync      string // syncNone, syncInterval or syncAlways
 	syncEvery time.Duration
@@ -58,6 +59,9 @@ func parseSettings(r *sink.Request) (settings, error) {
 		return s, fmt.Errorf("perm=%s: want octal permissions between 0 and 0777, as 0640", perm)
 	}
 	s.perm = os.FileMode(bits)
+	if s.owner, err = parseOwner(r.Options.String("owner")); err != nil {
+		return s, err
+	}
 
 	most := r.Options.Int("max-line")
 	if most < 1 || most > sink.StateMost {
