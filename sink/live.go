@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -127,6 +128,9 @@ func (o *opening) openPipes(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.
 		d.Ack()
 		return &sinkpb.OpenResponse{Wiring: sinkpb.Wiring_PIPE}, nil
 	}
+	if o.srv.plugin.Open == nil {
+		return fail(fmt.Errorf("sink %s reads no pipes", o.srv.plugin.Name))
+	}
 	if _, err := o.srv.engine(); err != nil {
 		return fail(err)
 	}
@@ -154,15 +158,12 @@ func (o *opening) openDirect(ctx context.Context, ticket fdchan.Ticket) (*sinkpb
 		return nil, openError(fmt.Errorf("sink %s has no direct mode", o.srv.plugin.Name))
 	}
 	files, err := o.srv.plugin.OpenDirect(ctx, &o.pub.Request)
-	if err != nil {
-		return nil, openError(err)
-	}
 	var near []*fd.FD
 	defer func() { fd.CloseAll(near) }()
 	for _, f := range files {
 		n, fdErr := fd.FromFile(f)
 		if fdErr != nil {
-			err = fdErr
+			err = cmp.Or(err, fdErr)
 			continue
 		}
 		near = append(near, n)

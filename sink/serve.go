@@ -112,8 +112,10 @@ func (p *Plugin) valid() error {
 	case p.Copies && (p.Open != nil || p.OpenConsole != nil || p.carries(Stdin) || p.carries(Console)):
 		return errors.New("with Plugin.Copies neither Open nor OpenConsole is called, and only Stdout and Stderr are carried")
 	case p.Copies:
-	case (p.Open == nil) == (p.OpenConsole == nil):
-		return errors.New("exactly one of Plugin.Open and Plugin.OpenConsole must be set")
+	case p.Open == nil && p.OpenDirect == nil && p.OpenConsole == nil:
+		return errors.New("one of Plugin.Open, Plugin.OpenDirect and Plugin.OpenConsole must be set")
+	case p.OpenConsole != nil && (p.Open != nil || p.OpenDirect != nil):
+		return errors.New("with Plugin.OpenConsole neither Open nor OpenDirect is called")
 	case (p.OpenConsole != nil) != p.carries(Console), p.carries(Console) && len(p.Carries) > 1:
 		return errors.New("Plugin.Carries must be Console alone with OpenConsole, and must not hold it with Open")
 	}

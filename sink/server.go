@@ -84,8 +84,11 @@ func (s *server) check(sp *sinkpb.Spec, child *sinkpb.Child, streams []sinkpb.St
 		return nil, 0, status.Error(codes.InvalidArgument, err.Error())
 	}
 	wiring := Pipe
-	if s.plugin.OpenConsole != nil {
+	switch p := s.plugin; {
+	case p.OpenConsole != nil:
 		wiring = PTY
+	case p.Open == nil && p.OpenDirect != nil:
+		wiring = Direct
 	}
 	if s.plugin.Check != nil {
 		w, err := s.plugin.Check(r)

@@ -55,7 +55,8 @@ const (
 	Path     = spec.Path     // string, absolute
 )
 
-// Plugin is what an executable serves. Name, Carries and exactly one of Open, OpenConsole and Copies are required.
+// Plugin is what an executable serves. Name and Carries are required, and one of Open, OpenDirect and OpenConsole, or Open
+// and OpenDirect where Check says which.
 type Plugin struct {
 	Name    string // what a sink spec begins with
 	Version string
@@ -65,8 +66,8 @@ type Plugin struct {
 	Arg     *Option  // what may stand behind "NAME:" in a spec; nil: nothing
 	Options []Option
 
-	// Check judges a spec whose options are well-formed one by one, before anything is spawned; nil accepts all and
-	// means Pipe. It must not change anything outside, and should not block.
+	// Check judges a spec whose options are well-formed one by one, before anything is spawned; nil accepts all, and
+	// means Direct where there is no Open but OpenDirect, and else Pipe. It must not change anything outside, and should not block.
 	Check func(r *Request) (Wiring, error)
 
 	// Open makes a sink for the streams of r. Everything that can fail for a reason of the user's should fail here. It
@@ -79,7 +80,7 @@ type Plugin struct {
 	Recover func(chunks []Pending)
 
 	// OpenDirect is called instead of Open where Check answered Direct. It returns what the child shall have, one
-	// for each of r.Streams in their order, and relinquishes it.
+	// for each of r.Streams in their order, and relinquishes it, also with an error.
 	OpenDirect func(ctx context.Context, r *Request) ([]*os.File, error)
 
 	// OpenConsole makes a console. It must call o.Terminal; of one that comes o.Again, o.Master gives the terminal.

@@ -1,0 +1,152 @@
+package sink_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/muxd/muxd/sink"
+)
+
+// journal appends chunks to a file, once each: before a chunk is written, the file's length is recorded with it.
+type journal struct{ file *os.File }
+
+func (j *journal) Close() error { return j.file.Close() }
+
+func (j *journal) Write(_ context.Context, c *sink.Chunk) error {
+	end, err := j.file.Seek(0, 2)
+	if err != nil {
+		return err
+	}
+	data := c.Data
+	if b := c.Intent(); b != nil { // an earlier process was killed over this chunk: the file tells how far it came
+		var start int64
+		fmt.Sscan(string(b), &start)
+		data = data[min(int64(len(data)), end-start):]
+		end = start
+	}
+	c.Intend(fmt.Append(nil, end))
+	_, err = j.file.Write(data)
+	return err
+}
+
+// A sink that takes chunks, and finds out what of one was written where a process was killed over it.
+func Example_chunks() {
+	sink.Serve(sink.Plugin{
+		Name:    "journal",
+		Carries: []sink.Stream{sink.Stdout}, // one: another stream's chunks would come between a length and its chunk
+		Arg:     &sink.Option{Name: "path", Type: sink.Path, Required: true},
+		Open: func(_ context.Context, o *sink.Opening) (sink.Sink, error) {
+			f, err := os.OpenFile(o.Arg, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o640)
+			if err != nil {
+				return nil, err
+			}
+			return &journal{f}, nil
+		},
+	})
+}
+
+// shout writes lines.
+type shout struct{ to *os.File }
+
+func (s shout) Close() error { return s.to.Close() }
+
+func (s shout) Write(_ context.Context, c *sink.Chunk) error {
+	for l := range c.Lines(4 << 10) {
+		if _, err := fmt.Fprintf(s.to, "%s %d: %s!\n", c.Stream, l.Offset, l.Text); err != nil {
+			return err
+		}
+		l.Done()
+	}
+	return nil
+}
+
+// A sink that takes lines.
+func Example_lines() {
+	sink.Serve(sink.Plugin{
+		Name:    "shout",
+		Carries: []sink.Stream{sink.Stdout, sink.Stderr},
+		Arg:     &sink.Option{Name: "path", Type: sink.Path, Required: true},
+		Open: func(_ context.Context, o *sink.Opening) (sink.Sink, error) {
+			f, err := os.OpenFile(o.Arg, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+			if err != nil {
+				return nil, err
+			}
+			return shout{f}, nil
+		},
+	})
+}
+
+// relay passes bytes on as they are.
+type relay struct{ to *net.UnixConn }
+
+func (r relay) Close() error { return r.to.Close() }
+
+func (r relay) Write(_ context.Context, c *sink.Chunk) error {
+	raw, err := r.to.SyscallConn()
+	if err != nil {
+		return err
+	}
+	for c.Left() > 0 {
+		var moveErr error
+		if err := raw.Write(func(fd uintptr) bool { // called again when there is room
+			_, moveErr = c.Move(fd, c.Left())
+			return !errors.Is(moveErr, unix.EAGAIN)
+		}); err != nil {
+			return err
+		}
+		if moveErr != nil {
+			return moveErr
+		}
+	}
+	return nil
+}
+
+// A sink that takes bytes without looking at them: the kernel moves them to a connection, which muxd keeps too, so that it
+// goes on where a process is killed.
+func Example_moved() {
+	sink.Serve(sink.Plugin{
+		Name:    "relay",
+		Carries: []sink.Stream{sink.Stdout},
+		Arg:     &sink.Option{Name: "path", Type: sink.Path, Required: true},
+		Open: func(_ context.Context, o *sink.Opening) (sink.Sink, error) {
+			o.Unseen = true
+			if kept := o.Parked("peer"); len(kept) > 0 {
+				c, err := net.FileConn(kept[0])
+				kept[0].Close()
+				if err != nil {
+					return nil, err
+				}
+				return relay{c.(*net.UnixConn)}, o.Park("peer", c.(*net.UnixConn))
+			}
+			c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: o.Arg, Net: "unix"})
+			if err != nil {
+				return nil, err
+			}
+			return relay{c}, o.Park("peer", c)
+		},
+	})
+}
+
+// A sink that makes the child's end itself, and has nothing to do afterwards.
+func Example_direct() {
+	sink.Serve(sink.Plugin{
+		Name:    "plain",
+		Carries: []sink.Stream{sink.Stdout, sink.Stderr},
+		Arg:     &sink.Option{Name: "path", Type: sink.Path, Required: true},
+		OpenDirect: func(_ context.Context, r *sink.Request) (near []*os.File, err error) {
+			for range r.Streams {
+				f, err := os.OpenFile(r.Arg, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+				if err != nil {
+					return near, err // the SDK closes what is in near
+				}
+				near = append(near, f)
+			}
+			return near, nil
+		},
+	})
+}
