@@ -14,8 +14,8 @@ type Adoption struct {
 	Cwd    string // for relative paths in sink specs
 	Remove bool   // forget it once it is finished and has been waited for
 
-	// Far has the far ends by stream: what can be written to for stdin, what can be read for stdout and stderr. They
-	// stay owned by the caller, who has no use for them once Adopt has returned: muxd reads them, and has set O_NONBLOCK.
+	// Far has the far ends by stream: what can be written to for stdin, what can be read for stdout and stderr. A console
+	// has one stream, "console", and no other: the master of its terminal. They stay owned by the caller, who has no use for them once Adopt has returned: muxd reads them, and has set O_NONBLOCK.
 	Far map[string]*os.File
 	// Sinks are their sinks; each names its stream.
 	Sinks []*controlpb.SinkChoice
@@ -32,7 +32,7 @@ func (c *Client) Adopt(ctx context.Context, ad Adoption) (*controlpb.AdoptRespon
 		RequestId: rand.Text(), Name: ad.Name, Cwd: []byte(ad.Cwd), Sinks: ad.Sinks, Pid: int32(ad.PID), Remove: ad.Remove,
 	}
 	var files []*os.File
-	for _, stream := range []string{"stdin", "stdout", "stderr"} {
+	for _, stream := range []string{"stdin", "stdout", "stderr", "console"} {
 		if f := ad.Far[stream]; f != nil {
 			files = append(files, f)
 		}

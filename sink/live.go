@@ -55,16 +55,16 @@ func (o *opening) open(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.OpenR
 	switch {
 	case o.wiring == Direct:
 		return o.openDirect(ctx, ticket)
-	case o.wiring == PTY && o.pub.Again:
-		return o.openConsoleAgain(ctx, ticket)
+	case o.srv.plugin.OpenConsole != nil && (o.pub.Again || o.pub.Given):
+		return o.openConsoleGiven(ctx, ticket)
 	case o.wiring == PTY:
 		return o.openConsole(ctx, ticket)
 	}
 	return o.openPipes(ctx, ticket)
 }
 
-// openConsoleAgain takes over the terminal of a predecessor.
-func (o *opening) openConsoleAgain(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {
+// openConsoleGiven takes over the terminal of a predecessor, or one that somebody else made.
+func (o *opening) openConsoleGiven(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {
 	d, err := o.srv.ep().Take(ctx, ticket, 1)
 	if err != nil {
 		return nil, openError(err)
@@ -73,8 +73,11 @@ func (o *opening) openConsoleAgain(ctx context.Context, ticket fdchan.Ticket) (*
 	fail := func(err error) (*sinkpb.OpenResponse, error) {
 		d.Refuse(err)
 		o.pub.master.Close()
-		o.close(false)
+		o.close(!o.pub.Again) // nobody comes again for what was never open
 		return nil, openError(err)
+	}
+	if err := unix.SetNonblock(o.pub.master.Int(), true); err != nil {
+		return fail(fmt.Errorf("set O_NONBLOCK on the terminal's master: %w", err))
 	}
 	// The terminal side by its master, whatever mount namespace it was made in (TIOCGPTPEER, ioctl_tty(2)).
 	tty, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(o.pub.master.Int()), unix.TIOCGPTPEER,
@@ -93,7 +96,7 @@ func (o *opening) openConsoleAgain(ctx context.Context, ticket fdchan.Ticket) (*
 		return fail(err)
 	}
 	d.Ack() // where that fails the agent has died, and another will open it again
-	return &sinkpb.OpenResponse{Wiring: sinkpb.Wiring_PTY}, nil
+	return &sinkpb.OpenResponse{Wiring: sinkpb.Wiring(o.wiring)}, nil
 }
 
 func (o *opening) openPipes(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {

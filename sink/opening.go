@@ -12,6 +12,7 @@ type Opening struct {
 	Request
 	ID         string
 	Again      bool // an earlier process of this plugin was killed while it had the opening
+	Given      bool // somebody else has made the console's terminal
 	Rows, Cols int  // of a console, at its beginning; never zero
 
 	// Unseen may be set by Plugin.Open for a sink that passes bytes on as they are and does not look at them: its chunks
@@ -42,7 +43,7 @@ func (o *Opening) Status() (status uint32, known bool) {
 	return o.status, o.statusKnown
 }
 
-// Master returns a copy of the PTY master of a console that comes again: a descriptor owned by the caller, and no os.File,
+// Master returns a copy of the PTY master of a console that comes again, or is given: a descriptor owned by the caller, and no os.File,
 // since these are registered with Go's netpoller, which every write of the child would wake. There is a terminal already
 // then, and Terminal must not be called.
 func (o *Opening) Master() (int, error) {

@@ -95,7 +95,7 @@ func (s *server) check(sp *sinkpb.Spec, child *sinkpb.Child, streams []sinkpb.St
 		if err != nil {
 			return nil, 0, status.Errorf(codes.InvalidArgument, "sink %s: %v", s.plugin.Name, err)
 		}
-		if wiring != PTY {
+		if wiring != PTY || w == ConsoleSocket {
 			wiring = w
 		}
 	}
@@ -123,7 +123,10 @@ func (s *server) Open(ctx context.Context, req *sinkpb.OpenRequest) (*sinkpb.Ope
 		return nil, status.Error(codes.InvalidArgument, "open: the opening has no name")
 	}
 	o := newOpening(s, req.Opening, r, wiring)
-	o.pub.Again = req.Again
+	o.pub.Again, o.pub.Given = req.Again, req.Given
+	if isConsole := s.plugin.OpenConsole != nil; req.Given && !isConsole || wiring == ConsoleSocket && !req.Given && !req.Again {
+		return nil, status.Errorf(codes.InvalidArgument, "open: whether sink %s makes a terminal, or is given one, is contradictory", s.plugin.Name)
+	}
 	if s.plugin.Copies && len(req.Streams) != 1 || !s.plugin.Copies && len(req.Branches) > 0 {
 		return nil, status.Errorf(codes.InvalidArgument, "open: sink %s with %d branches for %d streams", s.plugin.Name, len(req.Branches), len(req.Streams))
 	}
@@ -134,7 +137,7 @@ func (s *server) Open(ctx context.Context, req *sinkpb.OpenRequest) (*sinkpb.Ope
 	s.mu.Lock()
 	if old := s.openings[req.Opening]; old != nil {
 		s.mu.Unlock()
-		return s.openedBefore(ctx, old, ticket)
+		return s.openedBefore(ctx, old, req, ticket)
 	}
 	s.openings[req.Opening] = o
 	o.knowParked()
@@ -153,12 +156,12 @@ func (s *server) Open(ctx context.Context, req *sinkpb.OpenRequest) (*sinkpb.Ope
 }
 
 // openedBefore answers an Open that was made again: the far ends that came with it are copies of what is here.
-func (s *server) openedBefore(ctx context.Context, o *opening, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {
+func (s *server) openedBefore(ctx context.Context, o *opening, req *sinkpb.OpenRequest, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {
 	<-o.opened
 	if o.openErr != nil {
 		return nil, o.openErr
 	}
-	if o.wiring == Pipe {
+	if o.wiring == Pipe || o.console != nil && (req.Given || req.Again) {
 		d, err := s.ep().Take(ctx, ticket, len(o.pub.Streams)+len(o.branches))
 		if err != nil {
 			return nil, openError(err)

@@ -39,6 +39,8 @@ const (
 	PTY Wiring = 2
 	// Direct gives the child the file or connected socket itself. The plugin makes it and keeps nothing.
 	Direct Wiring = 3
+	// ConsoleSocket is a terminal that an OCI runtime makes: its master comes to the plugin. Only consoles have it.
+	ConsoleSocket Wiring = 4
 )
 
 // Option declares one option of a sink, or its argument. Parsing, checking, help and completion follow from it.
@@ -83,7 +85,8 @@ type Plugin struct {
 	// for each of r.Streams in their order, and relinquishes it, also with an error.
 	OpenDirect func(ctx context.Context, r *Request) ([]*os.File, error)
 
-	// OpenConsole makes a console. It must call o.Terminal; of one that comes o.Again, o.Master gives the terminal.
+	// OpenConsole makes a console. It must call o.Terminal; of one that comes o.Again, or is o.Given, o.Master gives the
+	// terminal.
 	OpenConsole func(ctx context.Context, o *Opening) (ConsoleSink, error)
 
 	// Copies is for the plugin that stands between a stream and several sinks, its branches: the SDK copies the stream into

@@ -29,7 +29,7 @@ type adoptFlags struct {
 var adoptable = []struct {
 	stream string
 	fd     int
-}{{"stdin", 1}, {"stdout", 0}, {"stderr", -1}}
+}{{"stdin", 1}, {"stdout", 0}, {"stderr", -1}, {"console", -1}}
 
 func (f *adoptFlags) register(c *cobra.Command) {
 	fl := c.Flags()
@@ -57,12 +57,14 @@ func (a *app) adoptCmd() *cobra.Command {
 		Long: `adopt hands the far ends of somebody else's streams to muxd, and returns as soon as muxd holds them. The child that they make
 ends when they end, or with the process that --pid names. muxd does not kill it: to stop it is to close its streams.
 
-A far end is a pipe or, of stdout and stderr, a connected stream socket. O_NONBLOCK is set on it.
+A far end is a pipe or, of stdout and stderr, a connected stream socket. O_NONBLOCK is set on it. With --console-fd it is the
+master of a terminal, which muxd's viewers attach to from then on.
 
 With the argument containerd it is a logging binary of containerd's, which takes its descriptors and the name from there.`,
 		Example: `  make 2>&1 | muxctl adopt --stdout file:make.log
   ./server 3>&1 2>&1 >&3 | muxctl adopt --name server-errors --stdout file:errors.log
   muxctl adopt --stdout file:out.log --stdout-fd 3 --stderr file:err.log --stderr-fd 4 3<out.fifo 4<err.fifo
+  muxctl adopt --name shell --sink pty --console-fd 3    (3: the master of a terminal, made by the program that calls this)
   ctr run -d --log-uri 'binary:///usr/bin/muxctl?adopt=containerd&--sink=file:/var/log/{name}.log' IMAGE NAME`,
 		Args: args(cobra.MatchAll(cobra.MaximumNArgs(1), cobra.OnlyValidArgs)), ValidArgs: []string{"containerd"},
 		RunE: func(c *cobra.Command, logger []string) error {

@@ -425,7 +425,8 @@ type AdoptRequest struct {
 	Sinks     []*SinkChoice `protobuf:"bytes,4,rep,name=sinks,proto3" json:"sinks,omitempty"` // each names its stream
 	FdSession []byte        `protobuf:"bytes,5,opt,name=fd_session,json=fdSession,proto3" json:"fd_session,omitempty"`
 	// Under which the client has sent the far ends of the streams that `sinks` names, each once, in the order stdin, stdout,
-	// stderr: of stdin what can be written to, of the others what can be read. With `pid` a pidfd of it follows.
+	// stderr: of stdin what can be written to, of the others what can be read. Of a console, which is alone, the master of its
+	// terminal. With `pid` a pidfd of it follows.
 	Ticket []byte `protobuf:"bytes,6,opt,name=ticket,proto3" json:"ticket,omitempty"`
 	// The process that has the near ends, where the client knows it: the child ends with it, and has its exit status.
 	Pid           int32 `protobuf:"varint,7,opt,name=pid,proto3" json:"pid,omitempty"`

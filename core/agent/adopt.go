@@ -80,18 +80,23 @@ func (a *Agent) adoptStreams(ctx context.Context, req *controlpb.AdoptRequest, d
 	return c, nil
 }
 
+var adoptable = append(slices.Clone(stdStreams), sinkpb.Stream_CONSOLE)
+
 // adopted says which stream each far end is of, and judges them. Its errors are the user's.
 func adopted(req *controlpb.AdoptRequest, d *fdchan.Delivery) (map[sinkpb.Stream]*fd.FD, error) {
 	var streams []sinkpb.Stream
 	for _, g := range req.Sinks {
-		i := slices.IndexFunc(stdStreams, func(s sinkpb.Stream) bool { return streamName(s) == g.Stream })
+		i := slices.IndexFunc(adoptable, func(s sinkpb.Stream) bool { return streamName(s) == g.Stream })
 		if i < 0 {
-			return nil, fmt.Errorf("unknown stream %q: want stdin, stdout or stderr", g.Stream)
+			return nil, fmt.Errorf("unknown stream %q: want stdin, stdout, stderr or console", g.Stream)
 		}
-		streams = append(streams, stdStreams[i])
+		streams = append(streams, adoptable[i])
 	}
 	slices.Sort(streams)
 	streams = slices.Compact(streams)
+	if len(streams) > 1 && slices.Contains(streams, sinkpb.Stream_CONSOLE) {
+		return nil, errors.New("a console is stdin, stdout and stderr at once: no other stream can be adopted with it")
+	}
 	want := len(streams)
 	if req.Pid != 0 {
 		want++
@@ -123,18 +128,13 @@ func (a *Agent) takeIn(ctx context.Context, c *child, pid int32, far map[sinkpb.
 	c.rec.Run, c.rec.Pid, c.rec.Adopted = 1, pid, true
 	c.key = fmt.Sprintf("child/%s/1", c.id())
 	a.mu.Unlock()
-	if c.sinks, err = a.choose(ctx, c.spec, c.described(1)); err != nil {
-		return invalid(err)
+	if master := far[sinkpb.Stream_CONSOLE]; master != nil {
+		c.sinks, err = a.chooseConsole(ctx, c, master)
+	} else {
+		c.sinks, err = a.chooseFar(ctx, c, far)
 	}
-	c.sinks = slices.DeleteFunc(c.sinks, func(ch *choice) bool { return ch.text == wiringNull && far[ch.streams[0]] == nil }) // what no sink was named for
-	for _, ch := range c.sinks {
-		if ch.copies || ch.from != nil {
-			return invalid(errors.New("an adopted stream takes one sink; cmd | tee copies it for others"))
-		}
-		if ch.wiring != wiringPipe {
-			return invalid(fmt.Errorf("sink %s cannot adopt %s, which is there already: want a sink that is given a pipe, as file or socket", ch.text, streamName(ch.streams[0])))
-		}
-		ch.wiring = wiringAdopt
+	if err != nil {
+		return invalid(err)
 	}
 	defer func() {
 		if err != nil {
@@ -147,7 +147,11 @@ func (a *Agent) takeIn(ctx context.Context, c *child, pid int32, far map[sinkpb.
 		o.plugin.Store(host.Dead(ch.spec.Name)) // until it has it
 		a.note(c, ch, o)
 		for _, s := range o.streams {
-			s.holder = farHolder(far[s.kind])
+			if s.kind == sinkpb.Stream_CONSOLE {
+				s.holder = terminalOf(far[s.kind])
+			} else {
+				s.holder = farHolder(far[s.kind])
+			}
 		}
 	}
 	a.mu.Lock()
@@ -176,7 +180,7 @@ func (a *Agent) takeIn(ctx context.Context, c *child, pid int32, far map[sinkpb.
 	}
 	for _, o := range openings {
 		// A plugin that dies over it may have read some of the stream, which its successor has then.
-		if err := a.giveAdopted(ctx, o, far); err != nil && !pluginGone(err) {
+		if err := a.giveFar(ctx, o, far); err != nil && !pluginGone(err) {
 			return plainStatus(err)
 		}
 		opened++
@@ -185,8 +189,27 @@ func (a *Agent) takeIn(ctx context.Context, c *child, pid int32, far map[sinkpb.
 	return nil
 }
 
-// giveAdopted opens o at its plugin.
-func (a *Agent) giveAdopted(ctx context.Context, o *opening, far map[sinkpb.Stream]*fd.FD) error {
+// chooseFar finds the sinks of pipes that are adopted as c. Its errors are the user's.
+func (a *Agent) chooseFar(ctx context.Context, c *child, far map[sinkpb.Stream]*fd.FD) ([]*choice, error) {
+	sinks, err := a.choose(ctx, c.spec, c.described(1))
+	if err != nil {
+		return nil, err
+	}
+	sinks = slices.DeleteFunc(sinks, func(ch *choice) bool { return ch.text == wiringNull && far[ch.streams[0]] == nil }) // what no sink was named for
+	for _, ch := range sinks {
+		if ch.copies || ch.from != nil {
+			return nil, errors.New("an adopted stream takes one sink; cmd | tee copies it for others")
+		}
+		if ch.wiring != wiringPipe {
+			return nil, fmt.Errorf("sink %s cannot adopt %s, which is there already: want a sink that is given a pipe, as file or socket", ch.text, streamName(ch.streams[0]))
+		}
+		ch.wiring = wiringAdopt
+	}
+	return sinks, nil
+}
+
+// giveFar opens o, whose far ends were made elsewhere, at its plugin.
+func (a *Agent) giveFar(ctx context.Context, o *opening, far map[sinkpb.Stream]*fd.FD) error {
 	p, err := a.host.Get(ctx, o.choice.spec.Name)
 	if err != nil {
 		return invalid(err)
@@ -196,9 +219,11 @@ func (a *Agent) giveAdopted(ctx context.Context, o *opening, far map[sinkpb.Stre
 	for _, s := range o.choice.streams {
 		give = append(give, far[s].Int())
 	}
+	c := o.child
 	return p.Give(ctx, give, func(ctx context.Context, ticket []byte) error {
 		_, err := p.Sinks().Open(ctx, &sinkpb.OpenRequest{
-			Opening: o.id, Spec: wireSpec(o.choice.spec), Child: o.child.described(1), Streams: o.choice.streams, Ticket: ticket,
+			Opening: o.id, Spec: wireSpec(o.choice.spec), Child: c.described(o.run), Streams: o.choice.streams, Ticket: ticket,
+			Given: o.isConsole(), Size: &sinkpb.Size{Rows: c.spec.Size.Rows, Cols: c.spec.Size.Cols},
 		})
 		return err
 	})

@@ -210,6 +210,7 @@ func (a *Agent) settle(o *opening) {
 	c := o.child
 	a.mu.Lock()
 	exited, cut := c.rec.State == stExited, c.cut
+	exited = exited || o.endsAlone()
 	if from := o.copiedBy(); from != nil && !from.streams[0].done {
 		cut = false // when that has ended: until then there may be more for it
 	}

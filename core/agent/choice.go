@@ -54,11 +54,17 @@ const (
 	wiringAdopt   = "adopt"
 )
 
-// wiringPipe is the plugins' PIPE.
-const wiringPipe = "pipe"
+// Wirings that plugins name.
+const (
+	wiringPipe   = "pipe"
+	wiringPTY    = "pty"
+	wiringSocket = "console_socket"
+)
 
 // onPipe says whether the plugin reads or writes far ends that somebody else made.
-func (c *choice) onPipe() bool { return c.wiring == wiringPipe || c.wiring == wiringAdopt }
+func (c *choice) onPipe() bool {
+	return c.wiring == wiringPipe || c.wiring == wiringAdopt && !slices.Contains(c.streams, sinkpb.Stream_CONSOLE)
+}
 
 // choose decides which sink carries which stream of a child. It starts the plugins that it must ask. Its errors are
 // the user's.
@@ -203,6 +209,9 @@ func (a *Agent) resolve(ctx context.Context, text string, streams []sinkpb.Strea
 		return c, plainError(err)
 	}
 	c.wiring, c.location = strings.ToLower(resp.Wiring.String()), resp.Location
+	if c.wiring == wiringSocket {
+		return c, fmt.Errorf("sink %s: there is no console socket", text)
+	}
 	return c, nil
 }
 

@@ -14,6 +14,9 @@ import (
 // of descriptor it is and changes nothing. Only this process does that, since a call on a descriptor of a FUSE file
 // may block.
 func checkFar(f *fd.FD, s sinkpb.Stream) error {
+	if s == sinkpb.Stream_CONSOLE {
+		return checkFarMaster(f)
+	}
 	flags, err := unix.FcntlInt(uintptr(f.Int()), unix.F_GETFL, 0)
 	if err != nil {
 		return fmt.Errorf("look at the descriptor: %w", err)
@@ -77,7 +80,7 @@ func checkFarSocket(f *fd.FD, s sinkpb.Stream) error {
 // checkFarDevice names what is most likely given by mistake.
 func checkFarDevice(f *fd.FD) error {
 	if _, err := unix.IoctlGetInt(f.Int(), unix.TIOCGPTN); err == nil {
-		return errors.New("it is the master of a terminal, which is a console and no stream")
+		return errors.New("it is the master of a terminal, which is a console: muxctl adopt --console-fd N")
 	}
 	if _, err := unix.IoctlGetTermios(f.Int(), unix.TCGETS); err == nil {
 		return errors.New("it is a terminal: nothing was piped into muxctl, as in CMD | muxctl adopt --stdout SINK")

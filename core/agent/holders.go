@@ -13,7 +13,7 @@ import (
 )
 
 // holderID tells a near end from everything else that a process can have open: the inode of a pipe or socket, or
-// the device number of a terminal.
+// the device number of a terminal, and of the devpts that it is in.
 type holderID struct{ dev, ino, rdev uint64 }
 
 // holderOf returns the identity of descriptor n.
@@ -27,7 +27,7 @@ func holderOf(n int) (holderID, error) {
 
 func holderFrom(st *unix.Stat_t) holderID {
 	if st.Mode&unix.S_IFMT == unix.S_IFCHR {
-		return holderID{rdev: st.Rdev}
+		return holderID{dev: st.Dev, rdev: st.Rdev}
 	}
 	return holderID{dev: st.Dev, ino: st.Ino}
 }

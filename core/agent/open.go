@@ -232,7 +232,7 @@ func (a *Agent) openMade(ctx context.Context, c *child, o *opening, req *sinkpb.
 // takeMade checks what a plugin made, and puts it where it belongs. The keeper holds the far end of a terminal
 // before the plugin is told that it is safe.
 func (a *Agent) takeMade(ctx context.Context, c *child, o *opening, d *fdchan.Delivery, near *nearEnds) error {
-	if o.choice.wiring == "pty" {
+	if o.choice.wiring == wiringPTY {
 		if len(d.FDs) != 2 {
 			return fmt.Errorf("sink %s gave %d descriptors for a terminal pair", o.choice.spec.Name, len(d.FDs))
 		}

@@ -218,6 +218,11 @@ func (a *Agent) resume(ctx context.Context, c *child, p *keeperpb.Process) {
 	case state == stRunning:
 		a.mu.Lock()
 		c.openPidfd()
+		for _, o := range c.openings {
+			if o.endsAlone() { // the agent before may not have come so far
+				a.follow(func() { a.settle(o) })
+			}
+		}
 		a.mu.Unlock()
 		if c.stopping {
 			a.stop(c, time.Duration(c.spec.Grace))

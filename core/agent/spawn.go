@@ -295,6 +295,9 @@ func (a *Agent) running(c *child, p *keeperpb.Process) {
 		a.exited(c, pending)
 	}
 	for _, o := range c.openings {
+		if o.endsAlone() {
+			a.follow(func() { a.settle(o) })
+		}
 		for _, s := range o.streams {
 			if s.kind == sinkpb.Stream_STDIN && s.rec.State == "eof" { // before the keeper had its copy
 				a.dropInput(o, s)

@@ -42,14 +42,21 @@ func openPair(rows, cols int) (p *pair, err error) {
 	if p.name, err = terminalName(m); err != nil {
 		return nil, err
 	}
-	if err := setUTF8(int(t)); err != nil {
-		return nil, fmt.Errorf("modes of the new terminal: %w", err)
+	return p, prepare(m, rows, cols, true)
+}
+
+// prepare gives the terminal of master m its size, and, where it is new, its modes.
+func prepare(m, rows, cols int, isNew bool) error {
+	if isNew {
+		if err := setUTF8(m); err != nil {
+			return fmt.Errorf("modes of the new terminal: %w", err)
+		}
 	}
 	size := unix.Winsize{Row: uint16(rows), Col: uint16(cols)}
 	if err := unix.IoctlSetWinsize(m, unix.TIOCSWINSZ, &size); err != nil {
-		return nil, fmt.Errorf("size of the new terminal: %w", err)
+		return fmt.Errorf("size of the new terminal: %w", err)
 	}
-	return p, nil
+	return nil
 }
 
 // terminalName is the path of the terminal side of master m, where devpts is mounted.
@@ -61,6 +68,7 @@ func terminalName(m int) (string, error) {
 	return fmt.Sprintf("/dev/pts/%d", n), nil
 }
 
+// setUTF8 is for either side of a terminal: of a master the kernel changes the modes of its terminal side.
 func setUTF8(tty int) error {
 	modes, err := unix.IoctlGetTermios(tty, unix.TCGETS)
 	if err != nil {

@@ -13,6 +13,12 @@ import (
 	"github.com/muxd/muxd/sink"
 )
 
+// The values of the option from: who makes the terminal.
+const (
+	fromNew           = "new"
+	fromConsoleSocket = "console-socket"
+)
+
 // scrollbackMost bounds the scrollback option, since every console of a spec may grow to it.
 const scrollbackMost = 64 << 20
 
@@ -24,6 +30,12 @@ func Plugin() sink.Plugin {
 		Help:    "a terminal of the child's own, which viewers attach to",
 		Carries: []sink.Stream{sink.Console},
 		Options: []sink.Option{{
+			Name:    "from",
+			Type:    sink.Enum,
+			Values:  []string{fromNew, fromConsoleSocket},
+			Default: fromNew,
+			Help:    "who makes the terminal: the sink; or an OCI runtime, which sends it to the {console-socket} of its command line",
+		}, {
 			Name:    "scrollback",
 			Type:    sink.Size,
 			Default: "64KiB",
@@ -61,14 +73,18 @@ func check(r *sink.Request) (sink.Wiring, error) {
 	if n := r.Options.Int("scrollback"); n > scrollbackMost {
 		return 0, fmt.Errorf("scrollback=%d: the most is 64MiB", n)
 	}
+	wiring := sink.PTY
+	if r.Options.String("from") == fromConsoleSocket {
+		wiring = sink.ConsoleSocket
+	}
 	if !r.Options.Has("record") {
 		if in := r.Options.String("record-input"); in == inputEchoed || in == inputKeys {
 			return 0, fmt.Errorf("record-input=%s: there is no record=PATH", in)
 		}
-		return sink.PTY, nil
+		return wiring, nil
 	}
 	_, err := r.Child.Expand(r.Options.String("record"), sink.Console)
-	return sink.PTY, err
+	return wiring, err
 }
 
 func open(_ context.Context, o *sink.Opening) (sink.ConsoleSink, error) {
@@ -93,15 +109,18 @@ func open(_ context.Context, o *sink.Opening) (sink.ConsoleSink, error) {
 	return c, nil
 }
 
-// terminal makes the console's terminal, or finds that of a predecessor, and returns the console's own copy of its master.
+// terminal makes the console's terminal, or takes the one that there is, and returns the console's own copy of its master.
 func terminal(o *sink.Opening) (*master, error) {
-	if o.Again {
+	if o.Again || o.Given {
 		n, err := o.Master()
 		if err != nil {
 			return nil, err
 		}
 		in := &master{n}
-		if o.Location, err = terminalName(n); err != nil {
+		if o.Location, err = terminalName(n); err == nil && o.Given && !o.Again {
+			err = prepare(n, o.Rows, o.Cols, o.Options.String("from") == fromConsoleSocket)
+		}
+		if err != nil {
 			in.Close()
 			return nil, err
 		}

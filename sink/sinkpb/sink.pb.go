@@ -91,6 +91,7 @@ const (
 	Wiring_PIPE               Wiring = 1 // the core makes a pipe; the plugin gets its far end
 	Wiring_PTY                Wiring = 2 // the plugin makes a terminal pair and gives the terminal side back
 	Wiring_DIRECT             Wiring = 3 // the plugin gives back the file or connected socket itself and keeps nothing
+	Wiring_CONSOLE_SOCKET     Wiring = 4 // an OCI runtime makes a terminal and sends its master to the core, which gives it to the plugin
 )
 
 // Enum value maps for Wiring.
@@ -100,12 +101,14 @@ var (
 		1: "PIPE",
 		2: "PTY",
 		3: "DIRECT",
+		4: "CONSOLE_SOCKET",
 	}
 	Wiring_value = map[string]int32{
 		"WIRING_UNSPECIFIED": 0,
 		"PIPE":               1,
 		"PTY":                2,
 		"DIRECT":             3,
+		"CONSOLE_SOCKET":     4,
 	}
 )
 
@@ -1051,7 +1054,9 @@ type OpenRequest struct {
 	Again bool `protobuf:"varint,7,opt,name=again,proto3" json:"again,omitempty"`
 	// Where to copy the stream, of which there is one then. The write ends arrive under `ticket`, behind the far end, in their
 	// order.
-	Branches      []*Branch `protobuf:"bytes,8,rep,name=branches,proto3" json:"branches,omitempty"`
+	Branches []*Branch `protobuf:"bytes,8,rep,name=branches,proto3" json:"branches,omitempty"`
+	// Somebody else has made the console's terminal: its PTY master arrives under `ticket`, and nothing is given back.
+	Given         bool `protobuf:"varint,9,opt,name=given,proto3" json:"given,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1140,6 +1145,13 @@ func (x *OpenRequest) GetBranches() []*Branch {
 		return x.Branches
 	}
 	return nil
+}
+
+func (x *OpenRequest) GetGiven() bool {
+	if x != nil {
+		return x.Given
+	}
+	return false
 }
 
 type OpenResponse struct {
@@ -3979,7 +3991,7 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x03fds\x18\x02 \x01(\rR\x03fds\"\x11\n" +
 	"\x0fRecoverResponse\"\x0f\n" +
 	"\rReparkRequest\"\x10\n" +
-	"\x0eReparkResponse\"\xb2\x02\n" +
+	"\x0eReparkResponse\"\xc8\x02\n" +
 	"\vOpenRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.muxd.sink.v1.SpecR\x04spec\x12)\n" +
@@ -3988,7 +4000,8 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x06ticket\x18\x05 \x01(\fR\x06ticket\x12&\n" +
 	"\x04size\x18\x06 \x01(\v2\x12.muxd.sink.v1.SizeR\x04size\x12\x14\n" +
 	"\x05again\x18\a \x01(\bR\x05again\x120\n" +
-	"\bbranches\x18\b \x03(\v2\x14.muxd.sink.v1.BranchR\bbranches\"t\n" +
+	"\bbranches\x18\b \x03(\v2\x14.muxd.sink.v1.BranchR\bbranches\x12\x14\n" +
+	"\x05given\x18\t \x01(\bR\x05given\"t\n" +
 	"\fOpenResponse\x12,\n" +
 	"\x06wiring\x18\x01 \x01(\x0e2\x14.muxd.sink.v1.WiringR\x06wiring\x12\x1b\n" +
 	"\tnear_ends\x18\x02 \x01(\rR\bnearEnds\x12\x19\n" +
@@ -4171,13 +4184,14 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x06STDOUT\x10\x02\x12\n" +
 	"\n" +
 	"\x06STDERR\x10\x03\x12\v\n" +
-	"\aCONSOLE\x10\x04*?\n" +
+	"\aCONSOLE\x10\x04*S\n" +
 	"\x06Wiring\x12\x16\n" +
 	"\x12WIRING_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04PIPE\x10\x01\x12\a\n" +
 	"\x03PTY\x10\x02\x12\n" +
 	"\n" +
-	"\x06DIRECT\x10\x03*5\n" +
+	"\x06DIRECT\x10\x03\x12\x12\n" +
+	"\x0eCONSOLE_SOCKET\x10\x04*5\n" +
 	"\x06Policy\x12\t\n" +
 	"\x05BLOCK\x10\x00\x12\x0f\n" +
 	"\vDROP_OLDEST\x10\x01\x12\x0f\n" +

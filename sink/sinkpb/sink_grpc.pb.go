@@ -66,7 +66,7 @@ type SinkClient interface {
 	// the spec cannot work; otherwise the wiring that an Open with it would use.
 	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error)
 	// Open hands streams of one child to the plugin. With wiring PIPE the far ends arrive on the fd channel
-	// under `ticket`, one for each of `streams`, in their order. With PTY and DIRECT the plugin makes the near
+	// under `ticket`, one for each of `streams`, in their order; with `given` a console's master. With PTY and DIRECT the plugin makes the near
 	// ends and gives them back on the fd channel under the same ticket: first the near ends, then copies of the
 	// far ends, as many of each as the response says. Open returns after they have been acknowledged.
 	Open(ctx context.Context, in *OpenRequest, opts ...grpc.CallOption) (*OpenResponse, error)
@@ -360,7 +360,7 @@ type SinkServer interface {
 	// the spec cannot work; otherwise the wiring that an Open with it would use.
 	Check(context.Context, *CheckRequest) (*CheckResponse, error)
 	// Open hands streams of one child to the plugin. With wiring PIPE the far ends arrive on the fd channel
-	// under `ticket`, one for each of `streams`, in their order. With PTY and DIRECT the plugin makes the near
+	// under `ticket`, one for each of `streams`, in their order; with `given` a console's master. With PTY and DIRECT the plugin makes the near
 	// ends and gives them back on the fd channel under the same ticket: first the near ends, then copies of the
 	// far ends, as many of each as the response says. Open returns after they have been acknowledged.
 	Open(context.Context, *OpenRequest) (*OpenResponse, error)
