@@ -40,6 +40,8 @@
 //	bundle [-terminal] DIR COMMAND...
 //		makes an OCI bundle in DIR whose process is COMMAND, on a terminal if wanted, in a root file system with a
 //		static busybox.
+//	module DIR EXECUTABLE
+//		builds the program of a Go module of its own.
 //	tty NAME run ROWSxCOLS COMMAND...
 //		runs a command in a session of its own, on a new terminal that has the NAME from then on.
 //	tty NAME send TEXT

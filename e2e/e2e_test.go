@@ -115,6 +115,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"tmpfs":         tmpfs,
 	"tty":           ttyCommand,
 	"bundle":        bundle,
+	"module":        module,
 }
 
 func TestScripts(t *testing.T) {
