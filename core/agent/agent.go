@@ -140,6 +140,7 @@ func (a *Agent) run() error {
 	if a.journal, from, lost, err = openJournal(a.o.RuntimeDir, parent); err != nil {
 		return err
 	}
+	defer func() { a.journal.close() }()
 	if lost > 0 {
 		a.log.Error("children of a muxd that ran before the machine was started anew are gone", "children", lost)
 	}

@@ -52,7 +52,8 @@ const removedFor = time.Minute
 
 // child is a process that muxd spawned, over all its runs, or whose streams it adopted.
 type child struct {
-	spec       *controlpb.ChildSpec // as it was asked for, checked; never changes
+	spec       *controlpb.ChildSpec // as it was asked for, checked, without env; never changes
+	env        [][]byte             // of its runs, until the journal has it
 	user       *identity
 	sinks      []*choice
 	rec        *controlpb.Child // what the API tells
@@ -354,7 +355,9 @@ func (a *Agent) over(c *child, state string) {
 func (a *Agent) forget(c *child) {
 	if a.children[c.id()] == c {
 		delete(a.children, c.id())
-		a.journal.remove(c.id())
+		if err := a.journal.remove(c.id()); err != nil {
+			a.log.Error("child is not removed from the journal", "child", c.id(), "error", err)
+		}
 	}
 	if a.requests[c.request] == c {
 		delete(a.requests, c.request)

@@ -10,20 +10,24 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/muxd/muxd/core/agent/agentpb"
 	"github.com/muxd/muxd/core/keeper"
 	"github.com/muxd/muxd/internal/spec"
 	"github.com/muxd/muxd/sink/sinkpb"
 )
 
-// journal is a directory with a file for each child, which says all that a successor of this agent must know of it and
-// neither keeper nor plugins tell. A file is replaced as a whole, so that it is always that of one moment.
-type journal struct{ dir string }
+// journal is a directory with the name of the keeper that it is of, and a log of what a successor of this agent must know of each
+// child and neither keeper nor plugins tell (journallog.go).
+type journal struct {
+	dir string
+	log *journalLog
+}
 
-// keeperFile names the keeper that a journal is of. No child has such an id.
-const keeperFile = "keeper"
+// keeperFile names the keeper that a journal is of.
+const (
+	keeperFile = "keeper"
+	logFile    = "log"
+)
 
 // origin says whose a journal is that an agent finds.
 type origin int
@@ -38,27 +42,37 @@ const (
 // claim. keeper is keeperName's. lost is how many children a journal had that is of an earlier run of the machine: nothing of them
 // is left but names, and it is cleared.
 func openJournal(runtimeDir, keeper string) (j *journal, from origin, lost int, err error) {
-	j = &journal{filepath.Join(runtimeDir, "journal")}
+	j = &journal{dir: filepath.Join(runtimeDir, "journal")}
 	old, err := os.ReadFile(filepath.Join(j.dir, keeperFile))
 	boot, _, _ := strings.Cut(keeper, " ")
 	switch {
 	case err == nil && string(old) == keeper:
-		return j, ownAgain, 0, nil
+		from = ownAgain
 	case err == nil && strings.HasPrefix(string(old), boot+" "):
-		return j, others, 0, nil
+		from = others
 	case err == nil:
-		entries, _ := os.ReadDir(j.dir)
-		lost = len(entries) - 1
+		if j.log, err = openJournalLog(filepath.Join(j.dir, logFile)); err == nil {
+			lost = len(j.log.of)
+			j.log.close()
+		}
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, 0, 0, fmt.Errorf("open the journal: %w", err)
 	}
-	if err := os.RemoveAll(j.dir); err != nil {
-		return nil, 0, 0, fmt.Errorf("clear the journal: %w", err)
+	if from == ownFirst {
+		if err := os.RemoveAll(j.dir); err != nil {
+			return nil, 0, 0, fmt.Errorf("clear the journal: %w", err)
+		}
+		if err := os.Mkdir(j.dir, 0o700); err != nil {
+			return nil, 0, 0, fmt.Errorf("make the journal: %w", err)
+		}
 	}
-	if err := os.Mkdir(j.dir, 0o700); err != nil {
-		return nil, 0, 0, fmt.Errorf("make the journal: %w", err)
+	if j.log, err = openJournalLog(filepath.Join(j.dir, logFile)); err != nil {
+		return nil, 0, 0, fmt.Errorf("open the journal: %w", err)
 	}
-	return j, ownFirst, lost, j.claim(keeper)
+	if from == ownFirst {
+		err = j.claim(keeper)
+	}
+	return j, from, lost, err
 }
 
 // claim makes the journal this keeper's, for the agents that come after this one.
@@ -92,52 +106,70 @@ func (j *journal) replace(name string, b []byte) error {
 	return os.Rename(path+".new", path)
 }
 
+// close ends the writing.
+func (j *journal) close() { j.log.close() }
+
 // write puts down one child.
 func (j *journal) write(id string, c *agentpb.Child) error {
-	b, err := proto.Marshal(c)
-	if err != nil {
-		return err
-	}
-	if err := j.replace(id, b); err != nil {
-		return fmt.Errorf("write the journal: %w", err)
-	}
-	return nil
+	return j.log.add(&agentpb.Entry{Id: id, What: &agentpb.Entry_Child{Child: c}})
+}
+
+// keep puts down the environment of a child's runs.
+func (j *journal) keep(id string, env [][]byte) error {
+	return j.log.add(&agentpb.Entry{Id: id, What: &agentpb.Entry_Environment{Environment: &agentpb.Environment{Variables: env}}})
+}
+
+// environment is what keep put down for a child; nothing where it did not.
+func (j *journal) environment(id string) ([][]byte, error) {
+	e, err := j.log.environment(id)
+	return e.GetEnvironment().GetVariables(), err
 }
 
 // remove forgets one child.
-func (j *journal) remove(id string) { os.Remove(filepath.Join(j.dir, id)) }
+func (j *journal) remove(id string) error {
+	if _, ok := j.log.of[id]; !ok {
+		return nil
+	}
+	return j.log.add(&agentpb.Entry{Id: id, What: &agentpb.Entry_Removed{Removed: true}})
+}
 
 // read returns every child that was put down, the oldest first.
 func (j *journal) read() ([]*agentpb.Child, error) {
-	entries, err := os.ReadDir(j.dir)
+	out, err := j.log.children()
 	if err != nil {
 		return nil, fmt.Errorf("read the journal: %w", err)
-	}
-	var out []*agentpb.Child
-	for _, e := range entries {
-		if filepath.Ext(e.Name()) == ".new" || e.Name() == keeperFile {
-			continue // of an agent that was killed over it: the old one stands
-		}
-		b, err := os.ReadFile(filepath.Join(j.dir, e.Name()))
-		if err != nil {
-			return nil, fmt.Errorf("read the journal: %w", err)
-		}
-		c := &agentpb.Child{}
-		if err := proto.Unmarshal(b, c); err != nil {
-			return nil, fmt.Errorf("read %s of the journal: %w", e.Name(), err)
-		}
-		out = append(out, c)
 	}
 	slices.SortFunc(out, func(x, y *agentpb.Child) int { return int(x.Record.Created - y.Record.Created) })
 	return out, nil
 }
 
 // save puts c down. Agent.mu is held. An error is told and not fatal: the child goes on, and only a successor of this
-// agent would miss it.
+// agent would miss it. The environment is put down once, and is not needed here from then on, but for another run.
 func (a *Agent) save(c *child) {
-	if err := a.journal.write(c.id(), c.message()); err != nil {
+	var err error
+	if c.env != nil {
+		if err = a.journal.keep(c.id(), c.env); err == nil {
+			c.env = nil
+		}
+	}
+	if err == nil {
+		err = a.journal.write(c.id(), c.message())
+	}
+	if err != nil {
 		a.log.Error("child is not in the journal", "child", c.id(), "error", err)
 	}
+}
+
+// environment is what c's next run gets. Agent.mu is held.
+func (a *Agent) environment(c *child) ([][]byte, error) {
+	if c.env != nil {
+		return c.env, nil
+	}
+	env, err := a.journal.environment(c.id())
+	if err != nil {
+		return nil, fmt.Errorf("environment of child %s: %w", c.rec.Name, err)
+	}
+	return env, nil
 }
 
 // message is c as the journal has it.

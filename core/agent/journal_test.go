@@ -1,11 +1,16 @@
 package agent
 
 import (
+	"bytes"
+	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/muxd/muxd/control/controlpb"
@@ -53,21 +58,120 @@ func TestJournalOrigin(t *testing.T) {
 	}
 }
 
-// A file that was being replaced when its agent was killed does not count.
+// A record that was being written when its agent was killed does not count, wherever it was cut; what the next agent writes does.
 func TestJournalHalfWritten(t *testing.T) {
 	dir := t.TempDir()
 	j := opens(t, dir, "boot 1 1", ownFirst, 0)
-	if err := j.write("abc", &agentpb.Child{Record: &controlpb.Child{Id: "abc"}}); err != nil {
+	put(t, j, "abc", 1)
+	whole := j.log.size
+	put(t, j, "abc", 2)
+	put(t, j, "xyz", 1)
+	path := filepath.Join(dir, "journal", logFile)
+	b, err := os.ReadFile(path)
+	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"abc.new", "xyz.new", keeperFile + ".new"} {
-		if err := os.WriteFile(filepath.Join(dir, "journal", name), []byte("half"), 0o600); err != nil {
+	for _, cut := range []int64{whole + 1, whole + 4, whole + 5, j.log.size - 1} {
+		if err := os.WriteFile(path, b[:cut], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{logFile + ".new", keeperFile + ".new"} {
+			if err := os.WriteFile(filepath.Join(dir, "journal", name), []byte("half"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		next := opens(t, dir, "boot 1 1", ownAgain, 0)
+		want := map[string]uint32{"abc": 1}
+		if cut > whole+5 {
+			want["abc"] = 2
+		}
+		has(t, next, want)
+		put(t, next, "new", 7)
+		want["new"] = 7
+		has(t, opens(t, dir, "boot 1 1", ownAgain, 0), want)
+	}
+}
+
+// put writes a child down that is in its run-th run.
+func put(t *testing.T, j *journal, id string, run uint32) {
+	t.Helper()
+	if err := j.write(id, &agentpb.Child{Record: &controlpb.Child{Id: id, Run: run}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// has wants these children in the journal, and nothing else.
+func has(t *testing.T, j *journal, want map[string]uint32) {
+	t.Helper()
+	all, err := j.read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]uint32{}
+	for _, c := range all {
+		got[c.Record.Id] = c.Record.Run
+	}
+	if !maps.Equal(got, want) {
+		t.Fatalf("the journal has %v, want %v", got, want)
+	}
+}
+
+// The log stays of the size of what counts, however much is written, and an environment that was put down once comes through it.
+func TestJournalStaysSmall(t *testing.T) {
+	dir := t.TempDir()
+	j := opens(t, dir, "boot 1 1", ownFirst, 0)
+	env := [][]byte{[]byte("A=1"), bytes.Repeat([]byte("x"), 100<<10)}
+	if err := j.keep("abc", env); err != nil {
+		t.Fatal(err)
+	}
+	put(t, j, "abc", 1)
+	for run := range uint32(20000) {
+		put(t, j, "busy", run)
+		put(t, j, "gone", run)
+		if err := j.remove("gone"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if all, err := opens(t, dir, "boot 1 1", ownAgain, 0).read(); err != nil || len(all) != 1 {
-		t.Fatalf("read %v, %v; want one child", all, err)
+	st, err := os.Stat(filepath.Join(dir, "journal", logFile))
+	if err != nil {
+		t.Fatal(err)
 	}
+	if most := 2*j.log.live + journalSlack + 1000; st.Size() != j.log.size || st.Size() > most {
+		t.Errorf("the log has %d bytes, of which it knows %d; %d count", st.Size(), j.log.size, j.log.live)
+	}
+	j.close()
+	j = opens(t, dir, "boot 1 1", ownAgain, 0)
+	has(t, j, map[string]uint32{"abc": 1, "busy": 19999})
+	if got, err := j.environment("abc"); err != nil || !slices.EqualFunc(got, env, bytes.Equal) {
+		t.Errorf("the environment is of %d variables, %v", len(got), err)
+	}
+	if got, err := j.environment("busy"); err != nil || got != nil {
+		t.Errorf("a child without one has the environment %q, %v", got, err)
+	}
+}
+
+// What cannot be written changes nothing, and what comes after it stands behind the last whole record.
+func TestJournalFull(t *testing.T) {
+	dir := t.TempDir()
+	j := opens(t, dir, "boot 1 1", ownFirst, 0)
+	put(t, j, "abc", 1)
+	size := j.log.size
+	file := j.log.file
+	full, err := os.OpenFile("/dev/full", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.log.file = full
+	if err := j.write("abc", &agentpb.Child{Record: &controlpb.Child{Id: "abc", Run: 2}}); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("writing to a full disk: %v", err)
+	}
+	full.Close()
+	j.log.file = file
+	if j.log.size != size {
+		t.Errorf("a record that was not written counts")
+	}
+	put(t, j, "xyz", 1)
+	has(t, opens(t, dir, "boot 1 1", ownAgain, 0), map[string]uint32{"abc": 1, "xyz": 1})
 }
 
 // What the journal has of a child makes the same child again.

@@ -25,7 +25,7 @@ type Protocols struct {
 
 // Versions of what only muxd itself reads: the journal with the addresses of plugins, and keeper.proto.
 const (
-	journalVersion = 1
+	journalVersion = 2
 	keeperVersion  = 1
 )
 

@@ -159,6 +159,7 @@ func (a *Agent) register(c *child) error {
 			return status.Errorf(codes.AlreadyExists, "name %q is in use by child %s", name, other.rec.Id)
 		}
 	}
+	c.env, c.spec.Env = c.spec.Env, nil
 	c.rec = &controlpb.Child{
 		Id: id, Name: name, State: stStarting, Argv: c.spec.Argv, Cwd: c.spec.Cwd, User: c.spec.User,
 		Created: time.Now().UnixNano(), Restart: c.spec.Restart, Remove: c.spec.Remove, Size: c.spec.Size,
@@ -257,10 +258,15 @@ func (a *Agent) start(ctx context.Context, c *child, by caller) (err error) {
 		return nil
 	}
 	a.mu.Lock()
+	env, err := a.environment(c)
+	if err != nil {
+		a.mu.Unlock()
+		return err
+	}
 	a.byKey[c.key] = c
 	a.save(c) // before the process is there: an agent that takes over finds either both or neither
 	a.mu.Unlock()
-	p, err := a.keeper.Spawn(ctx, c.spawnMessage(&near), near.order())
+	p, err := a.keeper.Spawn(ctx, c.spawnMessage(env, &near), near.order())
 	if err != nil {
 		a.mu.Lock()
 		delete(a.byKey, c.key)
@@ -347,10 +353,10 @@ func (a *Agent) undo(c *child) {
 	a.mu.Unlock()
 }
 
-// spawnMessage is the keeper's request for c's process.
-func (c *child) spawnMessage(near *nearEnds) *keeperpb.Spawn {
+// spawnMessage is the keeper's request for c's process, which gets env.
+func (c *child) spawnMessage(env [][]byte, near *nearEnds) *keeperpb.Spawn {
 	s := &keeperpb.Spawn{
-		Key: c.key, Path: c.spec.Path, Argv: c.spec.Argv, Env: c.user.environment(c.spec.Env), Cwd: c.spec.Cwd,
+		Key: c.key, Path: c.spec.Path, Argv: c.spec.Argv, Env: c.user.environment(env), Cwd: c.spec.Cwd,
 		Fds: []uint32{0, 1, 2}, Umask: c.spec.Umask, ControllingTerminal: near.terminal, Hold: near.holdNames,
 	}
 	if c.user != nil {
