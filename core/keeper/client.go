@@ -143,6 +143,25 @@ func (c *Client) Watch(ctx context.Context, key string, pid int, note []byte, pi
 	return r.GetProcess(), err
 }
 
+// Follow makes a record, under key, of a process pid that the one under of has left behind. It is the keeper's child by now, or else
+// pidfd refers to it, which may be -1, and which it does not take ownership of. ECHILD where it is not the keeper's to follow.
+func (c *Client) Follow(ctx context.Context, key, of string, pid, pidfd int) (*keeperpb.Process, error) {
+	var fds []int
+	if pidfd >= 0 {
+		fds = append(fds, pidfd)
+	}
+	r, err := c.call(ctx, &keeperpb.Request{What: &keeperpb.Request_Follow{
+		Follow: &keeperpb.Follow{Key: key, Of: of, Pid: int32(pid)}}}, fds...)
+	return r.GetProcess(), err
+}
+
+// Accept has the keeper accept a connection at the listening socket that it holds under name, which must not block, and hold it under
+// as. EAGAIN where there is none.
+func (c *Client) Accept(ctx context.Context, name, as string) error {
+	_, err := c.call(ctx, &keeperpb.Request{What: &keeperpb.Request_Accept{Accept: &keeperpb.Accept{Name: name, As: as}}})
+	return err
+}
+
 // Upgrade has the keeper go on as the program exe, in place, and the agents after this one with it. It does not take ownership of
 // exe. It returns only an error, after which nothing has changed: otherwise the new keeper kills this process. From the moment at which
 // the keeper stops to answer, calls of the Client wait, so that nothing is undone that was done; Done is closed then.

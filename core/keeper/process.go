@@ -25,6 +25,7 @@ type process struct {
 	pidfd   *fd.FD // of a running process, and of an exited one whose process group has members left
 	watched bool   // somebody else's child, at least when the watch began
 	group   bool   // its process group may still have members
+	alone   bool   // it leads no process group: what is for its group is for it
 }
 
 // reap takes the status of every process that has exited: children, and orphans that came to the subreaper.
@@ -41,10 +42,10 @@ func (k *keeper) reapLocked() {
 		if pid == 0 {
 			break
 		}
-		if k.spawning && k.pids[pid] == nil && pid != k.agent.pid {
-			// It may be the process that is just being started, whose pid is not recorded yet. It stays a
-			// zombie until the spawn is over, which reaps again. Those that are known must not wait behind
-			// it.
+		if k.mayBeWanted() && k.pids[pid] == nil && pid != k.agent.pid {
+			// It may be the process that is just being started, whose pid is not recorded yet, or one that is to
+			// be followed. It stays a zombie until that is over, which reaps again. Those that are known must not
+			// wait behind it.
 			reaped = k.reapKnown() || reaped
 			break
 		}
@@ -143,6 +144,7 @@ func (p *process) signal(sig syscall.Signal, group bool) *Error {
 		return fail(syscall.EINVAL, "signal %d", sig)
 	}
 	err := unix.ESRCH
+	group = group && !p.alone
 	switch {
 	case group && p.group:
 		if err = p.signalGroup(sig); err == unix.ESRCH && p.pb.GetExited() {
@@ -229,6 +231,8 @@ func (k *keeper) forget(key string) *Error {
 	}
 	p.pidfd.Close()
 	delete(k.procs, key)
+	k.countDetaching(p, -1)
+	k.reapSoon = true
 	return nil
 }
 

@@ -59,15 +59,17 @@ type keeper struct {
 	before  *fd.FD // the program before the upgrade; nil: there was none, or the new one works
 	follows bool   // an agent of that program may be there
 
-	mu       sync.Mutex
-	agent    agent
-	session  *session // with the agent; nil where there is none
-	procs    map[string]*process
-	pids     map[int]*process // those that have not exited
-	held     map[string]*held
-	watches  *watches
-	spawning bool // a fork is under way whose pid is not recorded yet
-	ending   bool
+	mu        sync.Mutex
+	agent     agent
+	session   *session // with the agent; nil where there is none
+	procs     map[string]*process
+	pids      map[int]*process // those that have not exited
+	held      map[string]*held
+	watches   *watches
+	spawning  bool // a fork is under way whose pid is not recorded yet
+	reapSoon  bool // somebody may be reaped now who was not before
+	detaching int  // records of processes that leave one behind
+	ending    bool
 }
 
 // Run is the keeper. It returns the exit status of muxd, when the agent has asked for the end, or when there

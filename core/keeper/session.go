@@ -118,6 +118,10 @@ func (s *session) dispatch(m *keeperpb.Message, fds []*fd.FD) {
 	if reply, out := k.handle(r, fds); reply != nil {
 		s.answer(reply, out...)
 	}
+	if k.reapSoon { // after the answer, since the exit comes after it
+		k.reapSoon = false
+		k.reapLocked()
+	}
 }
 
 // handle does what r asks and returns the reply, whose descriptors are owned by the caller. k.mu is held.
@@ -144,6 +148,10 @@ func (k *keeper) handle(r *keeperpb.Request, fds []*fd.FD) (*keeperpb.Reply, []*
 		err = k.forget(w.Forget.GetKey())
 	case *keeperpb.Request_Watch:
 		reply.Process, err = k.watch(w.Watch, fds)
+	case *keeperpb.Request_Follow:
+		reply.Process, err = k.follow(w.Follow, fds)
+	case *keeperpb.Request_Accept:
+		err = k.accept(w.Accept)
 	case *keeperpb.Request_Arm:
 		err = k.arm(w.Arm.GetNames())
 	case *keeperpb.Request_Upgrade:

@@ -59,12 +59,13 @@ func (k *keeper) spawn(s *session, id uint64, sp *keeperpb.Spawn, fds []*fd.FD) 
 		return
 	}
 	record := &process{
-		pb:    &keeperpb.Process{Key: sp.GetKey(), Pid: int32(c.pid), Started: started.UnixNano(), Note: sp.GetNote()},
+		pb:    &keeperpb.Process{Key: sp.GetKey(), Pid: int32(c.pid), Started: started.UnixNano(), Note: sp.GetNote(), Detaches: sp.GetDetaches()},
 		pidfd: c.pidfd,
 		group: true,
 	}
 	k.procs[sp.GetKey()] = record
 	k.pids[c.pid] = record
+	k.countDetaching(record, 1)
 	for i, name := range sp.GetHold() {
 		n := len(sp.GetFds()) + i
 		k.keep(name, nil, fds[n])

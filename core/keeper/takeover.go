@@ -118,7 +118,9 @@ func (k *keeper) inherit(f *keeperpb.Takeover_Followed) {
 	if f.Pidfd != nil {
 		p.pidfd = fd.New(int(*f.Pidfd))
 	}
+	p.alone = f.GetAlone()
 	k.procs[p.pb.GetKey()] = p
+	k.countDetaching(p, 1)
 	if !p.pb.GetExited() {
 		k.pids[int(p.pb.GetPid())] = p
 	}

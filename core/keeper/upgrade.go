@@ -108,7 +108,7 @@ func (k *keeper) goOn(exe, before *fd.FD) error {
 func (k *keeper) inventory() *keeperpb.Takeover {
 	t := &keeperpb.Takeover{Control: uint32(k.listeners[0].Int()), Sessions: uint32(k.listeners[1].Int())}
 	for _, p := range k.procs {
-		f := &keeperpb.Takeover_Followed{Process: p.pb, Child: !p.watched, Group: p.group}
+		f := &keeperpb.Takeover_Followed{Process: p.pb, Child: !p.watched, Group: p.group, Alone: p.alone}
 		if n := p.pidfd.Int(); n >= 0 {
 			f.Pidfd = new(uint32(n))
 		}

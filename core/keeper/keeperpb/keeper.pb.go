@@ -42,6 +42,8 @@ type Request struct {
 	//	*Request_Upgrade
 	//	*Request_Ready
 	//	*Request_Arm
+	//	*Request_Follow
+	//	*Request_Accept
 	What          isRequest_What `protobuf_oneof:"what"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -199,6 +201,24 @@ func (x *Request) GetArm() *Arm {
 	return nil
 }
 
+func (x *Request) GetFollow() *Follow {
+	if x != nil {
+		if x, ok := x.What.(*Request_Follow); ok {
+			return x.Follow
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetAccept() *Accept {
+	if x != nil {
+		if x, ok := x.What.(*Request_Accept); ok {
+			return x.Accept
+		}
+	}
+	return nil
+}
+
 type isRequest_What interface {
 	isRequest_What()
 }
@@ -251,6 +271,14 @@ type Request_Arm struct {
 	Arm *Arm `protobuf:"bytes,20,opt,name=arm,proto3,oneof"`
 }
 
+type Request_Follow struct {
+	Follow *Follow `protobuf:"bytes,40,opt,name=follow,proto3,oneof"`
+}
+
+type Request_Accept struct {
+	Accept *Accept `protobuf:"bytes,41,opt,name=accept,proto3,oneof"`
+}
+
 func (*Request_Spawn) isRequest_What() {}
 
 func (*Request_Signal) isRequest_What() {}
@@ -274,6 +302,10 @@ func (*Request_Upgrade) isRequest_What() {}
 func (*Request_Ready) isRequest_What() {}
 
 func (*Request_Arm) isRequest_What() {}
+
+func (*Request_Follow) isRequest_What() {}
+
+func (*Request_Accept) isRequest_What() {}
 
 type Reply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -538,7 +570,10 @@ type Spawn struct {
 	// A session and process group of its own (always), and fd 0 of the process as its controlling terminal.
 	ControllingTerminal bool `protobuf:"varint,11,opt,name=controlling_terminal,json=controllingTerminal,proto3" json:"controlling_terminal,omitempty"`
 	// Whatever the agent wants to find again in List.
-	Note          []byte `protobuf:"bytes,12,opt,name=note,proto3" json:"note,omitempty"`
+	Note []byte `protobuf:"bytes,12,opt,name=note,proto3" json:"note,omitempty"`
+	// It leaves a process behind that the agent wants to follow (Follow), as a runtime leaves a container: until the record is
+	// forgotten, no process is reaped that the keeper does not know.
+	Detaches      bool `protobuf:"varint,13,opt,name=detaches,proto3" json:"detaches,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -655,6 +690,13 @@ func (x *Spawn) GetNote() []byte {
 		return x.Note
 	}
 	return nil
+}
+
+func (x *Spawn) GetDetaches() bool {
+	if x != nil {
+		return x.Detaches
+	}
+	return false
 }
 
 type Credential struct {
@@ -791,6 +833,7 @@ type Process struct {
 	UserUsec      int64  `protobuf:"varint,9,opt,name=user_usec,json=userUsec,proto3" json:"user_usec,omitempty"`
 	SystemUsec    int64  `protobuf:"varint,10,opt,name=system_usec,json=systemUsec,proto3" json:"system_usec,omitempty"`
 	MaxRssKib     int64  `protobuf:"varint,11,opt,name=max_rss_kib,json=maxRssKib,proto3" json:"max_rss_kib,omitempty"`
+	Detaches      bool   `protobuf:"varint,12,opt,name=detaches,proto3" json:"detaches,omitempty"` // as in its Spawn
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -900,6 +943,13 @@ func (x *Process) GetMaxRssKib() int64 {
 		return x.MaxRssKib
 	}
 	return 0
+}
+
+func (x *Process) GetDetaches() bool {
+	if x != nil {
+		return x.Detaches
+	}
+	return false
 }
 
 // Signal sends a signal to the process of that key, or to its group. ESRCH once it has been reaped.
@@ -1464,6 +1514,123 @@ func (x *Watch) GetNote() []byte {
 	return nil
 }
 
+// Follow makes a record of a process that the one called `of` has left behind, and that is the keeper's child by now, as orphans
+// of a subreaper's are; it may have exited already. ECHILD where it is not. Where the keeper is not the parent of `of` either,
+// since that was another keeper's, the process is watched, by the packet's one pidfd. A key that is known already gets its record.
+type Follow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Of            string                 `protobuf:"bytes,2,opt,name=of,proto3" json:"of,omitempty"`
+	Pid           int32                  `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Follow) Reset() {
+	*x = Follow{}
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Follow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Follow) ProtoMessage() {}
+
+func (x *Follow) ProtoReflect() protoreflect.Message {
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Follow.ProtoReflect.Descriptor instead.
+func (*Follow) Descriptor() ([]byte, []int) {
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Follow) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Follow) GetOf() string {
+	if x != nil {
+		return x.Of
+	}
+	return ""
+}
+
+func (x *Follow) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+// Accept takes a connection that waits at the listening socket held under a name, and holds it under another. EAGAIN where there is
+// none. The agent could do it itself; but one that was killed between that and Hold would have broken the connection.
+type Accept struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	As            string                 `protobuf:"bytes,2,opt,name=as,proto3" json:"as,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Accept) Reset() {
+	*x = Accept{}
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Accept) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Accept) ProtoMessage() {}
+
+func (x *Accept) ProtoReflect() protoreflect.Message {
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Accept.ProtoReflect.Descriptor instead.
+func (*Accept) Descriptor() ([]byte, []int) {
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Accept) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Accept) GetAs() string {
+	if x != nil {
+		return x.As
+	}
+	return ""
+}
+
 // Arm has the keeper say, once for each, when there is something to read from the fds of these names, or their end. A name that
 // is not there is passed over.
 type Arm struct {
@@ -1475,7 +1642,7 @@ type Arm struct {
 
 func (x *Arm) Reset() {
 	*x = Arm{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1654,7 @@ func (x *Arm) String() string {
 func (*Arm) ProtoMessage() {}
 
 func (x *Arm) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1667,7 @@ func (x *Arm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Arm.ProtoReflect.Descriptor instead.
 func (*Arm) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{18}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Arm) GetNames() []string {
@@ -1521,7 +1688,7 @@ type Stirred struct {
 
 func (x *Stirred) Reset() {
 	*x = Stirred{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1533,7 +1700,7 @@ func (x *Stirred) String() string {
 func (*Stirred) ProtoMessage() {}
 
 func (x *Stirred) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1546,7 +1713,7 @@ func (x *Stirred) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stirred.ProtoReflect.Descriptor instead.
 func (*Stirred) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{19}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Stirred) GetNames() []string {
@@ -1566,7 +1733,7 @@ type Upgrade struct {
 
 func (x *Upgrade) Reset() {
 	*x = Upgrade{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[20]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1578,7 +1745,7 @@ func (x *Upgrade) String() string {
 func (*Upgrade) ProtoMessage() {}
 
 func (x *Upgrade) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[20]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1591,7 +1758,7 @@ func (x *Upgrade) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upgrade.ProtoReflect.Descriptor instead.
 func (*Upgrade) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{20}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{22}
 }
 
 // Ready says that the agent has taken everything over and serves. A new program whose agents do not come so far is taken
@@ -1604,7 +1771,7 @@ type Ready struct {
 
 func (x *Ready) Reset() {
 	*x = Ready{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[21]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1616,7 +1783,7 @@ func (x *Ready) String() string {
 func (*Ready) ProtoMessage() {}
 
 func (x *Ready) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[21]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1629,7 +1796,7 @@ func (x *Ready) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ready.ProtoReflect.Descriptor instead.
 func (*Ready) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{21}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{23}
 }
 
 // Stop ends the keeper, after the agent has ended everything else. No reply: the channel closes.
@@ -1641,7 +1808,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[22]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1653,7 +1820,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[22]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1666,7 +1833,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{22}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{24}
 }
 
 type Takeover_Followed struct {
@@ -1675,13 +1842,14 @@ type Takeover_Followed struct {
 	Pidfd         *uint32                `protobuf:"varint,2,opt,name=pidfd,proto3,oneof" json:"pidfd,omitempty"` // absent: nothing of it is left to signal
 	Child         bool                   `protobuf:"varint,3,opt,name=child,proto3" json:"child,omitempty"`       // of this process, which can wait for it
 	Group         bool                   `protobuf:"varint,4,opt,name=group,proto3" json:"group,omitempty"`       // its process group may have members
+	Alone         bool                   `protobuf:"varint,5,opt,name=alone,proto3" json:"alone,omitempty"`       // it leads none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Takeover_Followed) Reset() {
 	*x = Takeover_Followed{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[23]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1693,7 +1861,7 @@ func (x *Takeover_Followed) String() string {
 func (*Takeover_Followed) ProtoMessage() {}
 
 func (x *Takeover_Followed) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[23]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1737,6 +1905,13 @@ func (x *Takeover_Followed) GetGroup() bool {
 	return false
 }
 
+func (x *Takeover_Followed) GetAlone() bool {
+	if x != nil {
+		return x.Alone
+	}
+	return false
+}
+
 type Takeover_HeldFd struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1748,7 +1923,7 @@ type Takeover_HeldFd struct {
 
 func (x *Takeover_HeldFd) Reset() {
 	*x = Takeover_HeldFd{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[24]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1760,7 +1935,7 @@ func (x *Takeover_HeldFd) String() string {
 func (*Takeover_HeldFd) ProtoMessage() {}
 
 func (x *Takeover_HeldFd) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[24]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1801,7 +1976,7 @@ var File_core_keeper_keeperpb_keeper_proto protoreflect.FileDescriptor
 
 const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\n" +
-	"!core/keeper/keeperpb/keeper.proto\x12\x0emuxd.keeper.v1\"\xcf\x04\n" +
+	"!core/keeper/keeperpb/keeper.proto\x12\x0emuxd.keeper.v1\"\xb3\x05\n" +
 	"\aRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12-\n" +
 	"\x05spawn\x18\x02 \x01(\v2\x15.muxd.keeper.v1.SpawnH\x00R\x05spawn\x120\n" +
@@ -1816,7 +1991,9 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	" \x01(\v2\x14.muxd.keeper.v1.StopH\x00R\x04stop\x123\n" +
 	"\aupgrade\x18\x1e \x01(\v2\x17.muxd.keeper.v1.UpgradeH\x00R\aupgrade\x12-\n" +
 	"\x05ready\x18\x1f \x01(\v2\x15.muxd.keeper.v1.ReadyH\x00R\x05ready\x12'\n" +
-	"\x03arm\x18\x14 \x01(\v2\x13.muxd.keeper.v1.ArmH\x00R\x03armB\x06\n" +
+	"\x03arm\x18\x14 \x01(\v2\x13.muxd.keeper.v1.ArmH\x00R\x03arm\x120\n" +
+	"\x06follow\x18( \x01(\v2\x16.muxd.keeper.v1.FollowH\x00R\x06follow\x120\n" +
+	"\x06accept\x18) \x01(\v2\x16.muxd.keeper.v1.AcceptH\x00R\x06acceptB\x06\n" +
 	"\x04what\"\xd7\x01\n" +
 	"\x05Reply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
@@ -1832,7 +2009,7 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\x05reply\x18\x02 \x01(\v2\x15.muxd.keeper.v1.ReplyH\x00R\x05reply\x12*\n" +
 	"\x04exit\x18\x03 \x01(\v2\x14.muxd.keeper.v1.ExitH\x00R\x04exit\x123\n" +
 	"\astirred\x18\x04 \x01(\v2\x17.muxd.keeper.v1.StirredH\x00R\astirredB\x06\n" +
-	"\x04what\"\xe5\x02\n" +
+	"\x04what\"\x81\x03\n" +
 	"\x05Spawn\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\fR\x04path\x12\x12\n" +
@@ -1848,7 +2025,8 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\arlimits\x18\n" +
 	" \x03(\v2\x16.muxd.keeper.v1.RlimitR\arlimits\x121\n" +
 	"\x14controlling_terminal\x18\v \x01(\bR\x13controllingTerminal\x12\x12\n" +
-	"\x04note\x18\f \x01(\fR\x04noteB\b\n" +
+	"\x04note\x18\f \x01(\fR\x04note\x12\x1a\n" +
+	"\bdetaches\x18\r \x01(\bR\bdetachesB\b\n" +
 	"\x06_umask\"H\n" +
 	"\n" +
 	"Credential\x12\x10\n" +
@@ -1858,7 +2036,7 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\x06Rlimit\x12\x1a\n" +
 	"\bresource\x18\x01 \x01(\rR\bresource\x12\x12\n" +
 	"\x04soft\x18\x02 \x01(\x04R\x04soft\x12\x12\n" +
-	"\x04hard\x18\x03 \x01(\x04R\x04hard\"\xa2\x02\n" +
+	"\x04hard\x18\x03 \x01(\x04R\x04hard\"\xbe\x02\n" +
 	"\aProcess\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x18\n" +
@@ -1872,22 +2050,24 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\vsystem_usec\x18\n" +
 	" \x01(\x03R\n" +
 	"systemUsec\x12\x1e\n" +
-	"\vmax_rss_kib\x18\v \x01(\x03R\tmaxRssKib\"H\n" +
+	"\vmax_rss_kib\x18\v \x01(\x03R\tmaxRssKib\x12\x1a\n" +
+	"\bdetaches\x18\f \x01(\bR\bdetaches\"H\n" +
 	"\x06Signal\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\rR\x06signal\x12\x14\n" +
-	"\x05group\x18\x03 \x01(\bR\x05group\"\xbd\x03\n" +
+	"\x05group\x18\x03 \x01(\bR\x05group\"\xd3\x03\n" +
 	"\bTakeover\x12\x18\n" +
 	"\acontrol\x18\x01 \x01(\rR\acontrol\x12\x1a\n" +
 	"\bsessions\x18\x02 \x01(\rR\bsessions\x12=\n" +
 	"\bfollowed\x18\x03 \x03(\v2!.muxd.keeper.v1.Takeover.FollowedR\bfollowed\x123\n" +
 	"\x04held\x18\x04 \x03(\v2\x1f.muxd.keeper.v1.Takeover.HeldFdR\x04held\x124\n" +
-	"\bupgraded\x18\x05 \x01(\v2\x18.muxd.keeper.v1.UpgradedR\bupgraded\x1a\x8e\x01\n" +
+	"\bupgraded\x18\x05 \x01(\v2\x18.muxd.keeper.v1.UpgradedR\bupgraded\x1a\xa4\x01\n" +
 	"\bFollowed\x121\n" +
 	"\aprocess\x18\x01 \x01(\v2\x17.muxd.keeper.v1.ProcessR\aprocess\x12\x19\n" +
 	"\x05pidfd\x18\x02 \x01(\rH\x00R\x05pidfd\x88\x01\x01\x12\x14\n" +
 	"\x05child\x18\x03 \x01(\bR\x05child\x12\x14\n" +
-	"\x05group\x18\x04 \x01(\bR\x05groupB\b\n" +
+	"\x05group\x18\x04 \x01(\bR\x05group\x12\x14\n" +
+	"\x05alone\x18\x05 \x01(\bR\x05aloneB\b\n" +
 	"\x06_pidfd\x1a@\n" +
 	"\x06HeldFd\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
@@ -1917,7 +2097,14 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\x05Watch\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x12\n" +
-	"\x04note\x18\x03 \x01(\fR\x04note\"\x1b\n" +
+	"\x04note\x18\x03 \x01(\fR\x04note\"<\n" +
+	"\x06Follow\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x0e\n" +
+	"\x02of\x18\x02 \x01(\tR\x02of\x12\x10\n" +
+	"\x03pid\x18\x03 \x01(\x05R\x03pid\",\n" +
+	"\x06Accept\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02as\x18\x02 \x01(\tR\x02as\"\x1b\n" +
 	"\x03Arm\x12\x14\n" +
 	"\x05names\x18\x01 \x03(\tR\x05names\"\x1f\n" +
 	"\aStirred\x12\x14\n" +
@@ -1938,7 +2125,7 @@ func file_core_keeper_keeperpb_keeper_proto_rawDescGZIP() []byte {
 	return file_core_keeper_keeperpb_keeper_proto_rawDescData
 }
 
-var file_core_keeper_keeperpb_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_core_keeper_keeperpb_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_core_keeper_keeperpb_keeper_proto_goTypes = []any{
 	(*Request)(nil),           // 0: muxd.keeper.v1.Request
 	(*Reply)(nil),             // 1: muxd.keeper.v1.Reply
@@ -1958,13 +2145,15 @@ var file_core_keeper_keeperpb_keeper_proto_goTypes = []any{
 	(*Held)(nil),              // 15: muxd.keeper.v1.Held
 	(*Forget)(nil),            // 16: muxd.keeper.v1.Forget
 	(*Watch)(nil),             // 17: muxd.keeper.v1.Watch
-	(*Arm)(nil),               // 18: muxd.keeper.v1.Arm
-	(*Stirred)(nil),           // 19: muxd.keeper.v1.Stirred
-	(*Upgrade)(nil),           // 20: muxd.keeper.v1.Upgrade
-	(*Ready)(nil),             // 21: muxd.keeper.v1.Ready
-	(*Stop)(nil),              // 22: muxd.keeper.v1.Stop
-	(*Takeover_Followed)(nil), // 23: muxd.keeper.v1.Takeover.Followed
-	(*Takeover_HeldFd)(nil),   // 24: muxd.keeper.v1.Takeover.HeldFd
+	(*Follow)(nil),            // 18: muxd.keeper.v1.Follow
+	(*Accept)(nil),            // 19: muxd.keeper.v1.Accept
+	(*Arm)(nil),               // 20: muxd.keeper.v1.Arm
+	(*Stirred)(nil),           // 21: muxd.keeper.v1.Stirred
+	(*Upgrade)(nil),           // 22: muxd.keeper.v1.Upgrade
+	(*Ready)(nil),             // 23: muxd.keeper.v1.Ready
+	(*Stop)(nil),              // 24: muxd.keeper.v1.Stop
+	(*Takeover_Followed)(nil), // 25: muxd.keeper.v1.Takeover.Followed
+	(*Takeover_HeldFd)(nil),   // 26: muxd.keeper.v1.Takeover.HeldFd
 }
 var file_core_keeper_keeperpb_keeper_proto_depIdxs = []int32{
 	4,  // 0: muxd.keeper.v1.Request.spawn:type_name -> muxd.keeper.v1.Spawn
@@ -1975,29 +2164,31 @@ var file_core_keeper_keeperpb_keeper_proto_depIdxs = []int32{
 	14, // 5: muxd.keeper.v1.Request.list:type_name -> muxd.keeper.v1.List
 	16, // 6: muxd.keeper.v1.Request.forget:type_name -> muxd.keeper.v1.Forget
 	17, // 7: muxd.keeper.v1.Request.watch:type_name -> muxd.keeper.v1.Watch
-	22, // 8: muxd.keeper.v1.Request.stop:type_name -> muxd.keeper.v1.Stop
-	20, // 9: muxd.keeper.v1.Request.upgrade:type_name -> muxd.keeper.v1.Upgrade
-	21, // 10: muxd.keeper.v1.Request.ready:type_name -> muxd.keeper.v1.Ready
-	18, // 11: muxd.keeper.v1.Request.arm:type_name -> muxd.keeper.v1.Arm
-	7,  // 12: muxd.keeper.v1.Reply.process:type_name -> muxd.keeper.v1.Process
-	15, // 13: muxd.keeper.v1.Reply.held:type_name -> muxd.keeper.v1.Held
-	7,  // 14: muxd.keeper.v1.Reply.processes:type_name -> muxd.keeper.v1.Process
-	7,  // 15: muxd.keeper.v1.Exit.process:type_name -> muxd.keeper.v1.Process
-	0,  // 16: muxd.keeper.v1.Message.request:type_name -> muxd.keeper.v1.Request
-	1,  // 17: muxd.keeper.v1.Message.reply:type_name -> muxd.keeper.v1.Reply
-	2,  // 18: muxd.keeper.v1.Message.exit:type_name -> muxd.keeper.v1.Exit
-	19, // 19: muxd.keeper.v1.Message.stirred:type_name -> muxd.keeper.v1.Stirred
-	5,  // 20: muxd.keeper.v1.Spawn.credential:type_name -> muxd.keeper.v1.Credential
-	6,  // 21: muxd.keeper.v1.Spawn.rlimits:type_name -> muxd.keeper.v1.Rlimit
-	23, // 22: muxd.keeper.v1.Takeover.followed:type_name -> muxd.keeper.v1.Takeover.Followed
-	24, // 23: muxd.keeper.v1.Takeover.held:type_name -> muxd.keeper.v1.Takeover.HeldFd
-	10, // 24: muxd.keeper.v1.Takeover.upgraded:type_name -> muxd.keeper.v1.Upgraded
-	7,  // 25: muxd.keeper.v1.Takeover.Followed.process:type_name -> muxd.keeper.v1.Process
-	26, // [26:26] is the sub-list for method output_type
-	26, // [26:26] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	24, // 8: muxd.keeper.v1.Request.stop:type_name -> muxd.keeper.v1.Stop
+	22, // 9: muxd.keeper.v1.Request.upgrade:type_name -> muxd.keeper.v1.Upgrade
+	23, // 10: muxd.keeper.v1.Request.ready:type_name -> muxd.keeper.v1.Ready
+	20, // 11: muxd.keeper.v1.Request.arm:type_name -> muxd.keeper.v1.Arm
+	18, // 12: muxd.keeper.v1.Request.follow:type_name -> muxd.keeper.v1.Follow
+	19, // 13: muxd.keeper.v1.Request.accept:type_name -> muxd.keeper.v1.Accept
+	7,  // 14: muxd.keeper.v1.Reply.process:type_name -> muxd.keeper.v1.Process
+	15, // 15: muxd.keeper.v1.Reply.held:type_name -> muxd.keeper.v1.Held
+	7,  // 16: muxd.keeper.v1.Reply.processes:type_name -> muxd.keeper.v1.Process
+	7,  // 17: muxd.keeper.v1.Exit.process:type_name -> muxd.keeper.v1.Process
+	0,  // 18: muxd.keeper.v1.Message.request:type_name -> muxd.keeper.v1.Request
+	1,  // 19: muxd.keeper.v1.Message.reply:type_name -> muxd.keeper.v1.Reply
+	2,  // 20: muxd.keeper.v1.Message.exit:type_name -> muxd.keeper.v1.Exit
+	21, // 21: muxd.keeper.v1.Message.stirred:type_name -> muxd.keeper.v1.Stirred
+	5,  // 22: muxd.keeper.v1.Spawn.credential:type_name -> muxd.keeper.v1.Credential
+	6,  // 23: muxd.keeper.v1.Spawn.rlimits:type_name -> muxd.keeper.v1.Rlimit
+	25, // 24: muxd.keeper.v1.Takeover.followed:type_name -> muxd.keeper.v1.Takeover.Followed
+	26, // 25: muxd.keeper.v1.Takeover.held:type_name -> muxd.keeper.v1.Takeover.HeldFd
+	10, // 26: muxd.keeper.v1.Takeover.upgraded:type_name -> muxd.keeper.v1.Upgraded
+	7,  // 27: muxd.keeper.v1.Takeover.Followed.process:type_name -> muxd.keeper.v1.Process
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_core_keeper_keeperpb_keeper_proto_init() }
@@ -2018,6 +2209,8 @@ func file_core_keeper_keeperpb_keeper_proto_init() {
 		(*Request_Upgrade)(nil),
 		(*Request_Ready)(nil),
 		(*Request_Arm)(nil),
+		(*Request_Follow)(nil),
+		(*Request_Accept)(nil),
 	}
 	file_core_keeper_keeperpb_keeper_proto_msgTypes[3].OneofWrappers = []any{
 		(*Message_Request)(nil),
@@ -2027,14 +2220,14 @@ func file_core_keeper_keeperpb_keeper_proto_init() {
 	}
 	file_core_keeper_keeperpb_keeper_proto_msgTypes[4].OneofWrappers = []any{}
 	file_core_keeper_keeperpb_keeper_proto_msgTypes[10].OneofWrappers = []any{}
-	file_core_keeper_keeperpb_keeper_proto_msgTypes[23].OneofWrappers = []any{}
+	file_core_keeper_keeperpb_keeper_proto_msgTypes[25].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_core_keeper_keeperpb_keeper_proto_rawDesc), len(file_core_keeper_keeperpb_keeper_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
