@@ -161,7 +161,8 @@ func (a *attachment) run(parent context.Context) (result attachResult, err error
 	defer signal.Stop(signals)
 	if a.term != nil {
 		if err := a.term.enter(); err != nil {
-			return result, fmt.Errorf("attach: %w", err)
+			end := a.terminalFailed(err)
+			return end.result, end.err
 		}
 		defer a.term.leave()
 		a.sizes <- false
@@ -274,7 +275,7 @@ func (a *attachment) suspend() {
 // resume takes the terminal again, also after a SIGSTOP that nobody could see coming, and has the child draw again.
 func (a *attachment) resume() {
 	if err := a.term.enter(); err != nil {
-		a.finish(outcome{err: fmt.Errorf("attach: %w", err)})
+		a.finish(a.terminalFailed(err))
 		return
 	}
 	a.mu.Lock()
@@ -283,6 +284,15 @@ func (a *attachment) resume() {
 	}
 	a.mu.Unlock()
 	a.resized(true)
+}
+
+// terminalFailed is what an error of the terminal means. One that hangs up sends SIGHUP and SIGCONT, in this order, to the leader of its
+// session (__tty_hangup in drivers/tty/tty_io.c), and which of them a program sees first is chance.
+func (a *attachment) terminalFailed(err error) outcome {
+	if a.term.hungUp() {
+		return outcome{result: attachResult{Detached: true}}
+	}
+	return outcome{err: fmt.Errorf("attach: %w", err)}
 }
 
 // finish tells what the end is; only the first counts.

@@ -456,6 +456,26 @@ func TestAttachStdoutCloses(t *testing.T) {
 	}
 }
 
+// Of a terminal that is gone SIGCONT may be seen before SIGHUP. It is a detach all the same, and no error after which run would wait for
+// the child.
+func TestAttachHangUp(t *testing.T) {
+	u := newUserTerminal(t)
+	a, err := newAttachment(nil, attachOptions{Name: "web", Stdin: u.tty, Stdout: u.tty, Stderr: u.tty})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.close()
+	u.master.Close()
+	a.resume()
+	want := outcome{result: attachResult{Detached: true}}
+	if end := <-a.outcome; end != want {
+		t.Errorf("SIGCONT: %+v", end)
+	}
+	if res, err := a.run(context.Background()); err != nil || res != want.result {
+		t.Errorf("run: %+v, %v", res, err)
+	}
+}
+
 // attachHelperEnv makes this test binary an attach of its own, with the viewer's socket as fd 3.
 const attachHelperEnv = "MUXCTL_TEST_ATTACH"
 

@@ -58,7 +58,9 @@ func (a *app) stayWaiting(ctx context.Context, m *control.Client, id string, sig
 // stayAttached shows the child's console until the child ends or the user detaches.
 func (a *app) stayAttached(ctx context.Context, m *control.Client, resp *controlpb.SpawnResponse, v *control.Viewer, keys []byte, signals chan os.Signal) error {
 	for len(signals) > 0 { // those from now on are attachTerminal's
-		forward(m, resp.Id, <-signals)
+		if s := <-signals; s != unix.SIGHUP || !terminalGone() { // the child does not go with this terminal
+			forward(m, resp.Id, s)
+		}
 	}
 	r, err := attachTerminal(ctx, v, attachOptions{
 		Name: resp.Name, DetachKeys: keys,
@@ -190,6 +192,12 @@ func lookPath(name, cwd string) (string, error) {
 		return "", fmt.Errorf("run %s: %w", name, err)
 	}
 	return path, nil
+}
+
+// terminalGone says whether stdin is a terminal that has hung up.
+func terminalGone() bool {
+	var st unix.Stat_t
+	return unix.Fstat(0, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && (&terminal{fd: 0}).hungUp()
 }
 
 // ownSize is the size of muxctl's terminal; zero where it has none.
