@@ -192,11 +192,11 @@ func (a *Agent) run() error {
 		return fmt.Errorf("take over from the agent before: %w", err)
 	}
 	a.takeExits()
-	go server.Serve(control)
-	go a.sessions.serve(sessionsL, a.log)
-	if err := a.resumeUpgrade(); err != nil {
+	if err := a.resumeUpgrade(); err != nil { // before the client that asked for it asks again
 		a.log.Error("upgrade is lost", "error", err)
 	}
+	go server.Serve(control)
+	go a.sessions.serve(sessionsL, a.log)
 	a.log.Info("muxd is ready", "runtime_dir", a.o.RuntimeDir, "version", a.o.Version, "pid", os.Getpid())
 	if from != ownAgain {
 		a.startConfigured(a.cfg.Load(), a.names())
