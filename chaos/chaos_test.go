@@ -61,6 +61,7 @@ func TestChaos(t *testing.T) {
 	t.Logf("seed %d: go test ./chaos -seed %d -kills %d", seed, seed, *killsWanted)
 	random := rand.New(rand.NewPCG(seed, 1))
 	m := start(t)
+	before := m.warm(t)
 	dir := t.TempDir()
 	var all []*result
 	add := func(kind, spec string) {
@@ -136,12 +137,7 @@ func TestChaos(t *testing.T) {
 		}
 	}
 	for _, r := range all {
-		ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
-		c, err := m.client.Wait(ctx, r.name)
-		cancel()
-		if err != nil {
-			t.Fatalf("wait %s: %v", r.name, err)
-		}
+		c := m.over(t, r.name)
 		if r == adopted {
 			r.started.Wait()
 			if got := r.started.ProcessState.ExitCode(); got != r.status {
@@ -150,10 +146,9 @@ func TestChaos(t *testing.T) {
 		} else if ws := unix.WaitStatus(c.Status); !c.StatusKnown || ws.ExitStatus() != r.status {
 			t.Errorf("%s: status %v (known %v), want %d", r.name, ws, c.StatusKnown, r.status)
 		}
-		m.remove(t, r)
 	}
 	shown := bytes.ReplaceAll(viewer.end(t), []byte("\r\n"), []byte("\n"))
-	m.heldByNobody(t)
+	m.nothingHeld(t, before)
 	m.stop(t)
 	for _, r := range all { // now nothing is compressed any more
 		out, err := r.read(dir)
@@ -201,6 +196,7 @@ func (r *result) read(dir string) ([]byte, error) {
 type muxd struct {
 	bin, dir string
 	home     string            // all that is this muxd's
+	steps    string            // where it reads at which step to end
 	ended    []<-chan struct{} // one for each process that was started here: closed when it is reaped
 	log      *os.File
 	client   *control.Client
@@ -220,7 +216,7 @@ func start(t *testing.T) *muxd {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build muxd: %v\n%s", err, out)
 	}
-	m := &muxd{dead: map[string]int32{}, openings: map[string]int{}, bin: bin, home: dir, dir: filepath.Join(dir, "run")}
+	m := &muxd{dead: map[string]int32{}, openings: map[string]int{}, bin: bin, home: dir, steps: t.TempDir(), dir: filepath.Join(dir, "run")}
 	config := "[agent]\nplugin_hang = \"600ms\"\n"
 	for _, plugin := range carriers {
 		config += fmt.Sprintf("[plugins.%s]\nenv = { MUXD_CHAOS_STEPS = %q }\n", plugin, m.stepFile(plugin))

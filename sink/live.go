@@ -34,6 +34,7 @@ type opening struct {
 	viewers   sync.WaitGroup            // Attach calls
 	count     int                       // of viewers; server.mu
 	memoryFD  *fd.FD                    // of Opening.Memory; server.mu
+	parking   sync.Mutex                // held while anything of it is parked, so that what Repark parks is never older than what is there
 	parked    map[string][]syscall.Conn // what the sink has parked, by tag; server.mu
 	tags      map[string]bool           // under which something was parked, by a predecessor too; server.mu
 	closing   sync.Once

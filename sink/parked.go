@@ -45,6 +45,8 @@ func (o *Opening) Park(tag string, files ...syscall.Conn) error {
 		copies = append(copies, d)
 	}
 	s := o.live.srv
+	o.live.parking.Lock()
+	defer o.live.parking.Unlock()
 	s.mu.Lock()
 	old := o.live.parked[tag]
 	known := o.live.tags[tag]
@@ -124,6 +126,8 @@ func (o *opening) knowParked() {
 
 // dropParked lets go what the sink has parked, when nobody will come again for it.
 func (o *opening) dropParked() {
+	o.parking.Lock()
+	defer o.parking.Unlock()
 	o.srv.mu.Lock()
 	tags := o.tags
 	o.tags, o.parked = nil, nil

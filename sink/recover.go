@@ -2,10 +2,8 @@ package sink
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -19,30 +17,6 @@ import (
 
 // Names of what the SDK parks beside the engine's own.
 const parkMemory = "mem/" // and the opening
-
-// parkTry is how long an acknowledgement may take before what is parked is sent again: an agent may have been killed between taking
-// it and answering.
-const parkTry = 3 * time.Second
-
-// park has muxd hold copies of fds under name until this process's successor wants them. Where no muxd is left, nothing is parked, and
-// that is no error: whatever Repark finds must be in its place before it is parked, and the next muxd calls that.
-func (s *server) park(name string, fds ...int) error {
-	for {
-		ep := s.ep()
-		ctx, cancel := context.WithTimeout(context.Background(), parkTry)
-		err := ep.Park(ctx, name, fds...)
-		cancel()
-		switch {
-		case errors.Is(err, context.DeadlineExceeded):
-		case fdchan.Broken(err):
-			if s.ep() == ep {
-				return nil
-			}
-		default:
-			return err
-		}
-	}
-}
 
 // Recover keeps what a predecessor parked until the openings that it belongs to come again.
 func (s *server) Recover(ctx context.Context, req *sinkpb.RecoverRequest) (*sinkpb.RecoverResponse, error) {
@@ -177,6 +151,8 @@ func (o *opening) parkedMemory(size int) ([]byte, error) {
 			f.Close()
 			return nil, fmt.Errorf("size memory: %w", err)
 		}
+		o.parking.Lock()
+		defer o.parking.Unlock()
 		o.setMemory(f)
 		if err := o.srv.park(name, n); err != nil {
 			o.setMemory(nil)
@@ -218,6 +194,8 @@ func (o *opening) dropMemory(forget bool) {
 	o.memoryFD.Close()
 	o.srv.mu.Unlock()
 	if forget {
+		o.parking.Lock()
+		defer o.parking.Unlock()
 		o.srv.park(parkMemory + o.pub.ID)
 	}
 }
@@ -249,7 +227,7 @@ func (s *server) Repark(ctx context.Context, _ *sinkpb.ReparkRequest) (*sinkpb.R
 		case <-ctx.Done():
 			return nil, openError(context.Cause(ctx))
 		}
-		if err := o.repark(); err != nil {
+		if err := o.repark(ctx); err != nil {
 			return nil, openError(err)
 		}
 	}
@@ -257,7 +235,9 @@ func (s *server) Repark(ctx context.Context, _ *sinkpb.ReparkRequest) (*sinkpb.R
 }
 
 // repark parks what o has, the far ends of its streams, and the pipes of its branches.
-func (o *opening) repark() error {
+func (o *opening) repark(ctx context.Context) error {
+	o.parking.Lock()
+	defer o.parking.Unlock()
 	copies := map[string][]*fd.FD{}
 	defer func() {
 		for _, fds := range copies {
@@ -302,7 +282,7 @@ func (o *opening) repark() error {
 	}
 	o.srv.mu.Unlock()
 	for name, fds := range copies {
-		if err := o.srv.park(name, fd.Ints(fds)...); err != nil {
+		if err := o.srv.parkFor(ctx, name, fd.Ints(fds)...); err != nil {
 			return err
 		}
 	}

@@ -26,6 +26,7 @@ type server struct {
 	sinkpb.UnimplementedSinkServer
 	plugin  *Plugin
 	channel *channel
+	parks   parks
 
 	starting sync.Mutex // for eng and copier, until they are made
 	eng      *stage.Engine

@@ -37,6 +37,7 @@ func (s *server) changed(f *flow) {
 }
 
 func (s *server) Watch(_ *sinkpb.WatchRequest, out grpc.ServerStreamingServer[sinkpb.Event]) error {
+	s.parks.retry() // whoever was to acknowledge them may be gone
 	w := &watcher{wake: make(chan struct{}, 1), pending: map[*flow]bool{}, ended: make(chan struct{})}
 	s.mu.Lock()
 	if s.watcher != nil {

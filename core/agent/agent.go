@@ -155,7 +155,7 @@ func (a *Agent) run() error {
 		Lookup: a.pluginCommand, Names: a.pluginNames,
 		StartTimeout: func() time.Duration { return a.cfg.Load().Agent.PluginStartTimeout },
 		Hang:         func() time.Duration { return a.cfg.Load().Agent.PluginHang }, Calm: a.calm,
-		Event: a.sinkEvent, Live: a.liveOpenings, Died: a.pluginDied, Log: a.log,
+		Event: a.sinkEvent, Live: a.liveOpenings, Wants: a.wants, Died: a.pluginDied, Log: a.log,
 	})
 	a.mu.Lock()
 	a.host = h

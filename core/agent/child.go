@@ -92,6 +92,7 @@ type opening struct {
 	plugin  atomic.Pointer[host.Plugin] // the process that serves it; a successor's after revive
 	choice  *choice
 	streams []*stream
+	closed  bool          // of a branch: the keeper is told to drop its input
 	undone  chan struct{} // closed when its streams are done, of an opening that is taken back
 }
 
@@ -284,8 +285,13 @@ func (a *Agent) release(c *child, openings []*opening, stopping bool) {
 	if stopping && !c.adopted { // what of its group has outlived it, and holds no stream
 		a.keeper.Signal(a.ctx, c.key, unix.SIGKILL, true)
 	}
+	var gone []*opening
 	for _, o := range openings {
-		if _, err := o.sinks().Forget(a.ctx, &sinkpb.ForgetRequest{Opening: o.id}); err != nil && !pluginGone(err) {
+		_, err := o.sinks().Forget(a.ctx, &sinkpb.ForgetRequest{Opening: o.id})
+		switch {
+		case err != nil && pluginGone(err):
+			gone = append(gone, o)
+		case err != nil:
 			a.log.Warn("sink does not forget a finished child", "opening", o.id, "error", plainError(err))
 		}
 	}
@@ -299,6 +305,9 @@ func (a *Agent) release(c *child, openings []*opening, stopping bool) {
 		}
 	}
 	a.mu.Unlock()
+	for _, o := range gone { // a successor may be told nothing of it any more
+		a.dropParked(a.ctx, o)
+	}
 	a.keeper.Drop(a.ctx, farPrefix(c.id()), true)
 	a.keeper.Forget(a.ctx, c.key)
 }

@@ -249,7 +249,7 @@ func (a *Agent) copiedAll(o *opening) {
 
 func (a *Agent) closeInputs(branches []*opening) {
 	for _, b := range branches {
-		a.keeper.Drop(a.ctx, inputName(b), false)
+		a.dropInputOf(b)
 		a.settle(b) // it may have to be cut, which was put off
 	}
 }
@@ -262,8 +262,16 @@ func (a *Agent) branchFailed(o *opening) {
 	}
 	a.follow(func() {
 		from.sinks().RemoveBranch(a.ctx, &sinkpb.RemoveBranchRequest{Opening: from.id, Branch: o.id, Discard: true})
-		a.keeper.Drop(a.ctx, inputName(o), false)
+		a.dropInputOf(o)
 	})
+}
+
+// dropInputOf has the keeper drop the input of the branch b.
+func (a *Agent) dropInputOf(b *opening) {
+	a.mu.Lock()
+	b.closed = true
+	a.mu.Unlock()
+	a.keeper.Drop(a.ctx, inputName(b), false)
 }
 
 // resumeCopies does what an agent that died may have left undone between a stream and its branches.

@@ -47,6 +47,9 @@ func (a *Agent) recover(ctx context.Context, processes []*keeperpb.Process, from
 		}
 	}
 	a.host.Sweep()
+	if err := a.dropUnwanted(ctx); err != nil {
+		return err
+	}
 	for _, c := range children {
 		a.resume(ctx, c, byKey[c.key])
 		a.resumeCopies(c)

@@ -46,6 +46,9 @@ type Options struct {
 	Calm func(plugin string) bool
 	// Live lists the openings of a plugin that will be opened again in its successor.
 	Live func(plugin string) []string
+	// Wants says whether the keeper shall hold the far end of an opening's stream, or with "in" for a stream the input of the branch
+	// that the opening is.
+	Wants func(opening, stream string) bool
 	// Died is told that a plugin's process has ended without being asked to.
 	Died func(plugin string, err error)
 	Log  *slog.Logger

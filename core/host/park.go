@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"fmt"
+	"path"
 	"strconv"
 	"strings"
 
@@ -17,8 +18,11 @@ import (
 // any far end is.
 const farEnd = "far/"
 
+// ParkRoot begins all of them.
+const ParkRoot = "park/"
+
 // ParkPrefix begins the keeper's names of what a plugin has parked.
-func ParkPrefix(name string) string { return "park/" + name + "/" }
+func ParkPrefix(name string) string { return ParkRoot + name + "/" }
 
 func (p *Plugin) parkPrefix() string { return ParkPrefix(p.name) }
 
@@ -26,37 +30,33 @@ func (p *Plugin) parkPrefix() string { return ParkPrefix(p.name) }
 func (p *Plugin) park(name string, fds []*fd.FD) error {
 	ctx := context.Background()
 	if rest, ok := strings.CutPrefix(name, farEnd); ok {
-		child, _, _ := strings.Cut(rest, "/")
-		if len(fds) != 1 {
-			return fmt.Errorf("park %s: %d descriptors, want 1", name, len(fds))
-		}
-		return p.host.o.Keeper.Hold(ctx, farEnd+child+"/"+rest, nil, fds[0].Int())
+		return p.parkFar(ctx, rest, fds)
 	}
-	prefix := p.parkPrefix() + name + "/"
-	if len(fds) == 0 {
-		return p.host.o.Keeper.Drop(ctx, prefix, true)
+	return p.host.o.Keeper.HoldSeries(ctx, p.parkPrefix()+name+"/", fd.Ints(fds))
+}
+
+// parkFar has the keeper hold a far end again. It may come late, from a call of an agent that died: a stream that has ended meanwhile is
+// not held for ever, and the write end of a stdin that is closed would keep the child from reading its end. Whatever ends a stream
+// does so before it has the keeper drop the far end, so either that drop comes after the hold, or the end is seen here.
+func (p *Plugin) parkFar(ctx context.Context, rest string, fds []*fd.FD) error {
+	if len(fds) != 1 {
+		return fmt.Errorf("park %s%s: %d descriptors, want 1", farEnd, rest, len(fds))
 	}
-	for i, f := range fds {
-		if err := p.host.o.Keeper.Hold(ctx, prefix+number(i), nil, f.Int()); err != nil {
-			return err
-		}
+	opening, stream := path.Split(rest)
+	opening = strings.TrimSuffix(opening, "/")
+	if !p.host.o.Wants(opening, stream) {
+		return nil
 	}
-	// What was parked under the name before may have been more.
-	for i := len(fds); i < fdchan.MaxFDs; i++ {
-		f, err := p.host.o.Keeper.Fetch(ctx, prefix+number(i))
-		if err != nil {
-			return nil
-		}
-		f.Close()
-		if err := p.host.o.Keeper.Drop(ctx, prefix+number(i), false); err != nil {
-			return err
-		}
+	child, _, _ := strings.Cut(rest, "/")
+	name := farEnd + child + "/" + rest
+	if err := p.host.o.Keeper.Hold(ctx, name, nil, fds[0].Int()); err != nil {
+		return err
+	}
+	if !p.host.o.Wants(opening, stream) {
+		return p.host.o.Keeper.Drop(ctx, name, false)
 	}
 	return nil
 }
-
-// number is the number of a descriptor in a keeper's name: as text it sorts as it counts.
-func number(i int) string { return fmt.Sprintf("%03d", i) }
 
 // recover hands a plugin what its predecessor parked.
 func (p *Plugin) recover(ctx context.Context) error {

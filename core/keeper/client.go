@@ -91,6 +91,13 @@ func (c *Client) Hold(ctx context.Context, name string, note []byte, n int) erro
 	return err
 }
 
+// HoldSeries gives the keeper copies of descriptors under the names that are prefix and their number, 000, 001, …, in place of all that it
+// holds under names with that prefix: all in one step. It does not take ownership.
+func (c *Client) HoldSeries(ctx context.Context, prefix string, fds []int) error {
+	_, err := c.call(ctx, &keeperpb.Request{What: &keeperpb.Request_Hold{Hold: &keeperpb.Hold{Name: prefix, Series: true}}}, fds...)
+	return err
+}
+
 // Fetch returns a copy of the descriptor under name, owned by the caller. ENOENT where there is none.
 func (c *Client) Fetch(ctx context.Context, name string) (*fd.FD, error) {
 	a, err := c.ask(ctx, &keeperpb.Request{What: &keeperpb.Request_Fetch{Fetch: &keeperpb.Fetch{Name: name}}})

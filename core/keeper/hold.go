@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"syscall"
@@ -38,9 +39,9 @@ func room(fds ...*fd.FD) *Error {
 	return nil
 }
 
-// hold takes fds[0]. k.mu is held, here and below.
+// hold takes fds. k.mu is held, here and below.
 func (k *keeper) hold(h *keeperpb.Hold, fds []*fd.FD) *Error {
-	if len(fds) != 1 {
+	if len(fds) != 1 && !h.GetSeries() {
 		return fail(syscall.EINVAL, "hold %s: %d descriptors came, want 1", h.GetName(), len(fds))
 	}
 	if h.GetName() == "" {
@@ -49,8 +50,16 @@ func (k *keeper) hold(h *keeperpb.Hold, fds []*fd.FD) *Error {
 	if err := room(fds...); err != nil {
 		return err
 	}
-	k.keep(h.GetName(), h.GetNote(), fds[0])
-	fds[0] = nil
+	if !h.GetSeries() {
+		k.keep(h.GetName(), h.GetNote(), fds[0])
+		fds[0] = nil
+		return nil
+	}
+	k.drop(h.GetName(), true)
+	for i, f := range fds {
+		k.keep(fmt.Sprintf("%s%03d", h.GetName(), i), h.GetNote(), f)
+	}
+	clear(fds)
 	return nil
 }
 

@@ -70,6 +70,17 @@ func TestHold(t *testing.T) {
 	if got := fmt.Sprint(names()); got != "[d/1new]" {
 		t.Errorf("held %s", got)
 	}
+	for n, want := range map[int]string{0: "[d/1new]", 2: "[d/1new s/000 s/001]", 3: "[d/1new s/000 s/001 s/002]"} {
+		if err := a.HoldSeries(a.ctx(), "s/", []int{r.Int(), w.Int(), r.Int()}[:n]); err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(names()); got != want {
+			t.Errorf("held %s, want %s", got, want)
+		}
+	}
+	if err := a.HoldSeries(a.ctx(), "s/", nil); err != nil {
+		t.Fatal(err)
+	}
 	a.Drop(a.ctx(), "d/1", false)
 	if after := openFDs(t, k.pid()); after != before {
 		t.Errorf("the keeper has %d descriptors, before %d", after, before)

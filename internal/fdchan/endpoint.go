@@ -45,17 +45,22 @@ type Endpoint struct {
 	err  error // why done is closed
 	work sync.WaitGroup
 
-	parking sync.Mutex // one park at a time
-
 	mu        sync.Mutex
+	parks     []parked // what the peer parks, in its order; park has the first of them while there are any
 	unclaimed map[Ticket]*Delivery
 	expiry    map[Ticket]*time.Timer
 	takers    map[Ticket]chan *Delivery
 	givers    map[Ticket]chan error
 }
 
+// parked is a Park packet and its fds, which it owns.
+type parked struct {
+	p   Packet
+	fds []*fd.FD
+}
+
 // NewEndpoint takes ownership of c and starts to receive. Close ends it. park is called for what the peer parks, in
-// goroutines of its own, one call at a time; it does not take ownership of the fds. It may be nil.
+// a goroutine of its own, one call after the other in the peer's order; it does not take ownership of the fds. It may be nil.
 func NewEndpoint(c *Conn, park func(name string, fds []*fd.FD) error) *Endpoint {
 	e := &Endpoint{
 		conn:      c,
@@ -241,7 +246,12 @@ func (e *Endpoint) dispatch(p Packet, fds []*fd.FD) bool {
 	case Give:
 		return e.deliver(&Delivery{FDs: fds, ticket: p.Ticket, ep: e})
 	case Park:
-		e.work.Go(func() { e.parked(p, fds) })
+		e.mu.Lock()
+		e.parks = append(e.parks, parked{p, fds})
+		if len(e.parks) == 1 {
+			e.work.Go(e.parkAll)
+		}
+		e.mu.Unlock()
 		return true
 	case Ack:
 		e.answer(p.Ticket, nil)
@@ -271,6 +281,20 @@ func (e *Endpoint) deliver(d *Delivery) bool {
 	return true
 }
 
+// parkAll answers Parks until there is none.
+func (e *Endpoint) parkAll() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for len(e.parks) > 0 {
+		next := e.parks[0]
+		e.mu.Unlock()
+		e.parked(next.p, next.fds)
+		e.mu.Lock()
+		e.parks = e.parks[1:]
+	}
+	e.parks = nil
+}
+
 // parked answers a Park, and closes its fds.
 func (e *Endpoint) parked(p Packet, fds []*fd.FD) {
 	defer fd.CloseAll(fds)
@@ -278,9 +302,7 @@ func (e *Endpoint) parked(p Packet, fds []*fd.FD) {
 		e.refuse(p.Ticket, "nothing can be parked here")
 		return
 	}
-	e.parking.Lock()
 	err := e.park(string(p.Payload), fds)
-	e.parking.Unlock()
 	if err != nil {
 		e.refuse(p.Ticket, err.Error())
 		return

@@ -1170,9 +1170,11 @@ func (x *Upgraded) GetBefore() uint32 {
 
 // Hold stores the packet's one fd under a name; a name that is taken gets the new fd and loses the old.
 type Hold struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Note          []byte                 `protobuf:"bytes,2,opt,name=note,proto3" json:"note,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Note  []byte                 `protobuf:"bytes,2,opt,name=note,proto3" json:"note,omitempty"`
+	// Any number of fds, under the name followed by 000, 001, …: all of them or none, in place of all names that begin so.
+	Series        bool `protobuf:"varint,3,opt,name=series,proto3" json:"series,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1219,6 +1221,13 @@ func (x *Hold) GetNote() []byte {
 		return x.Note
 	}
 	return nil
+}
+
+func (x *Hold) GetSeries() bool {
+	if x != nil {
+		return x.Series
+	}
+	return false
 }
 
 // Fetch answers with a copy of the fd of that name. ENOENT where there is none.
@@ -2079,10 +2088,11 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\x05agent\x18\x03 \x01(\x05R\x05agent\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x12\x1b\n" +
 	"\x06before\x18\x05 \x01(\rH\x00R\x06before\x88\x01\x01B\t\n" +
-	"\a_before\".\n" +
+	"\a_before\"F\n" +
 	"\x04Hold\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04note\x18\x02 \x01(\fR\x04note\"\x1b\n" +
+	"\x04note\x18\x02 \x01(\fR\x04note\x12\x16\n" +
+	"\x06series\x18\x03 \x01(\bR\x06series\"\x1b\n" +
 	"\x05Fetch\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"2\n" +
 	"\x04Drop\x12\x12\n" +

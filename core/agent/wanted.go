@@ -1,0 +1,85 @@
+package agent
+
+import (
+	"context"
+	"strings"
+
+	"github.com/muxd/muxd/core/host"
+	"github.com/muxd/muxd/sink/sinkpb"
+)
+
+// The keeper holds what it is given until it is told to drop it, and never asks what for. Where an agent dies between a hold and what it
+// was for, or a plugin parks for a call that is long over, nobody would ever drop it: so every agent looks once at what there is when it
+// takes over, and a plugin's far ends are looked at when they come.
+
+// wants says whether the keeper shall hold the far end of an opening's stream; "in" is the input of the branch that the opening is.
+func (a *Agent) wants(id, name string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o := a.openings[id]
+	return o != nil && o.wants(name)
+}
+
+// wants is Agent.wants of an opening that is known. Agent.mu is held.
+func (o *opening) wants(name string) bool {
+	if name == "in" {
+		from := o.copiedBy()
+		return from != nil && !from.streams[0].done && !o.closed
+	}
+	for _, s := range o.streams {
+		if streamName(s.kind) == name {
+			return s.rec.State != "moved" && (s.kind != sinkpb.Stream_STDIN || s.rec.State == "open")
+		}
+	}
+	return len(o.streams) == 0 // it is being moved here
+}
+
+// dropUnwanted has the keeper drop what an agent before this one had it hold for an opening, and is of nobody: far ends, and what a
+// plugin has parked. What is of a child that is being started is its start's, which is taken back as a whole, or goes on.
+func (a *Agent) dropUnwanted(ctx context.Context) error {
+	held, _, err := a.keeper.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, h := range held {
+		id, stream, ok := heldFor(h.Name)
+		if !ok {
+			continue
+		}
+		child, _, _ := strings.Cut(id, "/")
+		a.mu.Lock()
+		c, o := a.children[child], a.openings[id]
+		keep := c != nil && c.rec.State == stStarting || o != nil && (stream == "" || o.wants(stream))
+		a.mu.Unlock()
+		if keep {
+			continue
+		}
+		a.log.Info("dropping what an agent that died has left", "name", h.Name)
+		if err := a.keeper.Drop(ctx, h.Name, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// heldFor says of which opening a name of the keeper's is, and of which stream a far end. Of others ok is false.
+func heldFor(name string) (id, stream string, ok bool) {
+	if rest, far := strings.CutPrefix(name, farRoot); far {
+		_, rest, _ = strings.Cut(rest, "/")
+		i := strings.LastIndexByte(rest, '/')
+		return rest[:max(i, 0)], rest[i+1:], i > 0
+	}
+	rest, ok := strings.CutPrefix(name, host.ParkRoot)
+	parts := strings.Split(rest, "/") // PLUGIN/mem/CHILD/RUN/N/000, PLUGIN/own/CHILD/RUN/N/TAG/000
+	if !ok || len(parts) < 6 || parts[1] != "mem" && parts[1] != "own" {
+		return "", "", false
+	}
+	return strings.Join(parts[2:5], "/"), "", true
+}
+
+// dropParked has the keeper drop what a plugin that is gone had parked for an opening that nobody will open again.
+func (a *Agent) dropParked(ctx context.Context, o *opening) {
+	prefix := host.ParkPrefix(o.choice.spec.Name)
+	a.keeper.Drop(ctx, prefix+"mem/"+o.id+"/", true)
+	a.keeper.Drop(ctx, prefix+"own/"+o.id+"/", true)
+}
