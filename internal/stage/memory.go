@@ -11,30 +11,37 @@ import (
 	"github.com/muxd/muxd/internal/fd"
 )
 
-// The state memory is a memfd that outlives the process which writes it: a header, then a slot for each source. It is
-// sparse: what is not touched costs nothing.
+// The state memory is a memfd that outlives the process which writes it: a header, then a head for each source, and then areas for
+// each. It is sparse: what is not touched costs nothing, and a source that is idle, or that was never in need of more, only has
+// its head.
 //
 //	0             how many slots have ever been used: those behind are untouched
 //	8             slot number + 1 of the source whose chunk is on trial (trial.go), or 0
 //	4096 + 8*i    binding of pair i: slot number + 1 of the source whose bytes are in its stage, or 0
-//	slot k at     memHeader + k*slotSize:
+//	head of slot k at memHeader + k*headSize:
 //	  0           word (below)
 //	  8, 16       bytes of the stream that are committed; the word says which of the two counts
 //	  24          the chunk's time, Unix nanoseconds
-//	  32          intent: length<<1 | which of the two intent areas
+//	  32          intent: length<<1 | which of the two places
 //	  40, 48      length of each state area; the word says which counts
 //	  56          bytes in the stage when the chunk was taken
-//	  64          length of the key, then the key; 0: the slot is free
-//	  1016        strikes against the chunk (trial.go)
-//	  1024, 2048  intent areas
-//	  4096, …     state areas
+//	  64          strikes against the chunk (trial.go)
+//	  72          1: something stands in the areas, or has
+//	  80          length of the key, then the key; 0: the slot is free
+//	  160, 208    intents of at most 48 bytes
+//	areas of slot k at memAreas + k*areasSize:
+//	  0, 1024     longer intents
+//	  4096, …     states
 //
 // The word changes with one atomic store from step to step, so a process killed between any two of them leaves
 // a record of the last one. Its bits: 0-1 phase, 2 which committed count, 3 which state area, 4 the chunk is the
 // last one, 5 the state area was written anew for this chunk, 32-63 the chunk's length.
 const (
 	memHeader  = 8192
-	slotSize   = 64 << 10
+	headSize   = 256
+	memAreas   = memHeader + slotsMost*headSize
+	areasSize  = 64 << 10
+	memSize    = memAreas + slotsMost*areasSize
 	slotsMost  = 32 << 10
 	intentMost = 1 << 10
 	stateMost  = 24 << 10
@@ -44,15 +51,17 @@ const (
 	atIntent    = 32
 	atStateLen  = 40
 	atStaged    = 56
-	atKeyLen    = 64
-	atKey       = 72
-	atStrikes   = 1016
-	atIntents   = 1024
-	atStates    = 4096
+	atStrikes   = 64
+	atTouched   = 72
+	atKeyLen    = 80
+	atKey       = 88
+	atIntents   = 160
+	intentSmall = (headSize - atIntents) / 2
+	atStates    = 4096 // in the areas
 
 	atBindings = 4096
 	pairsMost  = (memHeader - atBindings) / 8
-	keyMost    = atStrikes - atKey
+	keyMost    = atIntents - atKey
 )
 
 // Phases of a chunk, in their order.
@@ -84,8 +93,7 @@ func newMemory() (*memory, error) {
 		return nil, fmt.Errorf("make state memory: %w", err)
 	}
 	f := fd.New(n)
-	const size = memHeader + slotsMost*slotSize
-	if err := unix.Ftruncate(n, size); err != nil {
+	if err := unix.Ftruncate(n, memSize); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("size state memory: %w", err)
 	}
@@ -94,13 +102,12 @@ func newMemory() (*memory, error) {
 
 // mapMemory takes ownership of f, the state memory of this process or of its predecessor.
 func mapMemory(f *fd.FD) (*memory, error) {
-	const size = memHeader + slotsMost*slotSize
 	var st unix.Stat_t
-	if err := unix.Fstat(f.Int(), &st); err != nil || st.Size != size {
+	if err := unix.Fstat(f.Int(), &st); err != nil || st.Size != memSize {
 		f.Close()
-		return nil, fmt.Errorf("state memory of %d bytes, want %d: %w", st.Size, size, cmp.Or(err, error(unix.EINVAL)))
+		return nil, fmt.Errorf("state memory of %d bytes, want %d: %w", st.Size, memSize, cmp.Or(err, error(unix.EINVAL)))
 	}
-	base, err := unix.Mmap(f.Int(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	base, err := unix.Mmap(f.Int(), 0, memSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("map state memory: %w", err)
@@ -125,8 +132,10 @@ func (m *memory) used() int { return int(min(atomic.LoadUint64(word(m.base, 0)),
 // claim gives the free slot k to a source.
 func (m *memory) claim(k int, key string) Slot {
 	s := m.slot(k)
-	copy(s.b[atKey:], key)
-	atomic.StoreUint64(word(s.b, atKeyLen), uint64(len(key)))
+	s.letGo() // of a process that was killed over clear
+	clear(s.head())
+	copy(s.head()[atKey:], key)
+	atomic.StoreUint64(word(s.head(), atKeyLen), uint64(len(key)))
 	if k >= m.used() {
 		atomic.StoreUint64(word(m.base, 0), uint64(k+1))
 	}
@@ -135,28 +144,50 @@ func (m *memory) claim(k int, key string) Slot {
 
 // key is what the slot was claimed with; empty: it is free.
 func (s Slot) key() string {
-	n := min(atomic.LoadUint64(word(s.b, atKeyLen)), keyMost)
-	return string(s.b[atKey : atKey+n])
+	n := min(atomic.LoadUint64(word(s.head(), atKeyLen)), keyMost)
+	return string(s.head()[atKey : atKey+n])
 }
 
 func word(b []byte, at int) *uint64 { return (*uint64)(unsafe.Pointer(&b[at])) }
 
 // Slot is one source's part of the state memory.
-type Slot struct{ b []byte }
-
-func (m *memory) slot(k int) Slot {
-	at := memHeader + k*slotSize
-	return Slot{m.base[at : at+slotSize]}
+type Slot struct {
+	m *memory
+	k int
 }
 
-// clear makes the slot new, and gives its pages back.
+func (m *memory) slot(k int) Slot { return Slot{m, k} }
+
+func (s Slot) head() []byte {
+	at := memHeader + s.k*headSize
+	return s.m.base[at : at+headSize]
+}
+
+// areas are touched only where something is to stand there.
+func (s Slot) areas() []byte {
+	at := memAreas + s.k*areasSize
+	return s.m.base[at : at+areasSize]
+}
+
+// clear frees the slot, and gives its areas' pages back.
 func (m *memory) clear(k int) {
-	at := int64(memHeader + k*slotSize)
-	unix.Fallocate(m.file.Int(), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, at, slotSize)
+	s := m.slot(k)
+	atomic.StoreUint64(word(s.head(), atKeyLen), 0)
+	s.letGo()
 }
 
-func (s Slot) load() uint64   { return atomic.LoadUint64(word(s.b, 0)) }
-func (s Slot) store(w uint64) { atomic.StoreUint64(word(s.b, 0), w) }
+func (s Slot) touch() { atomic.StoreUint64(word(s.head(), atTouched), 1) }
+
+func (s Slot) letGo() {
+	if w := word(s.head(), atTouched); atomic.LoadUint64(w) != 0 {
+		at := int64(memAreas + s.k*areasSize)
+		unix.Fallocate(s.m.file.Int(), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, at, areasSize)
+		atomic.StoreUint64(w, 0)
+	}
+}
+
+func (s Slot) load() uint64   { return atomic.LoadUint64(word(s.head(), 0)) }
+func (s Slot) store(w uint64) { atomic.StoreUint64(word(s.head(), 0), w) }
 
 // bit is 0 or 1, as b is set in w.
 func bit(w, b uint64) int {
@@ -168,14 +199,14 @@ func bit(w, b uint64) int {
 
 // Committed is how many bytes of the stream have been put out for good.
 func (s Slot) Committed() uint64 {
-	return atomic.LoadUint64(word(s.b, atCommitted+8*bit(s.load(), bitCommitted)))
+	return atomic.LoadUint64(word(s.head(), atCommitted+8*bit(s.load(), bitCommitted)))
 }
 
 // take records a chunk of n bytes, of staged in the stage, before the sink sees it.
 func (s Slot) take(n, staged int, last bool, nanos int64) {
-	atomic.StoreUint64(word(s.b, atTime), uint64(nanos))
-	atomic.StoreUint64(word(s.b, atStaged), uint64(staged))
-	atomic.StoreUint64(word(s.b, atIntent), 0)
+	atomic.StoreUint64(word(s.head(), atTime), uint64(nanos))
+	atomic.StoreUint64(word(s.head(), atStaged), uint64(staged))
+	atomic.StoreUint64(word(s.head(), atIntent), 0)
 	s.setStrikes(0)
 	w := s.load()&(bitCommitted|bitState) | phaseTaken | uint64(n)<<32
 	if last {
@@ -193,9 +224,9 @@ func (s Slot) written() {
 func (s Slot) commit() {
 	w := s.load()
 	next := w & (bitCommitted | bitState)
-	now := atomic.LoadUint64(word(s.b, atCommitted+8*bit(w, bitCommitted)))
+	now := atomic.LoadUint64(word(s.head(), atCommitted+8*bit(w, bitCommitted)))
 	next ^= bitCommitted
-	atomic.StoreUint64(word(s.b, atCommitted+8*bit(next, bitCommitted)), now+w>>32)
+	atomic.StoreUint64(word(s.head(), atCommitted+8*bit(next, bitCommitted)), now+w>>32)
 	if w&bitNewState != 0 {
 		next ^= bitState
 	}
@@ -207,38 +238,55 @@ func (s Slot) commit() {
 
 // Intent is what SetIntent recorded last for the chunk; nil where it did not.
 func (s Slot) Intent() []byte {
-	v := atomic.LoadUint64(word(s.b, atIntent))
+	v := atomic.LoadUint64(word(s.head(), atIntent))
 	if v == 0 {
 		return nil
 	}
-	at := atIntents + intentMost*int(v&1)
-	return s.b[at : at+int(v>>1)]
+	return s.intentAt(int(v&1), int(v>>1))
+}
+
+// intentAt is where an intent of n bytes stands, in one of its two places.
+func (s Slot) intentAt(which, n int) []byte {
+	if n <= intentSmall {
+		at := atIntents + intentSmall*which
+		return s.head()[at : at+n]
+	}
+	at := intentMost * which
+	return s.areas()[at : at+n]
 }
 
 // SetIntent records b for the chunk that is taken, in one step.
 func (s Slot) SetIntent(b []byte) {
-	which := 1 - atomic.LoadUint64(word(s.b, atIntent))&1
-	copy(s.b[atIntents+intentMost*int(which):], b[:min(len(b), intentMost)])
-	atomic.StoreUint64(word(s.b, atIntent), uint64(len(b))<<1|which)
+	b = b[:min(len(b), intentMost)]
+	which := 1 - atomic.LoadUint64(word(s.head(), atIntent))&1
+	if len(b) > intentSmall {
+		s.touch()
+	}
+	copy(s.intentAt(int(which), len(b)), b)
+	atomic.StoreUint64(word(s.head(), atIntent), uint64(len(b))<<1|which)
 }
 
 // State is the state as of the last commit.
 func (s Slot) State() []byte {
 	which := bit(s.load(), bitState)
-	n := atomic.LoadUint64(word(s.b, atStateLen+8*which))
+	n := atomic.LoadUint64(word(s.head(), atStateLen+8*which))
 	if n == 0 {
 		return nil
 	}
 	at := atStates + stateMost*which
-	return s.b[at : at+int(n)]
+	return s.areas()[at : at+int(n)]
 }
 
 // SetState records b, to count from the commit of the chunk that is taken.
 func (s Slot) SetState(b []byte) {
 	w := s.load()
 	which := 1 - bit(w, bitState)
-	n := copy(s.b[atStates+stateMost*which:atStates+stateMost*(which+1)], b)
-	atomic.StoreUint64(word(s.b, atStateLen+8*which), uint64(n))
+	n := 0
+	if len(b) > 0 {
+		s.touch()
+		n = copy(s.areas()[atStates+stateMost*which:atStates+stateMost*(which+1)], b)
+	}
+	atomic.StoreUint64(word(s.head(), atStateLen+8*which), uint64(n))
 	s.store(w | bitNewState)
 }
 
@@ -246,7 +294,7 @@ func (s Slot) SetState(b []byte) {
 func (s Slot) forgetNewState() { s.store(s.load() &^ bitNewState) }
 
 // time is when the chunk that is taken was read, Unix nanoseconds.
-func (s Slot) time() int64 { return int64(atomic.LoadUint64(word(s.b, atTime))) }
+func (s Slot) time() int64 { return int64(atomic.LoadUint64(word(s.head(), atTime))) }
 
 // staged is how much was in the stage when the chunk was taken.
-func (s Slot) staged() int { return int(atomic.LoadUint64(word(s.b, atStaged))) }
+func (s Slot) staged() int { return int(atomic.LoadUint64(word(s.head(), atStaged))) }

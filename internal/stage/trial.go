@@ -26,9 +26,9 @@ func (m *memory) setTrial(k int) { atomic.StoreUint64(word(m.base, atTrial), uin
 func (m *memory) trial() int { return int(atomic.LoadUint64(word(m.base, atTrial))) - 1 }
 
 // strikes counts the crashes during trials of the chunk that is taken.
-func (s Slot) strikes() int { return int(atomic.LoadUint64(word(s.b, atStrikes))) }
+func (s Slot) strikes() int { return int(atomic.LoadUint64(word(s.head(), atStrikes))) }
 
-func (s Slot) setStrikes(n int) { atomic.StoreUint64(word(s.b, atStrikes), uint64(n)) }
+func (s Slot) setStrikes(n int) { atomic.StoreUint64(word(s.head(), atStrikes), uint64(n)) }
 
 // judge counts a predecessor's end against the chunk that was on trial then. It is called once, before any source is added.
 func (e *Engine) judge(crashed bool) {
