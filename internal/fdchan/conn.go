@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -86,11 +87,15 @@ var (
 )
 
 // Conn is one end of an fd channel. Send may be called from several goroutines, Recv from one at a time.
-type Conn struct {
-	uc  *net.UnixConn
-	buf []byte
-	oob []byte
+type Conn struct{ uc *net.UnixConn }
+
+// packetBuffer is memory for any packet and its control message. A Conn that waits has none.
+type packetBuffer struct {
+	b   [HeaderSize + MaxPayload + 1]byte
+	oob [1024]byte // CmsgSpace(4*MaxFDs) and a little
 }
+
+var packetBuffers = sync.Pool{New: func() any { return &packetBuffer{} }}
 
 // New takes ownership of f, a connected SEQPACKET socket.
 func New(f *fd.FD) (*Conn, error) {
@@ -110,7 +115,7 @@ func New(f *fd.FD) (*Conn, error) {
 
 // NewConn takes ownership of uc, a connected SEQPACKET socket ("unixpacket").
 func NewConn(uc *net.UnixConn) *Conn {
-	return &Conn{uc: uc, oob: make([]byte, unix.CmsgSpace(4*MaxFDs))}
+	return &Conn{uc: uc}
 }
 
 // Close closes the connection; a blocked Send or Recv returns net.ErrClosed.
@@ -202,21 +207,38 @@ func (c *Conn) Send(p Packet, fds ...int) error {
 // ErrMalformed the packet's descriptors are closed and the next Recv goes on; every other error (io.EOF when the
 // peer has closed) is the connection's end.
 func (c *Conn) Recv() (Packet, []*fd.FD, error) {
-	if c.buf == nil {
-		c.buf = make([]byte, 4096)
-	}
-	n, err := c.peekSize()
+	raw, err := c.uc.SyscallConn()
 	if err != nil {
 		return Packet{}, nil, err
 	}
-	if n > len(c.buf) {
-		c.buf = make([]byte, min(n, HeaderSize+MaxPayload+1))
-	}
-	n, oobn, flags, _, err := c.uc.ReadMsgUnix(c.buf, c.oob)
+	var p Packet
+	var fds []*fd.FD
+	var recvErr error
+	err = raw.Read(func(s uintptr) bool {
+		p, fds, recvErr = recv(int(s))
+		return !errors.Is(recvErr, unix.EAGAIN)
+	})
 	if err != nil {
 		return Packet{}, nil, err
 	}
-	fds, err := rights(c.oob[:oobn])
+	return p, fds, recvErr
+}
+
+// recv takes the next packet of a socket, if there is one.
+func recv(s int) (Packet, []*fd.FD, error) {
+	buf := packetBuffers.Get().(*packetBuffer)
+	defer packetBuffers.Put(buf)
+	n, oobn, flags, _, err := unix.Recvmsg(s, buf.b[:], buf.oob[:], unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+	for err == unix.EINTR {
+		n, oobn, flags, _, err = unix.Recvmsg(s, buf.b[:], buf.oob[:], unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+	}
+	switch {
+	case err != nil:
+		return Packet{}, nil, os.NewSyscallError("recvmsg", err)
+	case n == 0 && oobn == 0:
+		return Packet{}, nil, io.EOF
+	}
+	fds, err := rights(buf.oob[:oobn])
 	if err != nil {
 		return Packet{}, nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
@@ -224,7 +246,7 @@ func (c *Conn) Recv() (Packet, []*fd.FD, error) {
 		fd.CloseAll(fds)
 		return Packet{}, nil, ErrTruncated
 	}
-	p, want, err := Unmarshal(c.buf[:n])
+	p, want, err := Unmarshal(buf.b[:n])
 	if err == nil && want != len(fds) {
 		err = fmt.Errorf("%w: it says %d descriptors and has %d", ErrMalformed, want, len(fds))
 	}
@@ -234,33 +256,6 @@ func (c *Conn) Recv() (Packet, []*fd.FD, error) {
 	}
 	p.Payload = append([]byte(nil), p.Payload...)
 	return p, fds, nil
-}
-
-// peekSize blocks for the next packet and returns its length, without taking it (MSG_TRUNC gives the real
-// length, recv(2)).
-func (c *Conn) peekSize() (int, error) {
-	raw, err := c.uc.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var n int
-	var peekErr error
-	err = raw.Read(func(s uintptr) bool {
-		for {
-			n, _, peekErr = unix.Recvfrom(int(s), nil, unix.MSG_PEEK|unix.MSG_TRUNC|unix.MSG_DONTWAIT)
-			if !errors.Is(peekErr, unix.EINTR) {
-				break
-			}
-		}
-		return !errors.Is(peekErr, unix.EAGAIN)
-	})
-	switch {
-	case err != nil:
-		return 0, err
-	case peekErr != nil:
-		return 0, os.NewSyscallError("recvfrom", peekErr)
-	}
-	return n, nil
 }
 
 // rights returns the descriptors of control messages, owned by the caller. On an error it closes them.
