@@ -63,6 +63,7 @@ func build() (string, error) {
 		{"", "v0-e2e", []string{pkg + "muxd", pkg + "muxctl"}},
 		{"next/", "v1-e2e", []string{pkg + "muxd"}}, // to upgrade to
 		{"broken/muxd", "", []string{"github.com/muxd/muxd/e2e/testdata/broken"}},
+		{"muxd-sink-spy", "", []string{"github.com/muxd/muxd/e2e/testdata/spy"}},
 	} {
 		args := []string{"build", "-ldflags", "-X main.version=" + b.version, "-o", dir + "/" + b.to}
 		cgo := "CGO_ENABLED=0"

@@ -192,6 +192,11 @@ func printPlugins(plugins []*controlpb.Plugin) error {
 		Help    string   `json:"help,omitempty"`
 		Values  []string `json:"values,omitempty"`
 	}
+	type bounds struct {
+		Paths     []string `json:"paths,omitempty"`
+		ReadPaths []string `json:"read_paths,omitempty"`
+		Landlock  uint32   `json:"landlock"`
+	}
 	type view struct {
 		Name     string   `json:"name"`
 		State    string   `json:"state"`
@@ -204,10 +209,15 @@ func printPlugins(plugins []*controlpb.Plugin) error {
 		LastEnd  string   `json:"last_end,omitempty"`
 		Help     string   `json:"help,omitempty"`
 		Options  []option `json:"options,omitempty"`
+		UID      *uint32  `json:"uid,omitempty"`
+		Bounds   *bounds  `json:"bounds,omitempty"`
 	}
 	out := []view{}
 	for _, p := range plugins {
-		v := view{p.Name, p.State, p.Pid, p.Version, p.Command, p.Openings, p.Restarts, p.Error, p.LastEnd, p.Help, nil}
+		v := view{p.Name, p.State, p.Pid, p.Version, p.Command, p.Openings, p.Restarts, p.Error, p.LastEnd, p.Help, nil, p.Uid, nil}
+		if b := p.Bounds; b != nil {
+			v.Bounds = &bounds{b.Paths, b.ReadPaths, b.Landlock}
+		}
 		for _, o := range p.Options {
 			v.Options = append(v.Options, option{o.Name, o.Type, o.Default, o.Help, o.Values})
 		}
@@ -225,6 +235,9 @@ func describePlugins(plugins []*controlpb.Plugin) error {
 		if p.Error != "" {
 			fmt.Println("  " + p.Error)
 		}
+		if text := trustText(p); text != "" {
+			fmt.Println("  " + text)
+		}
 		t := newTable("  OPTION", "TYPE", "DEFAULT", "WHAT IT DOES")
 		for _, o := range p.Options {
 			typ := o.Type
@@ -240,6 +253,28 @@ func describePlugins(plugins []*controlpb.Plugin) error {
 		}
 	}
 	return nil
+}
+
+// trustText says what the plugin may, where that is less than what muxd may.
+func trustText(p *controlpb.Plugin) string {
+	var parts []string
+	if p.Uid != nil {
+		parts = append(parts, fmt.Sprintf("runs as user %d", *p.Uid))
+	}
+	if b := p.Bounds; b != nil {
+		may := "may change no files"
+		if len(b.Paths) > 0 {
+			may = "may change " + strings.Join(b.Paths, ", ")
+		}
+		if len(b.ReadPaths) > 0 {
+			may += ", and read " + strings.Join(b.ReadPaths, ", ")
+		}
+		if b.Landlock == 0 {
+			may += ", which this kernel cannot enforce: it has no Landlock"
+		}
+		parts = append(parts, may)
+	}
+	return strings.Join(parts, "; ")
 }
 
 func (a *app) pluginRestartCmd() *cobra.Command {

@@ -3103,7 +3103,10 @@ type Plugin struct {
 	Help     string                 `protobuf:"bytes,10,opt,name=help,proto3" json:"help,omitempty"`
 	Options  []*PluginOption        `protobuf:"bytes,11,rep,name=options,proto3" json:"options,omitempty"`
 	// How the process before this one ended; empty where there was none.
-	LastEnd       string `protobuf:"bytes,20,opt,name=last_end,json=lastEnd,proto3" json:"last_end,omitempty"`
+	LastEnd string `protobuf:"bytes,20,opt,name=last_end,json=lastEnd,proto3" json:"last_end,omitempty"`
+	// What it may reach beside the streams that it is given; absent: all that its user may.
+	Bounds        *PluginBounds `protobuf:"bytes,30,opt,name=bounds,proto3" json:"bounds,omitempty"`
+	Uid           *uint32       `protobuf:"varint,31,opt,name=uid,proto3,oneof" json:"uid,omitempty"` // absent: muxd's own
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3222,6 +3225,80 @@ func (x *Plugin) GetLastEnd() string {
 	return ""
 }
 
+func (x *Plugin) GetBounds() *PluginBounds {
+	if x != nil {
+		return x.Bounds
+	}
+	return nil
+}
+
+func (x *Plugin) GetUid() uint32 {
+	if x != nil && x.Uid != nil {
+		return *x.Uid
+	}
+	return 0
+}
+
+type PluginBounds struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Paths         []string               `protobuf:"bytes,1,rep,name=paths,proto3" json:"paths,omitempty"`                          // to read and change, beside what every program needs
+	ReadPaths     []string               `protobuf:"bytes,2,rep,name=read_paths,json=readPaths,proto3" json:"read_paths,omitempty"` // to read besides
+	Landlock      uint32                 `protobuf:"varint,3,opt,name=landlock,proto3" json:"landlock,omitempty"`                   // the version of Landlock that enforces it; 0: this kernel has none, and nothing does
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PluginBounds) Reset() {
+	*x = PluginBounds{}
+	mi := &file_control_controlpb_control_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PluginBounds) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PluginBounds) ProtoMessage() {}
+
+func (x *PluginBounds) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PluginBounds.ProtoReflect.Descriptor instead.
+func (*PluginBounds) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *PluginBounds) GetPaths() []string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+func (x *PluginBounds) GetReadPaths() []string {
+	if x != nil {
+		return x.ReadPaths
+	}
+	return nil
+}
+
+func (x *PluginBounds) GetLandlock() uint32 {
+	if x != nil {
+		return x.Landlock
+	}
+	return 0
+}
+
 type PluginOption struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -3235,7 +3312,7 @@ type PluginOption struct {
 
 func (x *PluginOption) Reset() {
 	*x = PluginOption{}
-	mi := &file_control_controlpb_control_proto_msgTypes[44]
+	mi := &file_control_controlpb_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3247,7 +3324,7 @@ func (x *PluginOption) String() string {
 func (*PluginOption) ProtoMessage() {}
 
 func (x *PluginOption) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[44]
+	mi := &file_control_controlpb_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3260,7 +3337,7 @@ func (x *PluginOption) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginOption.ProtoReflect.Descriptor instead.
 func (*PluginOption) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{44}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *PluginOption) GetName() string {
@@ -3307,7 +3384,7 @@ type RestartPluginRequest struct {
 
 func (x *RestartPluginRequest) Reset() {
 	*x = RestartPluginRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[45]
+	mi := &file_control_controlpb_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3319,7 +3396,7 @@ func (x *RestartPluginRequest) String() string {
 func (*RestartPluginRequest) ProtoMessage() {}
 
 func (x *RestartPluginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[45]
+	mi := &file_control_controlpb_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3332,7 +3409,7 @@ func (x *RestartPluginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPluginRequest.ProtoReflect.Descriptor instead.
 func (*RestartPluginRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{45}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RestartPluginRequest) GetName() string {
@@ -3350,7 +3427,7 @@ type RestartPluginResponse struct {
 
 func (x *RestartPluginResponse) Reset() {
 	*x = RestartPluginResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[46]
+	mi := &file_control_controlpb_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3362,7 +3439,7 @@ func (x *RestartPluginResponse) String() string {
 func (*RestartPluginResponse) ProtoMessage() {}
 
 func (x *RestartPluginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[46]
+	mi := &file_control_controlpb_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3375,7 +3452,7 @@ func (x *RestartPluginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPluginResponse.ProtoReflect.Descriptor instead.
 func (*RestartPluginResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{46}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{47}
 }
 
 type StatusRequest struct {
@@ -3386,7 +3463,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[47]
+	mi := &file_control_controlpb_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3398,7 +3475,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[47]
+	mi := &file_control_controlpb_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3411,7 +3488,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{47}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{48}
 }
 
 type StatusResponse struct {
@@ -3433,7 +3510,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[48]
+	mi := &file_control_controlpb_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3445,7 +3522,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[48]
+	mi := &file_control_controlpb_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3458,7 +3535,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{48}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -3547,7 +3624,7 @@ type UpgradeRequest struct {
 
 func (x *UpgradeRequest) Reset() {
 	*x = UpgradeRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[49]
+	mi := &file_control_controlpb_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3559,7 +3636,7 @@ func (x *UpgradeRequest) String() string {
 func (*UpgradeRequest) ProtoMessage() {}
 
 func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[49]
+	mi := &file_control_controlpb_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3572,7 +3649,7 @@ func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeRequest.ProtoReflect.Descriptor instead.
 func (*UpgradeRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{49}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *UpgradeRequest) GetRequestId() string {
@@ -3591,7 +3668,7 @@ type UpgradeResponse struct {
 
 func (x *UpgradeResponse) Reset() {
 	*x = UpgradeResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[50]
+	mi := &file_control_controlpb_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3603,7 +3680,7 @@ func (x *UpgradeResponse) String() string {
 func (*UpgradeResponse) ProtoMessage() {}
 
 func (x *UpgradeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[50]
+	mi := &file_control_controlpb_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3616,7 +3693,7 @@ func (x *UpgradeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeResponse.ProtoReflect.Descriptor instead.
 func (*UpgradeResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{50}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *UpgradeResponse) GetSteps() []*Upgraded {
@@ -3641,7 +3718,7 @@ type Upgraded struct {
 
 func (x *Upgraded) Reset() {
 	*x = Upgraded{}
-	mi := &file_control_controlpb_control_proto_msgTypes[51]
+	mi := &file_control_controlpb_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3653,7 +3730,7 @@ func (x *Upgraded) String() string {
 func (*Upgraded) ProtoMessage() {}
 
 func (x *Upgraded) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[51]
+	mi := &file_control_controlpb_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3666,7 +3743,7 @@ func (x *Upgraded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upgraded.ProtoReflect.Descriptor instead.
 func (*Upgraded) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{51}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Upgraded) GetWhat() string {
@@ -3719,7 +3796,7 @@ type ReloadRequest struct {
 
 func (x *ReloadRequest) Reset() {
 	*x = ReloadRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[52]
+	mi := &file_control_controlpb_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3731,7 +3808,7 @@ func (x *ReloadRequest) String() string {
 func (*ReloadRequest) ProtoMessage() {}
 
 func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[52]
+	mi := &file_control_controlpb_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3744,7 +3821,7 @@ func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
 func (*ReloadRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{52}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{53}
 }
 
 type ReloadResponse struct {
@@ -3756,7 +3833,7 @@ type ReloadResponse struct {
 
 func (x *ReloadResponse) Reset() {
 	*x = ReloadResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[53]
+	mi := &file_control_controlpb_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3768,7 +3845,7 @@ func (x *ReloadResponse) String() string {
 func (*ReloadResponse) ProtoMessage() {}
 
 func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[53]
+	mi := &file_control_controlpb_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3781,7 +3858,7 @@ func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadResponse.ProtoReflect.Descriptor instead.
 func (*ReloadResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{53}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ReloadResponse) GetText() string {
@@ -3800,7 +3877,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[54]
+	mi := &file_control_controlpb_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3812,7 +3889,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[54]
+	mi := &file_control_controlpb_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3825,7 +3902,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{54}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ShutdownRequest) GetNow() bool {
@@ -3843,7 +3920,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[55]
+	mi := &file_control_controlpb_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3855,7 +3932,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[55]
+	mi := &file_control_controlpb_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3868,7 +3945,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{55}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{56}
 }
 
 var File_control_controlpb_control_proto protoreflect.FileDescriptor
@@ -4115,7 +4192,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x0ePluginsRequest\x12\x1a\n" +
 	"\bdescribe\x18\x01 \x01(\bR\bdescribe\"D\n" +
 	"\x0fPluginsResponse\x121\n" +
-	"\aplugins\x18\x01 \x03(\v2\x17.muxd.control.v1.PluginR\aplugins\"\xc8\x02\n" +
+	"\aplugins\x18\x01 \x03(\v2\x17.muxd.control.v1.PluginR\aplugins\"\x9e\x03\n" +
 	"\x06Plugin\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x10\n" +
@@ -4129,7 +4206,15 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x04help\x18\n" +
 	" \x01(\tR\x04help\x127\n" +
 	"\aoptions\x18\v \x03(\v2\x1d.muxd.control.v1.PluginOptionR\aoptions\x12\x19\n" +
-	"\blast_end\x18\x14 \x01(\tR\alastEnd\"|\n" +
+	"\blast_end\x18\x14 \x01(\tR\alastEnd\x125\n" +
+	"\x06bounds\x18\x1e \x01(\v2\x1d.muxd.control.v1.PluginBoundsR\x06bounds\x12\x15\n" +
+	"\x03uid\x18\x1f \x01(\rH\x00R\x03uid\x88\x01\x01B\x06\n" +
+	"\x04_uid\"_\n" +
+	"\fPluginBounds\x12\x14\n" +
+	"\x05paths\x18\x01 \x03(\tR\x05paths\x12\x1d\n" +
+	"\n" +
+	"read_paths\x18\x02 \x03(\tR\treadPaths\x12\x1a\n" +
+	"\blandlock\x18\x03 \x01(\rR\blandlock\"|\n" +
 	"\fPluginOption\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x18\n" +
@@ -4220,7 +4305,7 @@ func file_control_controlpb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_controlpb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
 var file_control_controlpb_control_proto_goTypes = []any{
 	(Restart)(0),                  // 0: muxd.control.v1.Restart
 	(RedirectRequest_How)(0),      // 1: muxd.control.v1.RedirectRequest.How
@@ -4268,18 +4353,19 @@ var file_control_controlpb_control_proto_goTypes = []any{
 	(*PluginsRequest)(nil),        // 43: muxd.control.v1.PluginsRequest
 	(*PluginsResponse)(nil),       // 44: muxd.control.v1.PluginsResponse
 	(*Plugin)(nil),                // 45: muxd.control.v1.Plugin
-	(*PluginOption)(nil),          // 46: muxd.control.v1.PluginOption
-	(*RestartPluginRequest)(nil),  // 47: muxd.control.v1.RestartPluginRequest
-	(*RestartPluginResponse)(nil), // 48: muxd.control.v1.RestartPluginResponse
-	(*StatusRequest)(nil),         // 49: muxd.control.v1.StatusRequest
-	(*StatusResponse)(nil),        // 50: muxd.control.v1.StatusResponse
-	(*UpgradeRequest)(nil),        // 51: muxd.control.v1.UpgradeRequest
-	(*UpgradeResponse)(nil),       // 52: muxd.control.v1.UpgradeResponse
-	(*Upgraded)(nil),              // 53: muxd.control.v1.Upgraded
-	(*ReloadRequest)(nil),         // 54: muxd.control.v1.ReloadRequest
-	(*ReloadResponse)(nil),        // 55: muxd.control.v1.ReloadResponse
-	(*ShutdownRequest)(nil),       // 56: muxd.control.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 57: muxd.control.v1.ShutdownResponse
+	(*PluginBounds)(nil),          // 46: muxd.control.v1.PluginBounds
+	(*PluginOption)(nil),          // 47: muxd.control.v1.PluginOption
+	(*RestartPluginRequest)(nil),  // 48: muxd.control.v1.RestartPluginRequest
+	(*RestartPluginResponse)(nil), // 49: muxd.control.v1.RestartPluginResponse
+	(*StatusRequest)(nil),         // 50: muxd.control.v1.StatusRequest
+	(*StatusResponse)(nil),        // 51: muxd.control.v1.StatusResponse
+	(*UpgradeRequest)(nil),        // 52: muxd.control.v1.UpgradeRequest
+	(*UpgradeResponse)(nil),       // 53: muxd.control.v1.UpgradeResponse
+	(*Upgraded)(nil),              // 54: muxd.control.v1.Upgraded
+	(*ReloadRequest)(nil),         // 55: muxd.control.v1.ReloadRequest
+	(*ReloadResponse)(nil),        // 56: muxd.control.v1.ReloadResponse
+	(*ShutdownRequest)(nil),       // 57: muxd.control.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 58: muxd.control.v1.ShutdownResponse
 }
 var file_control_controlpb_control_proto_depIdxs = []int32{
 	8,  // 0: muxd.control.v1.SpawnRequest.child:type_name -> muxd.control.v1.ChildSpec
@@ -4303,59 +4389,60 @@ var file_control_controlpb_control_proto_depIdxs = []int32{
 	11, // 18: muxd.control.v1.AttachRequest.size:type_name -> muxd.control.v1.Size
 	1,  // 19: muxd.control.v1.RedirectRequest.how:type_name -> muxd.control.v1.RedirectRequest.How
 	45, // 20: muxd.control.v1.PluginsResponse.plugins:type_name -> muxd.control.v1.Plugin
-	46, // 21: muxd.control.v1.Plugin.options:type_name -> muxd.control.v1.PluginOption
-	53, // 22: muxd.control.v1.UpgradeResponse.steps:type_name -> muxd.control.v1.Upgraded
-	2,  // 23: muxd.control.v1.Control.Spawn:input_type -> muxd.control.v1.SpawnRequest
-	4,  // 24: muxd.control.v1.Control.Forked:input_type -> muxd.control.v1.ForkedRequest
-	6,  // 25: muxd.control.v1.Control.Adopt:input_type -> muxd.control.v1.AdoptRequest
-	15, // 26: muxd.control.v1.Control.List:input_type -> muxd.control.v1.ListRequest
-	17, // 27: muxd.control.v1.Control.Inspect:input_type -> muxd.control.v1.InspectRequest
-	18, // 28: muxd.control.v1.Control.Wait:input_type -> muxd.control.v1.WaitRequest
-	19, // 29: muxd.control.v1.Control.Signal:input_type -> muxd.control.v1.SignalRequest
-	21, // 30: muxd.control.v1.Control.Stop:input_type -> muxd.control.v1.StopRequest
-	22, // 31: muxd.control.v1.Control.Resize:input_type -> muxd.control.v1.ResizeRequest
-	26, // 32: muxd.control.v1.Control.Screen:input_type -> muxd.control.v1.ScreenRequest
-	24, // 33: muxd.control.v1.Control.Mark:input_type -> muxd.control.v1.MarkRequest
-	32, // 34: muxd.control.v1.Control.Remove:input_type -> muxd.control.v1.RemoveRequest
-	34, // 35: muxd.control.v1.Control.Attach:input_type -> muxd.control.v1.AttachRequest
-	36, // 36: muxd.control.v1.Control.Logs:input_type -> muxd.control.v1.LogsRequest
-	38, // 37: muxd.control.v1.Control.Rotate:input_type -> muxd.control.v1.RotateRequest
-	40, // 38: muxd.control.v1.Control.Events:input_type -> muxd.control.v1.EventsRequest
-	42, // 39: muxd.control.v1.Control.Redirect:input_type -> muxd.control.v1.RedirectRequest
-	43, // 40: muxd.control.v1.Control.Plugins:input_type -> muxd.control.v1.PluginsRequest
-	47, // 41: muxd.control.v1.Control.RestartPlugin:input_type -> muxd.control.v1.RestartPluginRequest
-	49, // 42: muxd.control.v1.Control.Status:input_type -> muxd.control.v1.StatusRequest
-	51, // 43: muxd.control.v1.Control.Upgrade:input_type -> muxd.control.v1.UpgradeRequest
-	54, // 44: muxd.control.v1.Control.Reload:input_type -> muxd.control.v1.ReloadRequest
-	56, // 45: muxd.control.v1.Control.Shutdown:input_type -> muxd.control.v1.ShutdownRequest
-	3,  // 46: muxd.control.v1.Control.Spawn:output_type -> muxd.control.v1.SpawnResponse
-	5,  // 47: muxd.control.v1.Control.Forked:output_type -> muxd.control.v1.ForkedResponse
-	7,  // 48: muxd.control.v1.Control.Adopt:output_type -> muxd.control.v1.AdoptResponse
-	16, // 49: muxd.control.v1.Control.List:output_type -> muxd.control.v1.ListResponse
-	12, // 50: muxd.control.v1.Control.Inspect:output_type -> muxd.control.v1.Child
-	12, // 51: muxd.control.v1.Control.Wait:output_type -> muxd.control.v1.Child
-	20, // 52: muxd.control.v1.Control.Signal:output_type -> muxd.control.v1.SignalResponse
-	12, // 53: muxd.control.v1.Control.Stop:output_type -> muxd.control.v1.Child
-	23, // 54: muxd.control.v1.Control.Resize:output_type -> muxd.control.v1.ResizeResponse
-	27, // 55: muxd.control.v1.Control.Screen:output_type -> muxd.control.v1.ScreenResponse
-	25, // 56: muxd.control.v1.Control.Mark:output_type -> muxd.control.v1.MarkResponse
-	33, // 57: muxd.control.v1.Control.Remove:output_type -> muxd.control.v1.RemoveResponse
-	35, // 58: muxd.control.v1.Control.Attach:output_type -> muxd.control.v1.AttachResponse
-	37, // 59: muxd.control.v1.Control.Logs:output_type -> muxd.control.v1.LogsResponse
-	39, // 60: muxd.control.v1.Control.Rotate:output_type -> muxd.control.v1.RotateResponse
-	41, // 61: muxd.control.v1.Control.Events:output_type -> muxd.control.v1.Event
-	12, // 62: muxd.control.v1.Control.Redirect:output_type -> muxd.control.v1.Child
-	44, // 63: muxd.control.v1.Control.Plugins:output_type -> muxd.control.v1.PluginsResponse
-	48, // 64: muxd.control.v1.Control.RestartPlugin:output_type -> muxd.control.v1.RestartPluginResponse
-	50, // 65: muxd.control.v1.Control.Status:output_type -> muxd.control.v1.StatusResponse
-	52, // 66: muxd.control.v1.Control.Upgrade:output_type -> muxd.control.v1.UpgradeResponse
-	55, // 67: muxd.control.v1.Control.Reload:output_type -> muxd.control.v1.ReloadResponse
-	57, // 68: muxd.control.v1.Control.Shutdown:output_type -> muxd.control.v1.ShutdownResponse
-	46, // [46:69] is the sub-list for method output_type
-	23, // [23:46] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	47, // 21: muxd.control.v1.Plugin.options:type_name -> muxd.control.v1.PluginOption
+	46, // 22: muxd.control.v1.Plugin.bounds:type_name -> muxd.control.v1.PluginBounds
+	54, // 23: muxd.control.v1.UpgradeResponse.steps:type_name -> muxd.control.v1.Upgraded
+	2,  // 24: muxd.control.v1.Control.Spawn:input_type -> muxd.control.v1.SpawnRequest
+	4,  // 25: muxd.control.v1.Control.Forked:input_type -> muxd.control.v1.ForkedRequest
+	6,  // 26: muxd.control.v1.Control.Adopt:input_type -> muxd.control.v1.AdoptRequest
+	15, // 27: muxd.control.v1.Control.List:input_type -> muxd.control.v1.ListRequest
+	17, // 28: muxd.control.v1.Control.Inspect:input_type -> muxd.control.v1.InspectRequest
+	18, // 29: muxd.control.v1.Control.Wait:input_type -> muxd.control.v1.WaitRequest
+	19, // 30: muxd.control.v1.Control.Signal:input_type -> muxd.control.v1.SignalRequest
+	21, // 31: muxd.control.v1.Control.Stop:input_type -> muxd.control.v1.StopRequest
+	22, // 32: muxd.control.v1.Control.Resize:input_type -> muxd.control.v1.ResizeRequest
+	26, // 33: muxd.control.v1.Control.Screen:input_type -> muxd.control.v1.ScreenRequest
+	24, // 34: muxd.control.v1.Control.Mark:input_type -> muxd.control.v1.MarkRequest
+	32, // 35: muxd.control.v1.Control.Remove:input_type -> muxd.control.v1.RemoveRequest
+	34, // 36: muxd.control.v1.Control.Attach:input_type -> muxd.control.v1.AttachRequest
+	36, // 37: muxd.control.v1.Control.Logs:input_type -> muxd.control.v1.LogsRequest
+	38, // 38: muxd.control.v1.Control.Rotate:input_type -> muxd.control.v1.RotateRequest
+	40, // 39: muxd.control.v1.Control.Events:input_type -> muxd.control.v1.EventsRequest
+	42, // 40: muxd.control.v1.Control.Redirect:input_type -> muxd.control.v1.RedirectRequest
+	43, // 41: muxd.control.v1.Control.Plugins:input_type -> muxd.control.v1.PluginsRequest
+	48, // 42: muxd.control.v1.Control.RestartPlugin:input_type -> muxd.control.v1.RestartPluginRequest
+	50, // 43: muxd.control.v1.Control.Status:input_type -> muxd.control.v1.StatusRequest
+	52, // 44: muxd.control.v1.Control.Upgrade:input_type -> muxd.control.v1.UpgradeRequest
+	55, // 45: muxd.control.v1.Control.Reload:input_type -> muxd.control.v1.ReloadRequest
+	57, // 46: muxd.control.v1.Control.Shutdown:input_type -> muxd.control.v1.ShutdownRequest
+	3,  // 47: muxd.control.v1.Control.Spawn:output_type -> muxd.control.v1.SpawnResponse
+	5,  // 48: muxd.control.v1.Control.Forked:output_type -> muxd.control.v1.ForkedResponse
+	7,  // 49: muxd.control.v1.Control.Adopt:output_type -> muxd.control.v1.AdoptResponse
+	16, // 50: muxd.control.v1.Control.List:output_type -> muxd.control.v1.ListResponse
+	12, // 51: muxd.control.v1.Control.Inspect:output_type -> muxd.control.v1.Child
+	12, // 52: muxd.control.v1.Control.Wait:output_type -> muxd.control.v1.Child
+	20, // 53: muxd.control.v1.Control.Signal:output_type -> muxd.control.v1.SignalResponse
+	12, // 54: muxd.control.v1.Control.Stop:output_type -> muxd.control.v1.Child
+	23, // 55: muxd.control.v1.Control.Resize:output_type -> muxd.control.v1.ResizeResponse
+	27, // 56: muxd.control.v1.Control.Screen:output_type -> muxd.control.v1.ScreenResponse
+	25, // 57: muxd.control.v1.Control.Mark:output_type -> muxd.control.v1.MarkResponse
+	33, // 58: muxd.control.v1.Control.Remove:output_type -> muxd.control.v1.RemoveResponse
+	35, // 59: muxd.control.v1.Control.Attach:output_type -> muxd.control.v1.AttachResponse
+	37, // 60: muxd.control.v1.Control.Logs:output_type -> muxd.control.v1.LogsResponse
+	39, // 61: muxd.control.v1.Control.Rotate:output_type -> muxd.control.v1.RotateResponse
+	41, // 62: muxd.control.v1.Control.Events:output_type -> muxd.control.v1.Event
+	12, // 63: muxd.control.v1.Control.Redirect:output_type -> muxd.control.v1.Child
+	44, // 64: muxd.control.v1.Control.Plugins:output_type -> muxd.control.v1.PluginsResponse
+	49, // 65: muxd.control.v1.Control.RestartPlugin:output_type -> muxd.control.v1.RestartPluginResponse
+	51, // 66: muxd.control.v1.Control.Status:output_type -> muxd.control.v1.StatusResponse
+	53, // 67: muxd.control.v1.Control.Upgrade:output_type -> muxd.control.v1.UpgradeResponse
+	56, // 68: muxd.control.v1.Control.Reload:output_type -> muxd.control.v1.ReloadResponse
+	58, // 69: muxd.control.v1.Control.Shutdown:output_type -> muxd.control.v1.ShutdownResponse
+	47, // [47:70] is the sub-list for method output_type
+	24, // [24:47] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_control_controlpb_control_proto_init() }
@@ -4364,13 +4451,14 @@ func file_control_controlpb_control_proto_init() {
 		return
 	}
 	file_control_controlpb_control_proto_msgTypes[6].OneofWrappers = []any{}
+	file_control_controlpb_control_proto_msgTypes[43].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_controlpb_control_proto_rawDesc), len(file_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   56,
+			NumMessages:   57,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -147,7 +147,7 @@ func (a *Agent) run() error {
 	a.events = newEvents(a.o.RuntimeDir, from == ownFirst, a.log)
 	defer a.events.close()
 	plugins := filepath.Join(a.o.RuntimeDir, "plugins")
-	if err := os.MkdirAll(plugins, 0o700); err != nil {
+	if err := os.MkdirAll(plugins, 0o711); err != nil {
 		return fmt.Errorf("make the plugins' directory: %w", err)
 	}
 	h := host.New(host.Options{

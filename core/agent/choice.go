@@ -201,6 +201,9 @@ func (a *Agent) resolve(ctx context.Context, text string, streams []sinkpb.Strea
 	if err := c.spec.Check(optionOf(d.Arg), optionsOf(d)); err != nil {
 		return c, err
 	}
+	if err := withinBounds(c.spec, d, p.Bounds()); err != nil {
+		return c, err
+	}
 	resp, err := p.Sinks().Check(ctx, &sinkpb.CheckRequest{Spec: wireSpec(c.spec), Child: child, Streams: carries})
 	switch {
 	case err != nil && pluginGone(err):
@@ -234,6 +237,21 @@ func absolute(s spec.Spec, d *sinkpb.Description, cwd string) spec.Spec {
 		}
 	}
 	return s
+}
+
+// withinBounds refuses a path that the plugin may not reach.
+func withinBounds(s spec.Spec, d *sinkpb.Description, b *host.Bounds) error {
+	for _, o := range append([]*sinkpb.Option{d.Arg}, d.Options...) {
+		v, ok := s.Arg, s.Arg != ""
+		if o != d.Arg {
+			v, ok = s.Options[o.Name]
+		}
+		if ok && o.GetType() == sinkpb.Option_PATH && !b.Reach(v) {
+			return fmt.Errorf("sink %s: %s is outside of what the plugin may reach; add its directory to paths in [plugins.%s] of the "+
+				"configuration, then muxctl agent reload and muxctl plugin restart %s", s.Name, v, s.Name, s.Name)
+		}
+	}
+	return nil
 }
 
 func optionOf(o *sinkpb.Option) *spec.Option {

@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/muxd/muxd/control/controlpb"
 	"github.com/muxd/muxd/internal/fd"
@@ -94,6 +96,10 @@ func (a *Agent) unopened(o *opening, err error) error {
 	defer a.mu.Unlock()
 	for _, s := range o.streams {
 		s.done = true
+	}
+	if p := o.plugin.Load(); p != nil && p.Bounds() != nil && status.Code(err) == codes.PermissionDenied {
+		return status.Errorf(codes.PermissionDenied, "%s; what the plugin may reach are paths and read_paths in [plugins.%s] of the configuration",
+			status.Convert(err).Message(), p.Name())
 	}
 	return plainStatus(err)
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/muxd/muxd/control/controlpb"
 	"github.com/muxd/muxd/core/config"
 	"github.com/muxd/muxd/core/host"
+	"github.com/muxd/muxd/core/keeper"
+	"github.com/muxd/muxd/core/keeper/keeperpb"
 	"github.com/muxd/muxd/internal/nearest"
 	"github.com/muxd/muxd/internal/spec"
 )
@@ -47,10 +49,27 @@ func (a *Agent) pluginCommand(name string) (host.Command, error) {
 	for k, v := range p.Env {
 		c.Env = append(c.Env, k+"="+v)
 	}
+	for resource, r := range p.Rlimits {
+		n, _ := config.Resource(resource) // checked
+		c.Rlimits = append(c.Rlimits, &keeperpb.Rlimit{Resource: uint32(n), Soft: r.Soft, Hard: r.Hard})
+	}
+	user, err := lookupUser(p.User)
+	if err != nil {
+		return c, fmt.Errorf("plugin %s: %w; see user in [plugins.%s]", name, err, name)
+	}
+	if user != nil {
+		c.User = user.cred
+	}
+	c.Bounds = &host.Bounds{Read: p.ReadPaths, Write: p.Paths}
 	if c.Path == "" {
 		switch {
 		case slices.Contains(config.Builtin(), name):
 			c.Path, c.Self, c.Args = a.o.Path, true, append([]string{"plugin", name}, p.Args...)
+			if p.Paths == nil {
+				c.Bounds = nil // muxd's own code, whose user names any path
+			} else if name == "pty" {
+				c.Bounds.Write = append([]string{"/dev/ptmx", "/dev/pts"}, c.Bounds.Write...)
+			}
 			return c, nil
 		default:
 			for _, dir := range cfg.PluginDirs {
@@ -113,6 +132,12 @@ func (a *Agent) listPlugins(ctx context.Context, describe bool) []*controlpb.Plu
 		p := &controlpb.Plugin{
 			Name: s.Name, State: "idle", Pid: int32(s.PID), Command: s.Command, Openings: openings[s.Name],
 			Restarts: uint32(s.Restarts), Error: s.Error, LastEnd: s.LastEnd,
+		}
+		if s.User != nil {
+			p.Uid = &s.User.Uid
+		}
+		if b := s.Bounds; b != nil {
+			p.Bounds = &controlpb.PluginBounds{Paths: b.Write, ReadPaths: b.Read, Landlock: uint32(keeper.LandlockABI())}
 		}
 		if s.Running {
 			p.State, p.Started = "running", s.Started.UnixNano()

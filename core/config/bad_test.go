@@ -16,7 +16,7 @@ func TestBadFiles(t *testing.T) {
 	}{
 		{"unknown key", "[agent]\nlog_levle = \"info\"", []string{`2: [agent] log_levle: unknown key; did you mean "log_level"?`}},
 		{"unknown key, nothing near", "[plugins.a]\ncommand = \"/a\"\nzzzzzzzz = 1",
-			[]string{"3: [plugins.a] zzzzzzzz: unknown key; known are args, command, env, sha256"}},
+			[]string{"3: [plugins.a] zzzzzzzz: unknown key; known are args, command, env, paths, read_paths, rlimits, sha256, user"}},
 		{"case matters", "[agent]\nDrain = \"1s\"", []string{`2: [agent] Drain: unknown key; did you mean "drain"?`}},
 		{"unknown table", "\n[agnet]\ndrain = \"1s\"", []string{`2: [agnet]: unknown table; did you mean "agent"?`}},
 		{"unknown array of tables", "[[childs]]", []string{`1: [[childs]]: unknown table; did you mean "child"?`}},
@@ -83,6 +83,10 @@ command = "audit"
 args = [1]
 env = { "A=B" = "", C = 1 }
 sha256 = "e3b0"
+user = "a:b:c"
+rlimits = { files = 1 }
+paths = ["/a", "b"]
+read_paths = "/c"
 [plugins.Foo_bar]
 command = "/x"
 [plugins.nothing]
@@ -93,9 +97,14 @@ command = "/x"`, []string{
 			`4: [plugins.audit] env.C: want a string, not a number`,
 			`4: [plugins.audit] env."A=B": the name of a variable may not be empty or contain '='`,
 			`5: [plugins.audit] sha256: "e3b0" is not a SHA-256: want 64 hexadecimal digits, as sha256sum(1) prints them`,
-			"6: [plugins.Foo_bar]: a plugin's name is made of lower-case letters, digits and dashes",
-			"8: [plugins.nothing] command: it is missing; it is the absolute path of the plugin's executable",
-			"9: [plugins.null]: null is a sink that muxd wires by itself, without a plugin",
+			`6: [plugins.audit] user: "a:b:c" is not a user: want NAME or NAME:GROUP, or their numbers`,
+			`7: [plugins.audit] rlimits.files: unknown resource limit "files"; known are as, core, cpu, data, fsize, locks, memlock, ` +
+				`msgqueue, nice, nofile, nproc, rss, rtprio, rttime, sigpending, stack`,
+			`8: [plugins.audit] paths.1: "b" is not an absolute path`,
+			"9: [plugins.audit] read_paths: want an array of strings, not a string",
+			"10: [plugins.Foo_bar]: a plugin's name is made of lower-case letters, digits and dashes",
+			"12: [plugins.nothing] command: it is missing; it is the absolute path of the plugin's executable",
+			"13: [plugins.null]: null is a sink that muxd wires by itself, without a plugin",
 		}},
 		{"an empty command", "[plugins.file]\ncommand = \"\"", []string{`2: [plugins.file] command: "" is not an absolute path`}},
 		{"a dash is meant", "[plugins.a_b]\ncommand = \"/x\"",

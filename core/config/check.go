@@ -19,7 +19,7 @@ func (d *decoder) check(c *Config) {
 		d.checkAbsolute(path{"plugin_dirs", strconv.Itoa(i)}, dir)
 	}
 	for _, name := range keysOf(c.Plugins) {
-		d.checkPlugin(path{"plugins", name}, c.Plugins[name])
+		d.checkPlugin(path{"plugins", name}, c.Plugins[name], c)
 	}
 	d.checkPresets(c)
 	names := map[string]int{}
@@ -60,7 +60,7 @@ func (d *decoder) checkAgent(c *Config) {
 	d.checkSpec(at.key("default_sink"), a.DefaultSink, c)
 }
 
-func (d *decoder) checkPlugin(at path, p Plugin) {
+func (d *decoder) checkPlugin(at path, p Plugin, c *Config) {
 	name := at[1]
 	switch {
 	case !spec.ValidName(name):
@@ -70,7 +70,7 @@ func (d *decoder) checkPlugin(at path, p Plugin) {
 	}
 	if d.lines.has(at.key("command")) {
 		d.checkAbsolute(at.key("command"), p.Command)
-	} else if !slices.Contains(Builtin(), name) {
+	} else if !slices.Contains(Builtin(), name) && len(c.PluginDirs) == 0 {
 		d.fail(at.key("command"), "it is missing; it is the absolute path of the plugin's executable")
 	}
 	for i, arg := range p.Args {
@@ -79,6 +79,23 @@ func (d *decoder) checkPlugin(at path, p Plugin) {
 	d.checkEnv(at.key("env"), p.Env)
 	if sum, err := hex.DecodeString(p.SHA256); p.SHA256 != "" && (err != nil || len(sum) != 32) {
 		d.fail(at.key("sha256"), "%q is not a SHA-256: want 64 hexadecimal digits, as sha256sum(1) prints them", p.SHA256)
+	}
+	if user := at.key("user"); d.lines.has(user) && !d.failed(user) {
+		d.checkUser(user, p.User)
+	}
+	d.checkRlimits(at.key("rlimits"), p.Rlimits)
+	for key, paths := range map[string][]string{"paths": p.Paths, "read_paths": p.ReadPaths} {
+		for i, s := range paths {
+			d.checkAbsolute(at.key(key).key(strconv.Itoa(i)), s)
+		}
+	}
+}
+
+func (d *decoder) checkRlimits(at path, limits map[string]Rlimit) {
+	for _, name := range keysOf(limits) {
+		if _, err := Resource(name); err != nil {
+			d.fail(at.key(name), "%v", err)
+		}
 	}
 }
 
@@ -110,11 +127,7 @@ func (d *decoder) checkChild(at path, child *Child, c *Config) {
 	if user := at.key("user"); d.lines.has(user) && !d.failed(user) {
 		d.checkUser(user, child.User)
 	}
-	for _, name := range keysOf(child.Rlimits) {
-		if _, err := Resource(name); err != nil {
-			d.fail(at.key("rlimits").key(name), "%v", err)
-		}
-	}
+	d.checkRlimits(at.key("rlimits"), child.Rlimits)
 	d.checkChildSinks(at, child, c)
 	switch child.Restart {
 	case RestartNo, RestartOnFailure, RestartAlways:

@@ -50,6 +50,11 @@ type Plugin struct {
 	Args    []string          `toml:"args"`
 	Env     map[string]string `toml:"env"`    // added to what muxd gives to every plugin
 	SHA256  string            `toml:"sha256"` // of the executable, lower-case hex; "" where it is not pinned
+
+	User      string            `toml:"user"`       // as a child's; "" is muxd's own
+	Rlimits   map[string]Rlimit `toml:"rlimits"`    // by a name that Resource knows
+	Paths     []string          `toml:"paths"`      // absolute: all that it may read and change; nil where the file does not say
+	ReadPaths []string          `toml:"read_paths"` // absolute: what it may read besides
 }
 
 // Child is a table [[child]].

@@ -119,6 +119,13 @@ args = ["-v"]
 command = "/opt/audit"
 env = { A = "1", "B.C" = "2" }
 sha256 = "E3B0C44298FC1C149AFBF4C8996FB92427AE41E4649B934CA495991B7852B855"
+user = "audit"
+rlimits = { nofile = 1024 }
+paths = ["/var/log"]
+read_paths = ["/opt"]
+
+[plugins.found]
+paths = []
 
 [sinks.weblog]
 sink = "file:/var/log/{name}.log,keep=3"
@@ -158,10 +165,13 @@ size = "25x80"
 		},
 		PluginDirs: []string{"/opt/muxd"},
 		Plugins: map[string]Plugin{
-			"file": {Args: []string{"-v"}},
+			"file":  {Args: []string{"-v"}},
+			"found": {Paths: []string{}},
 			"audit": {
 				Command: "/opt/audit", Env: map[string]string{"A": "1", "B.C": "2"},
 				SHA256: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+				User:   "audit", Rlimits: map[string]Rlimit{"nofile": {1024, 1024}},
+				Paths: []string{"/var/log"}, ReadPaths: []string{"/opt"},
 			},
 		},
 		Sinks: map[string]spec.Spec{"weblog": {Name: "file", Arg: "/var/log/{name}.log", Options: map[string]string{

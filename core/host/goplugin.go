@@ -2,8 +2,6 @@ package host
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +18,7 @@ import (
 	"github.com/hashicorp/go-plugin/runner"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/muxd/muxd/core/keeper/keeperpb"
 	"github.com/muxd/muxd/internal/fd"
@@ -193,34 +192,41 @@ func (r *keeperRunner) Start(ctx context.Context) error {
 	defer outW.Close()
 	r.stdout = out.File("plugin stdout")
 
-	path, opened, err := r.executable()
+	c := &r.p.command
+	fds := []int{in.Int(), outW.Int(), 2, r.channel.Int(), r.listen.Int()}
+	sp := &keeperpb.Spawn{
+		Key: r.p.key, Path: []byte(c.path()), Cwd: []byte("/"), Fds: []uint32{0, 1, 2, 3, 4},
+		Argv: [][]byte{[]byte(c.Path)}, Credential: c.User, Rlimits: c.Rlimits,
+	}
+	pinned, err := r.executable()
 	if err != nil {
 		r.stdout.Close()
 		return err
 	}
-	if opened != nil {
-		defer opened.Close()
+	if pinned != nil {
+		defer pinned.Close()
+		fds, sp.Fds, sp.Program = append(fds, pinned.Int()), append(sp.Fds, programFD), proto.Uint32(programFD)
+	}
+	if sp.Confine, err = r.admit(); err != nil {
+		r.stdout.Close()
+		return err
 	}
 	h.mu.Lock()
 	h.waiting[r.p.key] = r.p
 	h.mu.Unlock()
-	sp := &keeperpb.Spawn{
-		Key: r.p.key, Path: []byte(path), Cwd: []byte("/"), Fds: []uint32{0, 1, 2, 3, 4},
-		Argv: [][]byte{[]byte(r.p.command.Path)},
-	}
-	for _, a := range r.p.command.Args {
+	for _, a := range c.Args {
 		sp.Argv = append(sp.Argv, []byte(a))
 	}
 	env := append(r.env, "MUXD_FD_CHANNEL=3", "MUXD_FD_LISTENER=4")
-	for _, name := range []string{"PATH", "TZ", "GOCOVERDIR"} {
+	for _, name := range []string{"PATH", "TZ", coverDir} {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)
 		}
 	}
-	for _, e := range append(env, r.p.command.Env...) {
+	for _, e := range append(env, c.Env...) {
 		sp.Env = append(sp.Env, []byte(e))
 	}
-	r.p.process, err = h.o.Keeper.Spawn(ctx, sp, []int{in.Int(), outW.Int(), 2, r.channel.Int(), r.listen.Int()})
+	r.p.process, err = h.o.Keeper.Spawn(ctx, sp, fds)
 	if err != nil {
 		h.mu.Lock()
 		delete(h.waiting, r.p.key)
@@ -229,37 +235,6 @@ func (r *keeperRunner) Start(ctx context.Context) error {
 		return err
 	}
 	return nil
-}
-
-// executable returns the path to execute. With a checksum in the config it is that of the very file whose
-// content was checked, whatever the name points to by then.
-func (r *keeperRunner) executable() (path string, opened *os.File, err error) {
-	c := r.p.command
-	if r.p.file, err = c.file(); err != nil {
-		return "", nil, err
-	}
-	if c.SHA256 == "" {
-		return c.path(), nil, nil
-	}
-	f, err := os.Open(c.path())
-	if err != nil {
-		return "", nil, err
-	}
-	sum := sha256.New()
-	if _, err := io.Copy(sum, f); err != nil {
-		f.Close()
-		return "", nil, fmt.Errorf("read it for its checksum: %w", err)
-	}
-	if got := hex.EncodeToString(sum.Sum(nil)); !strings.EqualFold(got, c.SHA256) {
-		f.Close()
-		return "", nil, fmt.Errorf("its SHA-256 is %s, and the config wants %s", got, strings.ToLower(c.SHA256))
-	}
-	d, err := fd.FromFile(f)
-	if err != nil {
-		return "", nil, err
-	}
-	path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), d.Int())
-	return path, d.File(c.Path), nil
 }
 
 func (r *keeperRunner) Wait(context.Context) error {

@@ -24,6 +24,11 @@ type Command struct {
 	Args   []string // behind argv[0]
 	Env    []string // in addition to what every plugin gets
 	SHA256 string   // hex; empty: not checked
+
+	User    *keeperpb.Credential // nil: muxd's own
+	Rlimits []*keeperpb.Rlimit
+	// What the process may reach in the file system, by absolute path, beside what every program needs. nil: all that its user may.
+	Bounds *Bounds
 }
 
 // Options are what a Host needs. All are required, but for Log.
@@ -73,6 +78,8 @@ type Status struct {
 	PID         int
 	Started     time.Time
 	Command     []string
+	User        *keeperpb.Credential // nil: muxd's own
+	Bounds      *Bounds              // nil: all that its user may reach
 	Restarts    int
 	Error       string // why it ended last, or could not be started
 	LastEnd     string // how the process before that one ended; empty: there was none
@@ -80,6 +87,11 @@ type Status struct {
 	Description *sinkpb.Description // of its last start
 	crashed     bool                // its last end was not of somebody's making
 	ended       string              // how its last process ended, until there is another
+}
+
+// is has s tell of c.
+func (s *Status) is(c Command) {
+	s.Command, s.User, s.Bounds = append([]string{c.Path}, c.Args...), c.User, c.Bounds
 }
 
 // New makes a host without plugins. Close ends it.
@@ -194,7 +206,7 @@ func (h *Host) List() []Status {
 		}
 		s := Status{Name: name}
 		if c, err := h.o.Lookup(name); err == nil {
-			s.Command = append([]string{c.Path}, c.Args...)
+			s.is(c)
 		} else {
 			s.Error = err.Error()
 		}

@@ -159,7 +159,7 @@ func (p *Plugin) run(start func() error, begun string) {
 		return
 	}
 	h.note(p.name, func(s *Status) {
-		s.Command = append([]string{p.command.Path}, p.command.Args...)
+		s.is(p.command)
 		s.Error = ""
 		s.LastEnd, s.ended = s.ended, ""
 		if err != nil {

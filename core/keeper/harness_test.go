@@ -265,8 +265,8 @@ func command(key string, argv ...string) *keeperpb.Spawn {
 	return s
 }
 
-// launch spawns s with /dev/null as stdin and a pipe as stdout and stderr, whose read end it returns.
-func (a *testAgent) launch(s *keeperpb.Spawn) (*keeperpb.Process, *os.File, error) {
+// launch spawns s with /dev/null as stdin and a pipe as stdout and stderr, whose read end it returns, and with more.
+func (a *testAgent) launch(s *keeperpb.Spawn, more ...int) (*keeperpb.Process, *os.File, error) {
 	a.t.Helper()
 	r, w, err := fd.Pipe()
 	if err != nil {
@@ -283,7 +283,7 @@ func (a *testAgent) launch(s *keeperpb.Spawn) (*keeperpb.Process, *os.File, erro
 		a.t.Fatal(err)
 	}
 	defer n.Close()
-	fds := []int{n.Int(), w.Int(), w.Int()}
+	fds := append([]int{n.Int(), w.Int(), w.Int()}, more...)
 	for len(fds) < len(s.Fds)+len(s.Hold) {
 		fds = append(fds, w.Int())
 	}
@@ -293,10 +293,10 @@ func (a *testAgent) launch(s *keeperpb.Spawn) (*keeperpb.Process, *os.File, erro
 	return p, out, err
 }
 
-// output spawns s and returns all its output, and its exit.
-func (a *testAgent) output(s *keeperpb.Spawn) (string, *keeperpb.Process) {
+// output spawns s as launch does, and returns all its output, and its exit.
+func (a *testAgent) output(s *keeperpb.Spawn, more ...int) (string, *keeperpb.Process) {
 	a.t.Helper()
-	p, r, err := a.launch(s)
+	p, r, err := a.launch(s, more...)
 	if err != nil {
 		a.t.Fatalf("spawn %s: %v", s.Key, err)
 	}

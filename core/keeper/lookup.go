@@ -85,6 +85,9 @@ func unusable(path string, errno syscall.Errno) string {
 
 // explain says in words why exe, which is there and may be executed, could not be started.
 func explain(errno syscall.Errno, exe string, p *program) *Error {
+	if p.file != nil {
+		exe = p.path
+	}
 	switch errno {
 	case syscall.ENOENT:
 		if in := interpreter(exe); in != "" {

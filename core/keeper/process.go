@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"syscall"
@@ -207,11 +208,10 @@ func errnoOf(err error) syscall.Errno {
 	if err == nil {
 		return 0
 	}
-	errno, ok := err.(syscall.Errno)
-	if !ok {
-		return syscall.EINVAL
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return errno
 	}
-	return errno
+	return syscall.EINVAL
 }
 
 // forget removes the record of an exited process, or ends a watch. k.mu is held.

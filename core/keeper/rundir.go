@@ -69,7 +69,8 @@ func inheritRuntimeDir(path string, u *keeperpb.Upgraded) (*runtimeDir, error) {
 	return &runtimeDir{path: abs, made: u.GetMade(), lock: fd.New(int(u.GetLock())).File(pidFile)}, nil
 }
 
-// make makes the directory and its missing parents, 0700 each.
+// make makes the directory and its missing parents, 0711 each: a plugin with a user of its own has its socket in there, and finds
+// nothing else.
 func (d *runtimeDir) make() error {
 	var missing []string
 	for p := d.path; ; p = filepath.Dir(p) {
@@ -83,7 +84,7 @@ func (d *runtimeDir) make() error {
 		missing = append(missing, p)
 	}
 	for i := len(missing) - 1; i >= 0; i-- {
-		err := os.Mkdir(missing[i], 0o700)
+		err := os.Mkdir(missing[i], 0o711)
 		switch {
 		case err == nil:
 			d.made = append(d.made, missing[i])
@@ -110,7 +111,7 @@ func (d *runtimeDir) check() error {
 		return fmt.Errorf("runtime dir %s belongs to uid %d, and muxd runs as uid %d: choose another runtime_dir", d.path, st.Uid, me)
 	}
 	if st.Mode&0o022 != 0 {
-		return fmt.Errorf("runtime dir %s has mode %04o, and others can write to it: chmod 0700 %s", d.path, st.Mode&0o7777, d.path)
+		return fmt.Errorf("runtime dir %s has mode %04o, and others can write to it: chmod 0711 %s", d.path, st.Mode&0o7777, d.path)
 	}
 	return nil
 }

@@ -16,8 +16,8 @@ import (
 // ShimVerb is the first argument of the executable that makes it call ShimMain.
 const ShimVerb = "exec-shim"
 
-// The shim is this executable started once more, between fork and execve, only for children with rlimits:
-// syscall.ForkExec sets none. It inherits, right behind the child's descriptors, a memfd with the Spawn to
+// The shim is this executable started once more, between fork and execve, only for processes with rlimits or
+// in bounds (Confine): syscall.ForkExec sets none. It inherits, right behind the child's descriptors, a memfd with the Spawn to
 // execute (its path is the program found already) and a pipe on which it reports: how far it came, and the
 // errno that stopped it. The pipe is close-on-exec, so after shimReady its end of file is the success of
 // execve.
@@ -25,6 +25,7 @@ const (
 	shimReady byte = iota + 1
 	shimLimit      // setrlimit failed; the index says which
 	shimIdentity
+	shimConfine // the bounds could not be made
 	shimExec
 )
 
@@ -40,6 +41,7 @@ func startShim(p *program, exe string) (child, *Error) {
 	}
 	plan, err := proto.Marshal(&keeperpb.Spawn{
 		Path: []byte(exe), Argv: byteStrings(p.argv), Env: byteStrings(p.env), Credential: p.credential, Rlimits: p.rlimits,
+		Confine: p.confine,
 	})
 	if err != nil {
 		return child{}, fail(syscall.EINVAL, "start %q: %v", exe, err)
@@ -92,7 +94,7 @@ func shimResult(r *fd.FD, exe string, p *program) *Error {
 			if ready && n == 0 {
 				return nil
 			}
-			return fail(syscall.EIO, "start %q: the process that sets its limits died before it could", exe)
+			return fail(syscall.EIO, "start %q: the process that sets its limits and bounds died before it could", exe)
 		}
 		errno := syscall.Errno(binary.LittleEndian.Uint32(b[4:]))
 		switch b[0] {
@@ -103,6 +105,8 @@ func shimResult(r *fd.FD, exe string, p *program) *Error {
 			return fail(errno, "set limit %s of the process to %d:%d", limitName(l.GetResource()), l.GetSoft(), l.GetHard())
 		case shimIdentity:
 			return mayNot(p.credential, errno)
+		case shimConfine:
+			return fail(errno, "confine the process with Landlock")
 		default:
 			return explain(errno, exe, p)
 		}

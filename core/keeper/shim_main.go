@@ -18,11 +18,11 @@ import (
 )
 
 // ShimMain is the shim's main: it sets the limits as the keeper's user (a hard limit may be raised), becomes
-// the child's user, and executes the child's program in its own place. It does not return.
+// the child's user, goes into its bounds, and executes the child's program in its own place. It does not return.
 //
 // From the first limit on it asks the Go runtime for nothing: under RLIMIT_AS or RLIMIT_DATA no memory could
-// be had, under RLIMIT_NPROC no thread. Hence the system calls are raw, on one locked thread: credentials are
-// of the thread, and those of the one that calls execve(2) are the program's.
+// be had, under RLIMIT_NPROC no thread. Hence the system calls are raw, on one locked thread: credentials and
+// bounds are of the thread, and those of the one that calls execve(2) are the program's.
 func ShimMain() {
 	debug.SetGCPercent(-1)
 	runtime.LockOSThread()
@@ -42,6 +42,10 @@ func ShimMain() {
 	// bear that: leave the share. It is no harm if that is forbidden.
 	unix.Unshare(unix.CLONE_FS)
 	restoreFileLimit()
+	if plan.ruleset, plan.rulesetFlags, err = newRuleset(plan.confine); err != nil {
+		fmt.Fprintf(os.Stderr, "muxd: confine %s: %v\n", unix.BytePtrToString(plan.path), err)
+		exitWith(w, shimConfine, 0, errnoOf(err))
+	}
 	plan.run(w)
 }
 
@@ -61,6 +65,10 @@ type shimPlan struct {
 	credential bool
 	uid, gid   uintptr
 	groups     []uint32
+
+	confine      *keeperpb.Confine
+	ruleset      int // -1: no bounds, or none that this kernel knows
+	rulesetFlags uint32
 }
 
 func newShimPlan(memfd *fd.FD) (*shimPlan, error) {
@@ -72,7 +80,7 @@ func newShimPlan(memfd *fd.FD) (*shimPlan, error) {
 	if err := proto.Unmarshal(b, s); err != nil {
 		return nil, err
 	}
-	p := &shimPlan{}
+	p := &shimPlan{confine: s.GetConfine()}
 	if p.path, err = syscall.BytePtrFromString(string(s.GetPath())); err != nil {
 		return nil, err
 	}
@@ -111,6 +119,11 @@ func (p *shimPlan) run(w int) {
 			what = shimIdentity
 		}
 	}
+	if errno == 0 && p.ruleset >= 0 {
+		if errno = p.enter(); errno != 0 {
+			what = shimConfine
+		}
+	}
 	if errno == 0 {
 		report[0] = shimReady
 		unix.RawSyscall(unix.SYS_WRITE, uintptr(w), uintptr(unsafe.Pointer(&report[0])), shimReport)
@@ -118,7 +131,12 @@ func (p *shimPlan) run(w int) {
 			uintptr(unsafe.Pointer(&p.argv[0])), uintptr(unsafe.Pointer(&p.env[0])))
 		what = shimExec
 	}
-	report[0], report[1] = what, byte(index)
+	exitWith(w, what, index, errno)
+}
+
+// exitWith reports on w what stopped the shim, and does not return.
+func exitWith(w int, what byte, index int, errno syscall.Errno) {
+	report := [shimReport]byte{what, byte(index)}
 	binary.LittleEndian.PutUint32(report[4:], uint32(errno))
 	unix.RawSyscall(unix.SYS_WRITE, uintptr(w), uintptr(unsafe.Pointer(&report[0])), shimReport)
 	for {
@@ -136,5 +154,14 @@ func (p *shimPlan) become() syscall.Errno {
 		return errno
 	}
 	_, _, errno := unix.RawSyscall(sysSetresuid, p.uid, p.uid, p.uid)
+	return errno
+}
+
+// enter puts the thread into its bounds.
+func (p *shimPlan) enter() syscall.Errno {
+	if _, _, errno := unix.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
+		return errno
+	}
+	_, _, errno := unix.RawSyscall(unix.SYS_LANDLOCK_RESTRICT_SELF, uintptr(p.ruleset), uintptr(p.rulesetFlags), 0)
 	return errno
 }

@@ -91,6 +91,9 @@ func newProgram(sp *keeperpb.Spawn, fds []*fd.FD) (*program, *Error) {
 	if slices.Contains(sp.GetHold(), "") {
 		return invalid("a descriptor to hold has no name")
 	}
+	if n := sp.Program; n != nil && !slices.Contains(sp.GetFds(), *n) {
+		return invalid("the program is descriptor %d, which the process does not get", *n)
+	}
 	if m := sp.Umask; m != nil && *m > 0o777 {
 		return invalid("umask %#o", *m)
 	}
@@ -100,6 +103,7 @@ func newProgram(sp *keeperpb.Spawn, fds []*fd.FD) (*program, *Error) {
 	}
 	p := &program{
 		path:       string(sp.GetPath()),
+		file:       sp.Program,
 		argv:       goStrings(sp.GetArgv()),
 		env:        goStrings(sp.GetEnv()),
 		cwd:        string(sp.GetCwd()),
@@ -109,6 +113,7 @@ func newProgram(sp *keeperpb.Spawn, fds []*fd.FD) (*program, *Error) {
 		umask:      sp.Umask,
 		credential: credential(sp.GetCredential()),
 		rlimits:    sp.GetRlimits(),
+		confine:    sp.GetConfine(),
 	}
 	if hasNUL(p) {
 		return invalid("a NUL byte in path, argument, environment or working directory")

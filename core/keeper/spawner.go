@@ -81,7 +81,8 @@ func (s *spawner) close() {
 
 // program is what to start. It owns nothing.
 type program struct {
-	path       string // looked up in env's PATH where it has no slash
+	path       string  // looked up in env's PATH where it has no slash
+	file       *uint32 // the process's descriptor of the file to execute; nil: path says which
 	argv, env  []string
 	cwd        string // empty: the keeper's own
 	files      []uintptr
@@ -90,6 +91,7 @@ type program struct {
 	umask      *uint32
 	credential *keeperpb.Credential
 	rlimits    []*keeperpb.Rlimit
+	confine    *keeperpb.Confine
 }
 
 // noFile stands in program.files for a number that the process shall not have open.
@@ -116,6 +118,10 @@ func (s *spawner) start(p *program) (child, *Error) {
 				return fail(err.(syscall.Errno), "working directory %q", p.cwd)
 			}
 		}
+		if p.file != nil { // execve(2) says what is wrong with it
+			exe = fmt.Sprintf("/proc/self/fd/%d", *p.file)
+			return nil
+		}
 		var err *Error
 		exe, err = lookPath(p.path, p.env)
 		return err
@@ -126,7 +132,7 @@ func (s *spawner) start(p *program) (child, *Error) {
 	if p.umask != nil {
 		defer unix.Umask(unix.Umask(int(*p.umask)))
 	}
-	if len(p.rlimits) > 0 {
+	if len(p.rlimits) > 0 || p.confine != nil {
 		return startShim(p, exe)
 	}
 	c, errno := forkExec(exe, p.argv, p.env, p)

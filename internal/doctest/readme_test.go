@@ -39,7 +39,7 @@ func TestCommands(t *testing.T) {
 // TestPlugin builds the plugin that README.md shows, by the commands that it shows, and runs what it shows of it.
 func TestPlugin(t *testing.T) {
 	need.Program(t, "bash")
-	var source, build string
+	var source, build, settings string
 	var shown []block
 	for _, b := range blocks(t, document(t, "README.md")) {
 		switch {
@@ -49,18 +49,20 @@ func TestPlugin(t *testing.T) {
 			source = b.text
 		case b.info == "sh" && strings.Contains(b.text, "go mod init"):
 			build = b.text
+		case b.info == "toml plugin":
+			settings = b.text
 		case b.info == "console plugin":
 			shown = append(shown, b)
 		}
 	}
-	if source == "" || build == "" || len(shown) == 0 {
-		t.Fatal("README.md shows no plugin, or not how it is built or used")
+	if source == "" || build == "" || settings == "" || len(shown) == 0 {
+		t.Fatal("README.md shows no plugin, or not how it is built, configured or used")
 	}
 	module, plugins := t.TempDir(), t.TempDir()
 	if err := os.WriteFile(filepath.Join(module, "main.go"), []byte(source), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	words := strings.NewReplacer("MUXD", absolute(t), "DIR", plugins)
+	words := strings.NewReplacer("MUXD", absolute(t), "DIR", plugins, "DATA", os.TempDir())
 	c := exec.Command("bash", "-euc", words.Replace(build))
 	c.Dir = module
 	c.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=")
@@ -71,11 +73,7 @@ func TestPlugin(t *testing.T) {
 		t.Errorf("README.md's plugin is not formatted with gofmt: %v %s", err, out)
 	}
 	config := filepath.Join(t.TempDir(), "config.toml")
-	line := `plugin_dirs = ["DIR"]`
-	if !strings.Contains(document(t, "README.md"), line) {
-		t.Fatalf("README.md does not say %s", line)
-	}
-	if err := os.WriteFile(config, []byte(words.Replace(line)+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte(words.Replace(settings)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s := newSession(t, config)

@@ -573,7 +573,10 @@ type Spawn struct {
 	Note []byte `protobuf:"bytes,12,opt,name=note,proto3" json:"note,omitempty"`
 	// It leaves a process behind that the agent wants to follow (Follow), as a runtime leaves a container: until the record is
 	// forgotten, no process is reaped that the keeper does not know.
-	Detaches      bool `protobuf:"varint,13,opt,name=detaches,proto3" json:"detaches,omitempty"`
+	Detaches bool     `protobuf:"varint,13,opt,name=detaches,proto3" json:"detaches,omitempty"`
+	Confine  *Confine `protobuf:"bytes,40,opt,name=confine,proto3" json:"confine,omitempty"` // absent: the process may what its user may
+	// The number of the descriptor, one of fds, of the file to execute; absent: the file is found by path.
+	Program       *uint32 `protobuf:"varint,41,opt,name=program,proto3,oneof" json:"program,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -699,6 +702,75 @@ func (x *Spawn) GetDetaches() bool {
 	return false
 }
 
+func (x *Spawn) GetConfine() *Confine {
+	if x != nil {
+		return x.Confine
+	}
+	return nil
+}
+
+func (x *Spawn) GetProgram() uint32 {
+	if x != nil && x.Program != nil {
+		return *x.Program
+	}
+	return 0
+}
+
+// Confine bounds what the process may do beside its descriptors (landlock(7)), as far as the kernel knows of it: the file system
+// beneath these paths, signals to and memory and descriptors of processes in the same bounds only, and no abstract Unix sockets
+// of others. Paths that do not exist are passed over. Programs that it executes get no privileges of their own (no_new_privs).
+type Confine struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Read          []string               `protobuf:"bytes,1,rep,name=read,proto3" json:"read,omitempty"`   // to read and execute
+	Write         []string               `protobuf:"bytes,2,rep,name=write,proto3" json:"write,omitempty"` // to read, execute, write, make and remove; device files with ioctl(2), and sockets to connect to
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Confine) Reset() {
+	*x = Confine{}
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Confine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Confine) ProtoMessage() {}
+
+func (x *Confine) ProtoReflect() protoreflect.Message {
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Confine.ProtoReflect.Descriptor instead.
+func (*Confine) Descriptor() ([]byte, []int) {
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Confine) GetRead() []string {
+	if x != nil {
+		return x.Read
+	}
+	return nil
+}
+
+func (x *Confine) GetWrite() []string {
+	if x != nil {
+		return x.Write
+	}
+	return nil
+}
+
 type Credential struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Uid           uint32                 `protobuf:"varint,1,opt,name=uid,proto3" json:"uid,omitempty"`
@@ -710,7 +782,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[5]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -722,7 +794,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[5]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -735,7 +807,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{5}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Credential) GetUid() uint32 {
@@ -770,7 +842,7 @@ type Rlimit struct {
 
 func (x *Rlimit) Reset() {
 	*x = Rlimit{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[6]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -782,7 +854,7 @@ func (x *Rlimit) String() string {
 func (*Rlimit) ProtoMessage() {}
 
 func (x *Rlimit) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[6]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -795,7 +867,7 @@ func (x *Rlimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rlimit.ProtoReflect.Descriptor instead.
 func (*Rlimit) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{6}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Rlimit) GetResource() uint32 {
@@ -840,7 +912,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[7]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -852,7 +924,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[7]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -865,7 +937,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{7}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Process) GetKey() string {
@@ -964,7 +1036,7 @@ type Signal struct {
 
 func (x *Signal) Reset() {
 	*x = Signal{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[8]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1048,7 @@ func (x *Signal) String() string {
 func (*Signal) ProtoMessage() {}
 
 func (x *Signal) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[8]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1061,7 @@ func (x *Signal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signal.ProtoReflect.Descriptor instead.
 func (*Signal) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{8}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Signal) GetKey() string {
@@ -1028,7 +1100,7 @@ type Takeover struct {
 
 func (x *Takeover) Reset() {
 	*x = Takeover{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[9]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1040,7 +1112,7 @@ func (x *Takeover) String() string {
 func (*Takeover) ProtoMessage() {}
 
 func (x *Takeover) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[9]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1053,7 +1125,7 @@ func (x *Takeover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Takeover.ProtoReflect.Descriptor instead.
 func (*Takeover) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{9}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Takeover) GetControl() uint32 {
@@ -1105,7 +1177,7 @@ type Upgraded struct {
 
 func (x *Upgraded) Reset() {
 	*x = Upgraded{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[10]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1117,7 +1189,7 @@ func (x *Upgraded) String() string {
 func (*Upgraded) ProtoMessage() {}
 
 func (x *Upgraded) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[10]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1130,7 +1202,7 @@ func (x *Upgraded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upgraded.ProtoReflect.Descriptor instead.
 func (*Upgraded) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{10}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Upgraded) GetLock() uint32 {
@@ -1181,7 +1253,7 @@ type Hold struct {
 
 func (x *Hold) Reset() {
 	*x = Hold{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[11]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1193,7 +1265,7 @@ func (x *Hold) String() string {
 func (*Hold) ProtoMessage() {}
 
 func (x *Hold) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[11]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1206,7 +1278,7 @@ func (x *Hold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hold.ProtoReflect.Descriptor instead.
 func (*Hold) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{11}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Hold) GetName() string {
@@ -1240,7 +1312,7 @@ type Fetch struct {
 
 func (x *Fetch) Reset() {
 	*x = Fetch{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[12]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1252,7 +1324,7 @@ func (x *Fetch) String() string {
 func (*Fetch) ProtoMessage() {}
 
 func (x *Fetch) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[12]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1265,7 +1337,7 @@ func (x *Fetch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetch.ProtoReflect.Descriptor instead.
 func (*Fetch) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{12}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Fetch) GetName() string {
@@ -1286,7 +1358,7 @@ type Drop struct {
 
 func (x *Drop) Reset() {
 	*x = Drop{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[13]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1298,7 +1370,7 @@ func (x *Drop) String() string {
 func (*Drop) ProtoMessage() {}
 
 func (x *Drop) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[13]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1311,7 +1383,7 @@ func (x *Drop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drop.ProtoReflect.Descriptor instead.
 func (*Drop) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{13}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Drop) GetName() string {
@@ -1336,7 +1408,7 @@ type List struct {
 
 func (x *List) Reset() {
 	*x = List{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[14]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +1420,7 @@ func (x *List) String() string {
 func (*List) ProtoMessage() {}
 
 func (x *List) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[14]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +1433,7 @@ func (x *List) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use List.ProtoReflect.Descriptor instead.
 func (*List) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{14}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{15}
 }
 
 type Held struct {
@@ -1374,7 +1446,7 @@ type Held struct {
 
 func (x *Held) Reset() {
 	*x = Held{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[15]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1386,7 +1458,7 @@ func (x *Held) String() string {
 func (*Held) ProtoMessage() {}
 
 func (x *Held) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[15]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1399,7 +1471,7 @@ func (x *Held) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Held.ProtoReflect.Descriptor instead.
 func (*Held) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{15}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Held) GetName() string {
@@ -1426,7 +1498,7 @@ type Forget struct {
 
 func (x *Forget) Reset() {
 	*x = Forget{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[16]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1438,7 +1510,7 @@ func (x *Forget) String() string {
 func (*Forget) ProtoMessage() {}
 
 func (x *Forget) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[16]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1451,7 +1523,7 @@ func (x *Forget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forget.ProtoReflect.Descriptor instead.
 func (*Forget) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{16}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Forget) GetKey() string {
@@ -1474,7 +1546,7 @@ type Watch struct {
 
 func (x *Watch) Reset() {
 	*x = Watch{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[17]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1486,7 +1558,7 @@ func (x *Watch) String() string {
 func (*Watch) ProtoMessage() {}
 
 func (x *Watch) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[17]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1499,7 +1571,7 @@ func (x *Watch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Watch.ProtoReflect.Descriptor instead.
 func (*Watch) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{17}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Watch) GetKey() string {
@@ -1537,7 +1609,7 @@ type Follow struct {
 
 func (x *Follow) Reset() {
 	*x = Follow{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1549,7 +1621,7 @@ func (x *Follow) String() string {
 func (*Follow) ProtoMessage() {}
 
 func (x *Follow) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1562,7 +1634,7 @@ func (x *Follow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Follow.ProtoReflect.Descriptor instead.
 func (*Follow) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{18}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Follow) GetKey() string {
@@ -1598,7 +1670,7 @@ type Accept struct {
 
 func (x *Accept) Reset() {
 	*x = Accept{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1610,7 +1682,7 @@ func (x *Accept) String() string {
 func (*Accept) ProtoMessage() {}
 
 func (x *Accept) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1623,7 +1695,7 @@ func (x *Accept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accept.ProtoReflect.Descriptor instead.
 func (*Accept) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{19}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Accept) GetName() string {
@@ -1651,7 +1723,7 @@ type Arm struct {
 
 func (x *Arm) Reset() {
 	*x = Arm{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[20]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1663,7 +1735,7 @@ func (x *Arm) String() string {
 func (*Arm) ProtoMessage() {}
 
 func (x *Arm) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[20]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1676,7 +1748,7 @@ func (x *Arm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Arm.ProtoReflect.Descriptor instead.
 func (*Arm) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{20}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Arm) GetNames() []string {
@@ -1697,7 +1769,7 @@ type Stirred struct {
 
 func (x *Stirred) Reset() {
 	*x = Stirred{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[21]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1709,7 +1781,7 @@ func (x *Stirred) String() string {
 func (*Stirred) ProtoMessage() {}
 
 func (x *Stirred) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[21]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1722,7 +1794,7 @@ func (x *Stirred) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stirred.ProtoReflect.Descriptor instead.
 func (*Stirred) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{21}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Stirred) GetNames() []string {
@@ -1742,7 +1814,7 @@ type Upgrade struct {
 
 func (x *Upgrade) Reset() {
 	*x = Upgrade{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[22]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1754,7 +1826,7 @@ func (x *Upgrade) String() string {
 func (*Upgrade) ProtoMessage() {}
 
 func (x *Upgrade) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[22]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1767,7 +1839,7 @@ func (x *Upgrade) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upgrade.ProtoReflect.Descriptor instead.
 func (*Upgrade) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{22}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{23}
 }
 
 // Ready says that the agent has taken everything over and serves. A new program whose agents do not come so far is taken
@@ -1780,7 +1852,7 @@ type Ready struct {
 
 func (x *Ready) Reset() {
 	*x = Ready{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[23]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1792,7 +1864,7 @@ func (x *Ready) String() string {
 func (*Ready) ProtoMessage() {}
 
 func (x *Ready) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[23]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1805,7 +1877,7 @@ func (x *Ready) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ready.ProtoReflect.Descriptor instead.
 func (*Ready) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{23}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{24}
 }
 
 // Stop ends the keeper, after the agent has ended everything else. No reply: the channel closes.
@@ -1817,7 +1889,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[24]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1829,7 +1901,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[24]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1842,7 +1914,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{24}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{25}
 }
 
 type Takeover_Followed struct {
@@ -1858,7 +1930,7 @@ type Takeover_Followed struct {
 
 func (x *Takeover_Followed) Reset() {
 	*x = Takeover_Followed{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[25]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1870,7 +1942,7 @@ func (x *Takeover_Followed) String() string {
 func (*Takeover_Followed) ProtoMessage() {}
 
 func (x *Takeover_Followed) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[25]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1883,7 +1955,7 @@ func (x *Takeover_Followed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Takeover_Followed.ProtoReflect.Descriptor instead.
 func (*Takeover_Followed) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{9, 0}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{10, 0}
 }
 
 func (x *Takeover_Followed) GetProcess() *Process {
@@ -1932,7 +2004,7 @@ type Takeover_HeldFd struct {
 
 func (x *Takeover_HeldFd) Reset() {
 	*x = Takeover_HeldFd{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[26]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1944,7 +2016,7 @@ func (x *Takeover_HeldFd) String() string {
 func (*Takeover_HeldFd) ProtoMessage() {}
 
 func (x *Takeover_HeldFd) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[26]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1957,7 +2029,7 @@ func (x *Takeover_HeldFd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Takeover_HeldFd.ProtoReflect.Descriptor instead.
 func (*Takeover_HeldFd) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{9, 1}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{10, 1}
 }
 
 func (x *Takeover_HeldFd) GetName() string {
@@ -2018,7 +2090,7 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\x05reply\x18\x02 \x01(\v2\x15.muxd.keeper.v1.ReplyH\x00R\x05reply\x12*\n" +
 	"\x04exit\x18\x03 \x01(\v2\x14.muxd.keeper.v1.ExitH\x00R\x04exit\x123\n" +
 	"\astirred\x18\x04 \x01(\v2\x17.muxd.keeper.v1.StirredH\x00R\astirredB\x06\n" +
-	"\x04what\"\x81\x03\n" +
+	"\x04what\"\xdf\x03\n" +
 	"\x05Spawn\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\fR\x04path\x12\x12\n" +
@@ -2035,8 +2107,15 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	" \x03(\v2\x16.muxd.keeper.v1.RlimitR\arlimits\x121\n" +
 	"\x14controlling_terminal\x18\v \x01(\bR\x13controllingTerminal\x12\x12\n" +
 	"\x04note\x18\f \x01(\fR\x04note\x12\x1a\n" +
-	"\bdetaches\x18\r \x01(\bR\bdetachesB\b\n" +
-	"\x06_umask\"H\n" +
+	"\bdetaches\x18\r \x01(\bR\bdetaches\x121\n" +
+	"\aconfine\x18( \x01(\v2\x17.muxd.keeper.v1.ConfineR\aconfine\x12\x1d\n" +
+	"\aprogram\x18) \x01(\rH\x01R\aprogram\x88\x01\x01B\b\n" +
+	"\x06_umaskB\n" +
+	"\n" +
+	"\b_program\"3\n" +
+	"\aConfine\x12\x12\n" +
+	"\x04read\x18\x01 \x03(\tR\x04read\x12\x14\n" +
+	"\x05write\x18\x02 \x03(\tR\x05write\"H\n" +
 	"\n" +
 	"Credential\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\rR\x03uid\x12\x10\n" +
@@ -2135,70 +2214,72 @@ func file_core_keeper_keeperpb_keeper_proto_rawDescGZIP() []byte {
 	return file_core_keeper_keeperpb_keeper_proto_rawDescData
 }
 
-var file_core_keeper_keeperpb_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_core_keeper_keeperpb_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_core_keeper_keeperpb_keeper_proto_goTypes = []any{
 	(*Request)(nil),           // 0: muxd.keeper.v1.Request
 	(*Reply)(nil),             // 1: muxd.keeper.v1.Reply
 	(*Exit)(nil),              // 2: muxd.keeper.v1.Exit
 	(*Message)(nil),           // 3: muxd.keeper.v1.Message
 	(*Spawn)(nil),             // 4: muxd.keeper.v1.Spawn
-	(*Credential)(nil),        // 5: muxd.keeper.v1.Credential
-	(*Rlimit)(nil),            // 6: muxd.keeper.v1.Rlimit
-	(*Process)(nil),           // 7: muxd.keeper.v1.Process
-	(*Signal)(nil),            // 8: muxd.keeper.v1.Signal
-	(*Takeover)(nil),          // 9: muxd.keeper.v1.Takeover
-	(*Upgraded)(nil),          // 10: muxd.keeper.v1.Upgraded
-	(*Hold)(nil),              // 11: muxd.keeper.v1.Hold
-	(*Fetch)(nil),             // 12: muxd.keeper.v1.Fetch
-	(*Drop)(nil),              // 13: muxd.keeper.v1.Drop
-	(*List)(nil),              // 14: muxd.keeper.v1.List
-	(*Held)(nil),              // 15: muxd.keeper.v1.Held
-	(*Forget)(nil),            // 16: muxd.keeper.v1.Forget
-	(*Watch)(nil),             // 17: muxd.keeper.v1.Watch
-	(*Follow)(nil),            // 18: muxd.keeper.v1.Follow
-	(*Accept)(nil),            // 19: muxd.keeper.v1.Accept
-	(*Arm)(nil),               // 20: muxd.keeper.v1.Arm
-	(*Stirred)(nil),           // 21: muxd.keeper.v1.Stirred
-	(*Upgrade)(nil),           // 22: muxd.keeper.v1.Upgrade
-	(*Ready)(nil),             // 23: muxd.keeper.v1.Ready
-	(*Stop)(nil),              // 24: muxd.keeper.v1.Stop
-	(*Takeover_Followed)(nil), // 25: muxd.keeper.v1.Takeover.Followed
-	(*Takeover_HeldFd)(nil),   // 26: muxd.keeper.v1.Takeover.HeldFd
+	(*Confine)(nil),           // 5: muxd.keeper.v1.Confine
+	(*Credential)(nil),        // 6: muxd.keeper.v1.Credential
+	(*Rlimit)(nil),            // 7: muxd.keeper.v1.Rlimit
+	(*Process)(nil),           // 8: muxd.keeper.v1.Process
+	(*Signal)(nil),            // 9: muxd.keeper.v1.Signal
+	(*Takeover)(nil),          // 10: muxd.keeper.v1.Takeover
+	(*Upgraded)(nil),          // 11: muxd.keeper.v1.Upgraded
+	(*Hold)(nil),              // 12: muxd.keeper.v1.Hold
+	(*Fetch)(nil),             // 13: muxd.keeper.v1.Fetch
+	(*Drop)(nil),              // 14: muxd.keeper.v1.Drop
+	(*List)(nil),              // 15: muxd.keeper.v1.List
+	(*Held)(nil),              // 16: muxd.keeper.v1.Held
+	(*Forget)(nil),            // 17: muxd.keeper.v1.Forget
+	(*Watch)(nil),             // 18: muxd.keeper.v1.Watch
+	(*Follow)(nil),            // 19: muxd.keeper.v1.Follow
+	(*Accept)(nil),            // 20: muxd.keeper.v1.Accept
+	(*Arm)(nil),               // 21: muxd.keeper.v1.Arm
+	(*Stirred)(nil),           // 22: muxd.keeper.v1.Stirred
+	(*Upgrade)(nil),           // 23: muxd.keeper.v1.Upgrade
+	(*Ready)(nil),             // 24: muxd.keeper.v1.Ready
+	(*Stop)(nil),              // 25: muxd.keeper.v1.Stop
+	(*Takeover_Followed)(nil), // 26: muxd.keeper.v1.Takeover.Followed
+	(*Takeover_HeldFd)(nil),   // 27: muxd.keeper.v1.Takeover.HeldFd
 }
 var file_core_keeper_keeperpb_keeper_proto_depIdxs = []int32{
 	4,  // 0: muxd.keeper.v1.Request.spawn:type_name -> muxd.keeper.v1.Spawn
-	8,  // 1: muxd.keeper.v1.Request.signal:type_name -> muxd.keeper.v1.Signal
-	11, // 2: muxd.keeper.v1.Request.hold:type_name -> muxd.keeper.v1.Hold
-	12, // 3: muxd.keeper.v1.Request.fetch:type_name -> muxd.keeper.v1.Fetch
-	13, // 4: muxd.keeper.v1.Request.drop:type_name -> muxd.keeper.v1.Drop
-	14, // 5: muxd.keeper.v1.Request.list:type_name -> muxd.keeper.v1.List
-	16, // 6: muxd.keeper.v1.Request.forget:type_name -> muxd.keeper.v1.Forget
-	17, // 7: muxd.keeper.v1.Request.watch:type_name -> muxd.keeper.v1.Watch
-	24, // 8: muxd.keeper.v1.Request.stop:type_name -> muxd.keeper.v1.Stop
-	22, // 9: muxd.keeper.v1.Request.upgrade:type_name -> muxd.keeper.v1.Upgrade
-	23, // 10: muxd.keeper.v1.Request.ready:type_name -> muxd.keeper.v1.Ready
-	20, // 11: muxd.keeper.v1.Request.arm:type_name -> muxd.keeper.v1.Arm
-	18, // 12: muxd.keeper.v1.Request.follow:type_name -> muxd.keeper.v1.Follow
-	19, // 13: muxd.keeper.v1.Request.accept:type_name -> muxd.keeper.v1.Accept
-	7,  // 14: muxd.keeper.v1.Reply.process:type_name -> muxd.keeper.v1.Process
-	15, // 15: muxd.keeper.v1.Reply.held:type_name -> muxd.keeper.v1.Held
-	7,  // 16: muxd.keeper.v1.Reply.processes:type_name -> muxd.keeper.v1.Process
-	7,  // 17: muxd.keeper.v1.Exit.process:type_name -> muxd.keeper.v1.Process
+	9,  // 1: muxd.keeper.v1.Request.signal:type_name -> muxd.keeper.v1.Signal
+	12, // 2: muxd.keeper.v1.Request.hold:type_name -> muxd.keeper.v1.Hold
+	13, // 3: muxd.keeper.v1.Request.fetch:type_name -> muxd.keeper.v1.Fetch
+	14, // 4: muxd.keeper.v1.Request.drop:type_name -> muxd.keeper.v1.Drop
+	15, // 5: muxd.keeper.v1.Request.list:type_name -> muxd.keeper.v1.List
+	17, // 6: muxd.keeper.v1.Request.forget:type_name -> muxd.keeper.v1.Forget
+	18, // 7: muxd.keeper.v1.Request.watch:type_name -> muxd.keeper.v1.Watch
+	25, // 8: muxd.keeper.v1.Request.stop:type_name -> muxd.keeper.v1.Stop
+	23, // 9: muxd.keeper.v1.Request.upgrade:type_name -> muxd.keeper.v1.Upgrade
+	24, // 10: muxd.keeper.v1.Request.ready:type_name -> muxd.keeper.v1.Ready
+	21, // 11: muxd.keeper.v1.Request.arm:type_name -> muxd.keeper.v1.Arm
+	19, // 12: muxd.keeper.v1.Request.follow:type_name -> muxd.keeper.v1.Follow
+	20, // 13: muxd.keeper.v1.Request.accept:type_name -> muxd.keeper.v1.Accept
+	8,  // 14: muxd.keeper.v1.Reply.process:type_name -> muxd.keeper.v1.Process
+	16, // 15: muxd.keeper.v1.Reply.held:type_name -> muxd.keeper.v1.Held
+	8,  // 16: muxd.keeper.v1.Reply.processes:type_name -> muxd.keeper.v1.Process
+	8,  // 17: muxd.keeper.v1.Exit.process:type_name -> muxd.keeper.v1.Process
 	0,  // 18: muxd.keeper.v1.Message.request:type_name -> muxd.keeper.v1.Request
 	1,  // 19: muxd.keeper.v1.Message.reply:type_name -> muxd.keeper.v1.Reply
 	2,  // 20: muxd.keeper.v1.Message.exit:type_name -> muxd.keeper.v1.Exit
-	21, // 21: muxd.keeper.v1.Message.stirred:type_name -> muxd.keeper.v1.Stirred
-	5,  // 22: muxd.keeper.v1.Spawn.credential:type_name -> muxd.keeper.v1.Credential
-	6,  // 23: muxd.keeper.v1.Spawn.rlimits:type_name -> muxd.keeper.v1.Rlimit
-	25, // 24: muxd.keeper.v1.Takeover.followed:type_name -> muxd.keeper.v1.Takeover.Followed
-	26, // 25: muxd.keeper.v1.Takeover.held:type_name -> muxd.keeper.v1.Takeover.HeldFd
-	10, // 26: muxd.keeper.v1.Takeover.upgraded:type_name -> muxd.keeper.v1.Upgraded
-	7,  // 27: muxd.keeper.v1.Takeover.Followed.process:type_name -> muxd.keeper.v1.Process
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	22, // 21: muxd.keeper.v1.Message.stirred:type_name -> muxd.keeper.v1.Stirred
+	6,  // 22: muxd.keeper.v1.Spawn.credential:type_name -> muxd.keeper.v1.Credential
+	7,  // 23: muxd.keeper.v1.Spawn.rlimits:type_name -> muxd.keeper.v1.Rlimit
+	5,  // 24: muxd.keeper.v1.Spawn.confine:type_name -> muxd.keeper.v1.Confine
+	26, // 25: muxd.keeper.v1.Takeover.followed:type_name -> muxd.keeper.v1.Takeover.Followed
+	27, // 26: muxd.keeper.v1.Takeover.held:type_name -> muxd.keeper.v1.Takeover.HeldFd
+	11, // 27: muxd.keeper.v1.Takeover.upgraded:type_name -> muxd.keeper.v1.Upgraded
+	8,  // 28: muxd.keeper.v1.Takeover.Followed.process:type_name -> muxd.keeper.v1.Process
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_core_keeper_keeperpb_keeper_proto_init() }
@@ -2229,15 +2310,15 @@ func file_core_keeper_keeperpb_keeper_proto_init() {
 		(*Message_Stirred)(nil),
 	}
 	file_core_keeper_keeperpb_keeper_proto_msgTypes[4].OneofWrappers = []any{}
-	file_core_keeper_keeperpb_keeper_proto_msgTypes[10].OneofWrappers = []any{}
-	file_core_keeper_keeperpb_keeper_proto_msgTypes[25].OneofWrappers = []any{}
+	file_core_keeper_keeperpb_keeper_proto_msgTypes[11].OneofWrappers = []any{}
+	file_core_keeper_keeperpb_keeper_proto_msgTypes[26].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_core_keeper_keeperpb_keeper_proto_rawDesc), len(file_core_keeper_keeperpb_keeper_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
