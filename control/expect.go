@@ -107,7 +107,7 @@ func (c *Client) exited(ctx context.Context, child string, e Expectation) (f Fou
 	}
 	f = Found{Why: Exited, Cursor: Cursor{Run: r.Run}, Status: r.Status, HasStatus: r.StatusKnown}
 	for _, s := range r.Sinks {
-		if s.Stream == "console" {
+		if s.Stream == "console" && s.Wiring != "pipe" { // and not a sink behind it
 			f.Cursor.Offset = s.Bytes
 		}
 	}

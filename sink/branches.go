@@ -27,6 +27,13 @@ type source interface {
 	Forget()
 }
 
+// brancher is a source that branches can be added to: one that is copied, or that of a console.
+type brancher interface {
+	AddBranch(stage.Branch) error
+	RemoveBranch(key string, discard bool) (gone <-chan struct{}, err error)
+	DupBranches() map[string]*fd.FD
+}
+
 // droppedTell is how often muxd is told of what goes on being dropped.
 const droppedTell = time.Second
 
@@ -53,16 +60,27 @@ func branchOf(b *sinkpb.Branch, to *fd.FD) stage.Branch {
 	return stage.Branch{Key: b.Id, Policy: stage.Policy(b.Policy), To: to}
 }
 
+// branchesOf makes branches of the write ends that came for them, of which it takes ownership.
+func branchesOf(to []*sinkpb.Branch, ends []*fd.FD) (out []stage.Branch) {
+	for i, b := range to {
+		out = append(out, branchOf(b, ends[i]))
+	}
+	return out
+}
+
+func closeBranches(branches []stage.Branch) {
+	for _, b := range branches {
+		b.To.Close()
+	}
+}
+
 // copies takes ownership of far and of the write ends behind it, and begins to copy.
 func (o *opening) copies(far *fd.FD, ends []*fd.FD, to []*sinkpb.Branch) error {
-	var branches []stage.Branch
-	for i, b := range to {
-		branches = append(branches, branchOf(b, ends[i]))
-	}
+	branches := branchesOf(to, ends)
 	fan, err := o.srv.fan()
 	if err != nil {
 		far.Close()
-		fd.CloseAll(ends)
+		closeBranches(branches)
 		return err
 	}
 	st := o.pub.Streams[0]
@@ -72,7 +90,7 @@ func (o *opening) copies(far *fd.FD, ends []*fd.FD, to []*sinkpb.Branch) error {
 		return err
 	}
 	o.srv.mu.Lock()
-	f.src, f.fan = src, src
+	f.src, f.into = src, src
 	o.flows = append(o.flows, f)
 	o.srv.mu.Unlock()
 	return nil
@@ -93,7 +111,7 @@ func (f *flow) Dropped(branch string, n uint64) {
 	}
 }
 
-// copied finds the stream of an opening that is copied.
+// copied finds the stream of an opening that can have branches.
 func (s *server) copied(opening string) (*flow, error) {
 	o, err := s.find(opening)
 	if err != nil {
@@ -102,7 +120,7 @@ func (s *server) copied(opening string) (*flow, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, f := range o.flows {
-		if f.fan != nil {
+		if f.into != nil {
 			return f, nil
 		}
 	}
@@ -124,7 +142,7 @@ func (s *server) AddBranch(ctx context.Context, req *sinkpb.AddBranchRequest) (*
 	}
 	to := d.FDs[0]
 	d.FDs[0] = nil
-	if err := f.fan.AddBranch(branchOf(req.Branch, to)); err != nil {
+	if err := f.into.AddBranch(branchOf(req.Branch, to)); err != nil {
 		d.Refuse(err)
 		return nil, openError(fmt.Errorf("add a branch: %w", err))
 	}
@@ -139,7 +157,7 @@ func (s *server) RemoveBranch(ctx context.Context, req *sinkpb.RemoveBranchReque
 	}
 	ctx, cancel := early(ctx)
 	defer cancel()
-	gone, err := f.fan.RemoveBranch(req.Branch, req.Discard)
+	gone, err := f.into.RemoveBranch(req.Branch, req.Discard)
 	if err != nil {
 		return nil, openError(err)
 	}
@@ -153,10 +171,11 @@ func (s *server) RemoveBranch(ctx context.Context, req *sinkpb.RemoveBranchReque
 
 // branchStats are the counters of f's branches.
 func (f *flow) branchStats() (out []*sinkpb.BranchStat) {
-	if f.fan == nil {
+	fan, ok := f.src.(*stage.FanSource)
+	if !ok {
 		return nil
 	}
-	for _, b := range f.fan.Stat() {
+	for _, b := range fan.Stat() {
 		out = append(out, &sinkpb.BranchStat{Id: b.Key, Bytes: b.Bytes, Dropped: b.Dropped, Waiting: b.Waiting})
 	}
 	return out

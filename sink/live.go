@@ -66,11 +66,14 @@ func (o *opening) open(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.OpenR
 
 // openConsoleGiven takes over the terminal of a predecessor, or one that somebody else made.
 func (o *opening) openConsoleGiven(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {
-	d, err := o.srv.ep().Take(ctx, ticket, 1)
+	d, err := o.srv.ep().Take(ctx, ticket, 1+len(o.branches))
 	if err != nil {
 		return nil, openError(err)
 	}
-	o.pub.master, d.FDs[0] = d.FDs[0], nil
+	ends := slices.Clone(d.FDs[1:])
+	defer func() { fd.CloseAll(ends) }()
+	o.pub.master = d.FDs[0]
+	clear(d.FDs)
 	fail := func(err error) (*sinkpb.OpenResponse, error) {
 		d.Refuse(err)
 		o.pub.master.Close()
@@ -93,7 +96,9 @@ func (o *opening) openConsoleGiven(ctx context.Context, ticket fdchan.Ticket) (*
 	}
 	o.console = console
 	o.sink = o.console
-	if err := o.read(o.pub.master, Console); err != nil {
+	branches := branchesOf(o.branches, ends)
+	ends = nil
+	if err := o.read(o.pub.master, Console, branches); err != nil {
 		return fail(err)
 	}
 	d.Ack() // where that fails the agent has died, and another will open it again
@@ -149,7 +154,7 @@ func (o *opening) openPipes(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.
 		}
 		far := d.FDs[i]
 		d.FDs[i] = nil
-		if err := o.read(far, st); err != nil {
+		if err := o.read(far, st, nil); err != nil {
 			return fail(err)
 		}
 	}
@@ -205,30 +210,39 @@ func (o *opening) openConsole(ctx context.Context, ticket fdchan.Ticket) (*sinkp
 	if err := o.srv.ep().Give(ctx, ticket, o.pub.tty.Int(), o.pub.master.Int()); err != nil {
 		return fail(err)
 	}
-	if err := o.read(o.pub.master, Console); err != nil {
+	if err := o.read(o.pub.master, Console, nil); err != nil {
 		return fail(err)
 	}
 	return &sinkpb.OpenResponse{Wiring: sinkpb.Wiring_PTY, NearEnds: 1, FarEnds: 1}, nil
 }
 
-// read takes ownership of far and begins to read it.
-func (o *opening) read(far *fd.FD, st Stream) error {
+// read takes ownership of far, and of the pipes of branches, and begins to read.
+func (o *opening) read(far *fd.FD, st Stream, branches []stage.Branch) error {
 	eng, err := o.srv.engine()
 	if err != nil {
 		far.Close()
+		closeBranches(branches)
 		return err
 	}
 	f := &flow{op: o, stream: st, done: make(chan struct{})}
-	add := eng.Add
-	if o.pub.Unseen {
-		add = eng.AddUnseen
+	key := o.pub.ID + "/" + st.String()
+	var src *stage.Source
+	switch {
+	case len(branches) > 0: // of a sink that was not Unseen
+		src, err = eng.AddInto(far, key, f, branches)
+	case o.pub.Unseen:
+		src, err = eng.AddUnseen(far, key, f)
+	default:
+		src, err = eng.Add(far, key, f)
 	}
-	src, err := add(far, o.pub.ID+"/"+st.String(), f)
 	if err != nil {
 		return err
 	}
 	o.srv.mu.Lock()
 	f.src = src
+	if st == Console {
+		f.into = src
+	}
 	o.flows = append(o.flows, f)
 	o.srv.mu.Unlock()
 	return nil
@@ -322,7 +336,7 @@ type flow struct {
 	op     *opening
 	stream Stream
 	src    source
-	fan    *stage.FanSource // the same as src, where it is one
+	into   brancher // the same as src, where it can have branches
 	chunk  Chunk
 	done   chan struct{} // closed when nothing more is written
 

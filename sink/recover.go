@@ -253,8 +253,8 @@ func (o *opening) repark(ctx context.Context) error {
 	flows := o.flows
 	o.srv.mu.Unlock()
 	for _, f := range flows {
-		if f.fan != nil {
-			for id, d := range f.fan.DupBranches() {
+		if f.into != nil {
+			for id, d := range f.into.DupBranches() {
 				keep("far/"+id+"/in", d, nil)
 			}
 		}

@@ -125,10 +125,12 @@ func (s *server) Open(ctx context.Context, req *sinkpb.OpenRequest) (*sinkpb.Ope
 	}
 	o := newOpening(s, req.Opening, r, wiring)
 	o.pub.Again, o.pub.Given = req.Again, req.Given
-	if isConsole := s.plugin.OpenConsole != nil; req.Given && !isConsole || wiring == ConsoleSocket && !req.Given && !req.Again {
+	isConsole := s.plugin.OpenConsole != nil
+	if req.Given && !isConsole || wiring == ConsoleSocket && !req.Given && !req.Again {
 		return nil, status.Errorf(codes.InvalidArgument, "open: whether sink %s makes a terminal, or is given one, is contradictory", s.plugin.Name)
 	}
-	if s.plugin.Copies && len(req.Streams) != 1 || !s.plugin.Copies && len(req.Branches) > 0 {
+	takes := s.plugin.Copies || isConsole && req.Again
+	if s.plugin.Copies && len(req.Streams) != 1 || !takes && len(req.Branches) > 0 {
 		return nil, status.Errorf(codes.InvalidArgument, "open: sink %s with %d branches for %d streams", s.plugin.Name, len(req.Branches), len(req.Streams))
 	}
 	o.branches = req.Branches
@@ -163,7 +165,7 @@ func (s *server) openedBefore(ctx context.Context, o *opening, req *sinkpb.OpenR
 		return nil, o.openErr
 	}
 	if o.wiring == Pipe || o.console != nil && (req.Given || req.Again) {
-		d, err := s.ep().Take(ctx, ticket, len(o.pub.Streams)+len(o.branches))
+		d, err := s.ep().Take(ctx, ticket, len(req.Streams)+len(req.Branches))
 		if err != nil {
 			return nil, openError(err)
 		}

@@ -310,7 +310,7 @@ func printChild(r *controlpb.Child) error {
 			stream = fmt.Sprintf("%s/%d", s.Stream, s.Branch)
 		}
 		viewers := ""
-		if s.Stream == "console" {
+		if s.Stream == "console" && s.Wiring != "pipe" {
 			viewers = fmt.Sprintf("%d (%dx%d)", s.Viewers, r.Size.GetRows(), r.Size.GetCols())
 		}
 		where := s.Location

@@ -203,7 +203,7 @@ func sizeText(n uint64) string { return units.BytesSize(float64(n)) }
 
 // copied says whether s copies its stream to several sinks, rather than being one.
 func copied(r *controlpb.Child, s *controlpb.Sink) bool {
-	return s.Branch == 0 && slices.ContainsFunc(r.Sinks, func(o *controlpb.Sink) bool { return o.Stream == s.Stream && o.Branch > 0 })
+	return s.Spec == "fanout" && slices.ContainsFunc(r.Sinks, func(o *controlpb.Sink) bool { return o.Stream == s.Stream && o.Branch > 0 })
 }
 
 // sinksText names a child's sinks, each once.

@@ -138,11 +138,7 @@ func (a *Agent) giveInput(ctx context.Context, from, b *opening) error {
 		return spawnError(fmt.Errorf("fetch the input of %s: %w", b.choice.text, err))
 	}
 	defer in.Close()
-	p := from.plugin.Load()
-	err = p.Give(ctx, []int{in.Int()}, func(ctx context.Context, ticket []byte) error {
-		_, err := p.Sinks().AddBranch(ctx, &sinkpb.AddBranchRequest{Opening: from.id, Branch: wireBranch(b), Ticket: ticket})
-		return err
-	})
+	err = a.giveBranch(ctx, from, b, in.Int())
 	a.mu.Lock()
 	gone := err != nil && pluginGone(err) // its successor gets it with all the others
 	if err == nil || gone {

@@ -22,8 +22,9 @@ type choice struct {
 
 	location string // where the bytes go, for people, as far as it is known before the sink is opened
 
+	log     string        // of a console: the spec of the sink that also gets what it shows; it stands behind it
 	copies  bool          // it copies its stream to the choices that stand behind it
-	from    *choice       // of a branch: what copies the stream to it
+	from    *choice       // of a branch: what copies the stream to it, or the console
 	policy  sinkpb.Policy // of a branch
 	removed bool          // it gets nothing more, and is not opened again
 }
@@ -46,6 +47,17 @@ func (c *choice) near() []int {
 var stdStreams = []sinkpb.Stream{sinkpb.Stream_STDIN, sinkpb.Stream_STDOUT, sinkpb.Stream_STDERR}
 
 func streamName(s sinkpb.Stream) string { return strings.ToLower(s.String()) }
+
+// streamOf is the name of the child's stream that s of c is: what stands behind a console gets as stdout what it shows.
+func (c *choice) streamOf(s sinkpb.Stream) string {
+	for c.from != nil {
+		c = c.from
+	}
+	if slices.Contains(c.streams, sinkpb.Stream_CONSOLE) {
+		s = sinkpb.Stream_CONSOLE
+	}
+	return streamName(s)
+}
 
 // Wirings that no plugin names: the first two are also sinks.
 const (
@@ -96,6 +108,13 @@ func (a *Agent) choose(ctx context.Context, cs *controlpb.ChildSpec, child *sink
 			return err
 		}
 		out = append(out, &c)
+		if c.log != "" {
+			more, err := a.logged(ctx, &c, cs, child)
+			if err != nil {
+				return err
+			}
+			out = append(out, more...)
+		}
 		return nil
 	}
 	// Streams with the same spec share one opening: one connection, one file. What is copied does not.
@@ -175,6 +194,11 @@ func (a *Agent) resolve(ctx context.Context, text string, streams []sinkpb.Strea
 	d := p.Description()
 	if d.Copies {
 		return c, fmt.Errorf("sink %s is not for use by itself: it copies a stream that has several sinks, as with --stdout A --stdout B", c.spec.Name)
+	}
+	if slices.Contains(d.Carries, sinkpb.Stream_CONSOLE) {
+		if c.log, err = takeLog(c.spec, d); err != nil {
+			return c, err
+		}
 	}
 	carries := streams
 	switch {

@@ -95,6 +95,9 @@ func (a *Agent) chooseConsole(ctx context.Context, c *child, master *fd.FD) ([]*
 	if size := sizeOf(master); size != nil {
 		c.spec.Size, c.rec.Size = size, size
 	}
+	if ch.log != "" {
+		return nil, fmt.Errorf("sink %s: %s= is not for a console that is adopted", ch.text, logOption)
+	}
 	ch.wiring, ch.streams = wiringAdopt, []sinkpb.Stream{sinkpb.Stream_CONSOLE}
 	return []*choice{&ch}, nil
 }

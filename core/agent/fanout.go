@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/status"
 
 	"github.com/muxd/muxd/control/controlpb"
 	"github.com/muxd/muxd/internal/fd"
@@ -105,11 +106,61 @@ func (a *Agent) copierOf(ctx context.Context, s sinkpb.Stream) (*choice, error) 
 
 // standBehind makes ch a branch of what from copies.
 func (ch *choice) standBehind(from *choice) error {
-	if ch.wiring != "pipe" {
+	if ch.wiring != wiringPipe {
 		return fmt.Errorf("sink %s cannot be one of several: it has the child get something else than a pipe (%s)", ch.text, ch.wiring)
 	}
 	ch.from = from
 	return nil
+}
+
+// logOption is the option of a console's spec that is the core's: another sink that gets what it shows.
+const logOption = "log"
+
+// takeLog takes logOption out of the spec of a console.
+func takeLog(s spec.Spec, d *sinkpb.Description) (log string, err error) {
+	log, given := s.Options[logOption]
+	if !given || !d.TakesBranch {
+		return "", nil // the plugin's own, or unknown to it
+	}
+	delete(s.Options, logOption)
+	if log == "" {
+		return "", fmt.Errorf("sink %s: %s= names no sink; as in %s=file:PATH", s.Name, logOption, logOption)
+	}
+	return log, nil
+}
+
+// logged makes the choices for the sink that also gets what a console shows: it stands behind the console, or, with a policy as a
+// branch, behind what copies.
+func (a *Agent) logged(ctx context.Context, console *choice, cs *controlpb.ChildSpec, child *sinkpb.Child) (out []*choice, err error) {
+	behind, err := a.behindConsole(ctx, console, console.log)
+	if err != nil {
+		return nil, err
+	}
+	if behind != console {
+		out = append(out, behind)
+	}
+	b, err := a.resolve(ctx, console.log, []sinkpb.Stream{sinkpb.Stream_STDOUT}, true, cs, child)
+	if err == nil {
+		err = b.standBehind(behind)
+	}
+	if _, rpc := status.FromError(err); err != nil && !rpc {
+		err = fmt.Errorf("log of the console: %w", err)
+	}
+	return append(out, &b), err
+}
+
+// behindConsole is what a sink of that spec shall stand behind that gets what a console shows: the console itself, whose branch
+// blocks, or what copies.
+func (a *Agent) behindConsole(ctx context.Context, console *choice, text string) (*choice, error) {
+	copied, err := a.fans([]string{text})
+	if err != nil || !copied {
+		return console, err
+	}
+	from, err := a.copierOf(ctx, sinkpb.Stream_STDOUT)
+	if err == nil {
+		from.from = console
+	}
+	return from, err
 }
 
 // openCopied wires a stream that is copied: first the sinks behind it, then what copies it.
@@ -124,23 +175,11 @@ func (a *Agent) openCopied(ctx context.Context, c *child, ch *choice, n int, pbC
 	}
 	near.std[int(ch.streams[0])-1] = w
 	near.keep(farPrefix(c.id())+o.id+"/"+streamName(ch.streams[0]), r)
-	far := []int{r.Int()}
-	var branches []*opening
-	for i, b := range c.sinks {
-		if b.from != ch {
-			continue
-		}
-		bo, err := a.newOpening(ctx, c, b, i)
-		if err != nil {
-			return a.unopened(o, err)
-		}
-		in, err := a.openBranch(ctx, c, bo, pbChild, near.keep)
-		if err != nil {
-			return a.unopened(o, a.unopened(bo, err))
-		}
-		far, branches = append(far, in.Int()), append(branches, bo)
+	branches, in, err := a.openBehind(ctx, c, ch, pbChild, near.keep)
+	if err != nil {
+		return a.unopened(o, err)
 	}
-	if err := a.give(ctx, c, o, pbChild, far, branches); err != nil {
+	if err := a.give(ctx, c, o, pbChild, append([]int{r.Int()}, in...), branches); err != nil {
 		return a.unopened(o, err)
 	}
 	if o.streams[0].holder, err = holderOf(w.Int()); err != nil {
@@ -149,7 +188,27 @@ func (a *Agent) openCopied(ctx context.Context, c *child, ch *choice, n int, pbC
 	return nil
 }
 
-// openBranch gives a sink the read end of a new pipe, both ends of which keep gets. It returns the write end.
+// openBehind opens the sinks that stand behind ch, and returns them with the write ends of their pipes, which keep gets.
+func (a *Agent) openBehind(ctx context.Context, c *child, ch *choice, pbChild *sinkpb.Child, keep func(name string, f *fd.FD)) (branches []*opening, in []int, err error) {
+	for i, b := range c.sinks {
+		if b.from != ch {
+			continue
+		}
+		o, err := a.newOpening(ctx, c, b, i)
+		if err != nil {
+			return nil, nil, err
+		}
+		w, err := a.openBranch(ctx, c, o, pbChild, keep)
+		if err != nil {
+			return nil, nil, a.unopened(o, err)
+		}
+		branches, in = append(branches, o), append(in, w.Int())
+	}
+	return branches, in, nil
+}
+
+// openBranch gives a sink the read end of a new pipe, both ends of which keep gets, when the sinks behind it are open. It returns
+// the write end.
 func (a *Agent) openBranch(ctx context.Context, c *child, o *opening, pbChild *sinkpb.Child, keep func(name string, f *fd.FD)) (in *fd.FD, err error) {
 	r, w, err := fd.Pipe()
 	if err != nil {
@@ -157,7 +216,32 @@ func (a *Agent) openBranch(ctx context.Context, c *child, o *opening, pbChild *s
 	}
 	keep(farPrefix(c.id())+o.id+"/"+streamName(o.choice.streams[0]), r)
 	keep(inputName(o), w)
-	return w, a.give(ctx, c, o, pbChild, []int{r.Int()}, nil)
+	branches, ins, err := a.openBehind(ctx, c, o.choice, pbChild, keep)
+	if err != nil {
+		return nil, err
+	}
+	return w, a.give(ctx, c, o, pbChild, append([]int{r.Int()}, ins...), branches)
+}
+
+// openLog opens the sinks behind the console o, which is open, and has it go on into them.
+func (a *Agent) openLog(ctx context.Context, c *child, o *opening, pbChild *sinkpb.Child, keep func(name string, f *fd.FD)) error {
+	branches, in, err := a.openBehind(ctx, c, o.choice, pbChild, keep)
+	for i, b := range branches {
+		if err == nil {
+			err = a.giveBranch(ctx, o, b, in[i])
+		}
+	}
+	return err
+}
+
+// giveBranch has o copy what it carries to the branch b too, whose write end is in. It does not take ownership of that, and may be called
+// again.
+func (a *Agent) giveBranch(ctx context.Context, o, b *opening, in int) error {
+	p := o.plugin.Load()
+	return p.Give(ctx, []int{in}, func(ctx context.Context, ticket []byte) error {
+		_, err := p.Sinks().AddBranch(ctx, &sinkpb.AddBranchRequest{Opening: o.id, Branch: wireBranch(b), Ticket: ticket})
+		return err
+	})
 }
 
 // partOf names a stream in events, and a branch of it as STREAM/NUMBER.
@@ -198,9 +282,6 @@ func wireBranch(b *opening) *sinkpb.Branch {
 
 // branches lists the openings that o's stream is copied to, and that have not ended. Agent.mu is held.
 func (o *opening) branches() (out []*opening) {
-	if !o.choice.copies {
-		return nil
-	}
 	for _, b := range o.child.openings {
 		if b.choice.from == o.choice && b.run == o.run && !b.streams[0].done {
 			out = append(out, b)

@@ -217,7 +217,7 @@ func childFrom(m *agentpb.Child) (*child, error) {
 		return nil, err
 	}
 	for _, w := range m.Choices {
-		ch := &choice{text: w.Text, spec: spec.Spec{Name: w.Name, Arg: w.Arg, Options: w.Options}, wiring: w.Wiring, removed: w.Removed}
+		ch := &choice{text: w.Text, spec: spec.Spec{Name: w.Name, Arg: w.Arg, Options: w.Options}, wiring: w.Wiring, removed: w.Removed, copies: w.Name == copier}
 		for _, s := range w.Streams {
 			ch.streams = append(ch.streams, sinkpb.Stream(s))
 		}
@@ -229,7 +229,6 @@ func childFrom(m *agentpb.Child) (*child, error) {
 		}
 		if w.Behind > 0 {
 			c.sinks[i].policy, c.sinks[i].from = sinkpb.Policy(w.Policy), c.sinks[w.Behind-1]
-			c.sinks[i].from.copies = true
 		}
 	}
 	for _, w := range m.Openings {

@@ -81,7 +81,7 @@ func (a *Agent) logOf(ctx context.Context, c *child, stream string) (*opening, [
 		}
 		var streams []sinkpb.Stream
 		for _, s := range ch.streams {
-			if (stream == "" || streamName(s) == stream) && s != sinkpb.Stream_STDIN {
+			if (stream == "" || ch.streamOf(s) == stream) && s != sinkpb.Stream_STDIN {
 				streams = append(streams, s)
 			}
 		}

@@ -69,6 +69,9 @@ func (a *Agent) open(ctx context.Context, c *child, ch *choice, n int, pbChild *
 	if err != nil {
 		return a.unopened(o, err)
 	}
+	if err := a.openLog(ctx, c, o, pbChild, near.keep); err != nil {
+		return err
+	}
 	for i, s := range o.streams {
 		ns := ch.near()
 		if s.holder, err = holderOf(near.std[ns[min(i, len(ns)-1)]].Int()); err != nil {
@@ -113,11 +116,11 @@ func (a *Agent) note(c *child, ch *choice, o *opening) {
 	defer a.mu.Unlock()
 	for _, s := range ch.streams {
 		rec := &controlpb.Sink{
-			Stream: streamName(s), Spec: ch.text, Plugin: ch.spec.Name, Wiring: ch.wiring, State: "open",
+			Stream: ch.streamOf(s), Spec: ch.text, Plugin: ch.spec.Name, Wiring: ch.wiring, State: "open",
 			Location: ch.location,
 		}
-		if ch.from != nil {
-			rec.Branch, rec.Policy = c.nextBranch(streamName(s)), policyName(ch.policy)
+		if ch.from != nil && !ch.copies {
+			rec.Branch, rec.Policy = c.nextBranch(rec.Stream), policyName(ch.policy)
 		}
 		c.rec.Sinks = append(c.rec.Sinks, rec)
 		if o == nil {

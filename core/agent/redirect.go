@@ -129,7 +129,7 @@ func (a *Agent) movable(c *child, name string) (*opening, *stream, error) {
 			if s.rec.Stream == name && o.choice.copies && !s.done {
 				return nil, nil, status.Errorf(codes.FailedPrecondition, "%s of %s has several sinks, and cannot move to another as a whole; use --add and --remove", name, c.rec.Name)
 			}
-			if s.rec.Stream == name && s.kind != sinkpb.Stream_STDIN && o.choice.onPipe() && !s.done {
+			if s.rec.Stream == name && s.kind != sinkpb.Stream_STDIN && o.choice.onPipe() && o.choice.from == nil && !s.done {
 				return o, s, nil
 			}
 		}

@@ -215,14 +215,12 @@ func (a *Agent) reopen(ctx context.Context, o *opening, p *host.Plugin) error {
 		}
 		far = append(far, f)
 	}
-	if o.choice.copies {
-		branches, in, err := a.fetchInputs(ctx, o)
-		if err != nil {
-			return err
-		}
-		req.Branches, far = branches, append(far, in...)
+	branches, in, err := a.fetchInputs(ctx, o)
+	if err != nil {
+		return err
 	}
-	err := p.Give(ctx, fd.Ints(far), func(ctx context.Context, ticket []byte) error {
+	req.Branches, far = branches, append(far, in...)
+	err = p.Give(ctx, fd.Ints(far), func(ctx context.Context, ticket []byte) error {
 		req.Ticket = ticket
 		_, err := p.Sinks().Open(ctx, req)
 		return err

@@ -27,9 +27,14 @@ type crash struct {
 	n  int
 }
 
-// disk is what outlives all processes: the output, what is parked, and the source. Of an unseen source the output is a pipe.
+// onwardSteps are those of a source with a branch.
+var onwardSteps = []Step{StepTaken, StepPut, StepWritten, StepPassed, StepConsumed, StepCommitted}
+
+// disk is what outlives all processes: the output, what is parked, and the source. Of an unseen source the output is a pipe;
+// and what is put out may also go into one.
 type disk struct {
 	mu         sync.Mutex
+	unseen     bool
 	out        []byte
 	outR, outW *fd.FD
 	parked     map[string][]*fd.FD
@@ -38,7 +43,7 @@ type disk struct {
 
 // put is how much has been put out.
 func (d *disk) put() uint64 {
-	if d.outR == nil {
+	if !d.unseen {
 		return uint64(len(d.out))
 	}
 	n, _ := pending(d.outR.Int())
@@ -154,8 +159,17 @@ func (d *disk) run(t *testing.T, at crash, over <-chan struct{}) (finished bool)
 		t.Fatal(err)
 	}
 	add, h := e.Add, Handler(p)
-	if d.outR != nil {
+	switch {
+	case d.unseen:
 		add, h = e.AddUnseen, mover{p}
+	case d.outR != nil:
+		to, err := d.outW.Dup()
+		if err != nil {
+			t.Fatal(err)
+		}
+		add = func(src *fd.FD, key string, h Handler) (*Source, error) {
+			return e.AddInto(src, key, h, []Branch{{Key: "log", To: to}})
+		}
 	}
 	s, err := add(src, "source", h)
 	if err != nil {
@@ -179,12 +193,15 @@ func (d *disk) run(t *testing.T, at crash, over <-chan struct{}) (finished bool)
 
 // Every step of every chunk, and in the recovery from there every step again, is a place to die. Whatever happens, each
 // byte is put out once.
-func TestCrashAtEveryStep(t *testing.T) { crashEverywhere(t, steps, false) }
+func TestCrashAtEveryStep(t *testing.T) { crashEverywhere(t, steps, false, false) }
 
 // The same where the bytes are moved without being looked at.
-func TestCrashAtEveryStepUnseen(t *testing.T) { crashEverywhere(t, unseenSteps, true) }
+func TestCrashAtEveryStepUnseen(t *testing.T) { crashEverywhere(t, unseenSteps, true, true) }
 
-func crashEverywhere(t *testing.T, steps []Step, unseen bool) {
+// The same where the bytes go on into a branch when they are put out: each comes there once too.
+func TestCrashAtEveryStepIntoABranch(t *testing.T) { crashEverywhere(t, onwardSteps, false, true) }
+
+func crashEverywhere(t *testing.T, steps []Step, unseen, pipe bool) {
 	input := strings.Repeat("0123456789abcdef", 12<<10) // three stages full
 	var firsts []crash
 	for _, s := range steps {
@@ -196,7 +213,7 @@ func crashEverywhere(t *testing.T, steps []Step, unseen bool) {
 		for _, second := range append([]crash{{}}, firsts...) {
 			t.Run(fmt.Sprintf("%s %d, %s %d", first.at, first.n, second.at, second.n), func(t *testing.T) {
 				over := make(chan struct{})
-				d := &disk{parked: map[string][]*fd.FD{}}
+				d := &disk{unseen: unseen, parked: map[string][]*fd.FD{}}
 				r, w, err := fd.Pipe()
 				if err != nil {
 					t.Fatal(err)
@@ -207,7 +224,7 @@ func crashEverywhere(t *testing.T, steps []Step, unseen bool) {
 				}
 				w.Close()
 				d.src = r
-				if unseen {
+				if pipe {
 					if d.outR, d.outW, err = fd.Pipe(); err != nil {
 						t.Fatal(err)
 					}
@@ -223,16 +240,18 @@ func crashEverywhere(t *testing.T, steps []Step, unseen bool) {
 				if !d.run(t, first, over) && !d.run(t, second, over) {
 					d.run(t, crash{}, over)
 				}
-				if unseen {
-					d.out = make([]byte, len(input)+1)
-					n, err := unix.Read(d.outR.Int(), d.out)
+				if !unseen && string(d.out) != input {
+					t.Errorf("%d bytes came out of %d, or not the same", len(d.out), len(input))
+				}
+				if pipe {
+					out := make([]byte, len(input)+1)
+					n, err := unix.Read(d.outR.Int(), out)
 					if err != nil {
 						t.Fatal(err)
 					}
-					d.out = d.out[:n]
-				}
-				if string(d.out) != input {
-					t.Errorf("%d bytes came out of %d, or not the same", len(d.out), len(input))
+					if string(out[:n]) != input {
+						t.Errorf("%d bytes came through of %d, or not the same", n, len(input))
+					}
 				}
 			})
 		}

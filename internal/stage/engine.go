@@ -110,6 +110,7 @@ const (
 	StepMoved     Step = "moved"     // a part of an unseen chunk has left the stage
 	StepPut       Step = "put"       // the handler has put it out
 	StepWritten   Step = "written"   // that is recorded
+	StepPassed    Step = "passed"    // a part of it has left the stage for the way onward
 	StepConsumed  Step = "consumed"  // the stage is empty again
 	StepCommitted Step = "committed" // the chunk counts
 )
@@ -296,6 +297,7 @@ func (e *Engine) Close() error {
 	for _, s := range sources {
 		if s != nil {
 			s.src.Close()
+			s.endOnward()
 		}
 	}
 	for _, p := range e.pairs {
@@ -314,15 +316,37 @@ var ErrTooMany = fmt.Errorf("%d streams are open, and no more fit: %w", slotsMos
 // Add takes ownership of src, a pipe's read end, a connected stream socket or a PTY master, on which it sets O_NONBLOCK, and
 // begins to read it. A source whose key a predecessor knew goes on where that one was: first with what is in its stage.
 func (e *Engine) Add(src *fd.FD, key string, h Handler) (*Source, error) {
-	return e.add(src, key, h, false)
+	return e.add(src, key, h, false, nil)
+}
+
+// AddInto is Add for a stream that goes on into branches, of which there is one at most, from its beginning, or from where a predecessor's
+// went on. It takes ownership of their pipes.
+func (e *Engine) AddInto(src *fd.FD, key string, h Handler, branches []Branch) (*Source, error) {
+	var out *onward
+	err := fmt.Errorf("%d branches for a stream that is put out, which has one at most", len(branches))
+	if len(branches) == 1 {
+		out, err = newOnward(branches[0])
+	}
+	if err != nil && len(branches) > 0 {
+		src.Close()
+		for _, b := range branches {
+			b.To.Close()
+		}
+		return nil, err
+	}
+	s, err := e.add(src, key, h, false, out)
+	if err != nil && out != nil {
+		out.to.Close()
+	}
+	return s, err
 }
 
 // AddUnseen is Add for a handler that moves bytes without looking at them: its chunks have no Data, but Move.
 func (e *Engine) AddUnseen(src *fd.FD, key string, h Handler) (*Source, error) {
-	return e.add(src, key, h, true)
+	return e.add(src, key, h, true, nil)
 }
 
-func (e *Engine) add(src *fd.FD, key string, h Handler, unseen bool) (*Source, error) {
+func (e *Engine) add(src *fd.FD, key string, h Handler, unseen bool, out *onward) (*Source, error) {
 	if key == "" || len(key) > keyMost {
 		src.Close()
 		return nil, fmt.Errorf("key of %d bytes for a stream, want 1 to %d", len(key), keyMost)
@@ -332,7 +356,7 @@ func (e *Engine) add(src *fd.FD, key string, h Handler, unseen bool) (*Source, e
 		return nil, fmt.Errorf("set O_NONBLOCK on a stream: %w", err)
 	}
 	s := &Source{
-		eng: e, src: src, h: h, done: make(chan struct{}), pipeSize: capacity(src.Int()), unseen: unseen,
+		eng: e, src: src, h: h, done: make(chan struct{}), pipeSize: capacity(src.Int()), unseen: unseen, out: out,
 	}
 	if _, err := unix.FcntlInt(uintptr(src.Int()), unix.F_GETPIPE_SZ, 0); err != nil { // a socket, or a terminal
 		s.lone, s.noGrow = ptyLone, true
@@ -412,8 +436,16 @@ func (e *Engine) poll() {
 				continue
 			}
 			// A source that was forgotten since has another generation in its slot, or none.
-			if s := e.sources[ev.Fd]; s != nil && s.gen == ev.Pad && s.state == armed {
+			s := e.sources[ev.Fd]
+			switch {
+			case s == nil || s.gen != ev.Pad:
+			case s.state == armed:
 				e.queue(s)
+			case s.out != nil:
+				select {
+				case s.out.room <- struct{}{}:
+				default:
+				}
 			}
 		}
 		e.mu.Unlock()

@@ -116,7 +116,7 @@ func (w *worker) resume(s *Source) (over bool, err error) {
 		staged -= n
 	case phaseWritten:
 		rest := n - (s.slot.staged() - staged) // of the chunk, what was not consumed
-		if err := w.consume(rest, w.eng.null.Int()); err != nil {
+		if err := w.passOn(s, rest); err != nil {
 			return false, err
 		}
 		if last {

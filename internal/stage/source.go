@@ -30,8 +30,9 @@ type Source struct {
 	k      int   // slot number
 	gen    int32 // tells it from an earlier source of the same slot
 	pty    bool
-	lone   int  // a read of fewer bytes is not waited after
-	unseen bool // its chunks are moved, and not looked at
+	lone   int     // a read of fewer bytes is not waited after
+	unseen bool    // its chunks are moved, and not looked at
+	out    *onward // nil: what is put out goes nowhere else; eng.mu
 	done   chan struct{}
 
 	state int          // of the state machine above; eng.mu
@@ -164,6 +165,7 @@ func (s *Source) finish(err error) {
 	s.state = ended
 	if !e.closed {
 		unix.EpollCtl(e.ep.Int(), unix.EPOLL_CTL_DEL, s.src.Int(), nil)
+		s.endOnward()
 	}
 	e.mu.Unlock()
 	s.h.Done(s.slot.Committed(), err)

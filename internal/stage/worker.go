@@ -55,6 +55,9 @@ func (e *Engine) work() {
 		e.mu.Unlock()
 		w.serve(s)
 		e.mu.Lock()
+		if s.out != nil && s.out.leaving {
+			s.endOnward()
+		}
 		e.serving--
 		e.tellCalm()
 	}
@@ -220,7 +223,7 @@ func (w *worker) finishChunk(s *Source, n int) error {
 	w.eng.step(StepPut)
 	s.slot.written()
 	w.eng.step(StepWritten)
-	if err := w.consume(n, w.eng.null.Int()); err != nil {
+	if err := w.passOn(s, n); err != nil {
 		return err
 	}
 	w.eng.step(StepConsumed)

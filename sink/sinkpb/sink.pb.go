@@ -374,7 +374,9 @@ type Description struct {
 	Copies bool `protobuf:"varint,8,opt,name=copies,proto3" json:"copies,omitempty"`
 	// Of carries, those that the plugin carries only where a spec is given for them by name, and not with one that is for
 	// all streams: what it would be the source of is not what it is the sink of.
-	ByName        []Stream `protobuf:"varint,9,rep,packed,name=by_name,json=byName,proto3,enum=muxd.sink.v1.Stream" json:"by_name,omitempty"`
+	ByName []Stream `protobuf:"varint,9,rep,packed,name=by_name,json=byName,proto3,enum=muxd.sink.v1.Stream" json:"by_name,omitempty"`
+	// AddBranch works on its consoles: what a console has put out can go on into a pipe too, one of policy BLOCK.
+	TakesBranch   bool `protobuf:"varint,10,opt,name=takes_branch,json=takesBranch,proto3" json:"takes_branch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -470,6 +472,13 @@ func (x *Description) GetByName() []Stream {
 		return x.ByName
 	}
 	return nil
+}
+
+func (x *Description) GetTakesBranch() bool {
+	if x != nil {
+		return x.TakesBranch
+	}
+	return false
 }
 
 type Option struct {
@@ -1053,7 +1062,7 @@ type OpenRequest struct {
 	// under `ticket` whatever the wiring: of a console its PTY master.
 	Again bool `protobuf:"varint,7,opt,name=again,proto3" json:"again,omitempty"`
 	// Where to copy the stream, of which there is one then. The write ends arrive under `ticket`, behind the far end, in their
-	// order.
+	// order. Of a console only with `again`.
 	Branches []*Branch `protobuf:"bytes,8,rep,name=branches,proto3" json:"branches,omitempty"`
 	// Somebody else has made the console's terminal: its PTY master arrives under `ticket`, and nothing is given back.
 	Given         bool `protobuf:"varint,9,opt,name=given,proto3" json:"given,omitempty"`
@@ -3930,7 +3939,7 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x06policy\x18\x02 \x01(\x0e2\x14.muxd.sink.v1.PolicyR\x06policy\x12\x12\n" +
 	"\x04spec\x18\x03 \x01(\tR\x04spec\"4\n" +
 	"\x0fDescribeRequest\x12!\n" +
-	"\fmuxd_version\x18\x01 \x01(\tR\vmuxdVersion\"\xbd\x02\n" +
+	"\fmuxd_version\x18\x01 \x01(\tR\vmuxdVersion\"\xe0\x02\n" +
 	"\vDescription\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x12\n" +
@@ -3941,7 +3950,9 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\n" +
 	"keeps_logs\x18\a \x01(\bR\tkeepsLogs\x12\x16\n" +
 	"\x06copies\x18\b \x01(\bR\x06copies\x12-\n" +
-	"\aby_name\x18\t \x03(\x0e2\x14.muxd.sink.v1.StreamR\x06byName\"\x80\x02\n" +
+	"\aby_name\x18\t \x03(\x0e2\x14.muxd.sink.v1.StreamR\x06byName\x12!\n" +
+	"\ftakes_branch\x18\n" +
+	" \x01(\bR\vtakesBranch\"\x80\x02\n" +
 	"\x06Option\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x19.muxd.sink.v1.Option.TypeR\x04type\x12\x18\n" +

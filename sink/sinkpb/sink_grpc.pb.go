@@ -80,8 +80,8 @@ type SinkClient interface {
 	// told on Watch; the rest is left in the stream for the next sink. It returns when the stream is flushed, or, with `left`
 	// false, when that takes longer than the call's deadline: then the sink keeps the stream.
 	Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*LeaveResponse, error)
-	// AddBranch adds a branch to a stream that is copied: it gets the stream from the next chunk on. The write end of its pipe
-	// travels under `ticket`. A branch that there is already stays as it is, and the descriptor is closed.
+	// AddBranch adds a branch to a stream that is copied, or to a console that has none: it gets the stream from the next chunk on. The
+	// write end of its pipe travels under `ticket`. A branch that there is already stays as it is, and the descriptor is closed.
 	AddBranch(ctx context.Context, in *AddBranchRequest, opts ...grpc.CallOption) (*AddBranchResponse, error)
 	// RemoveBranch ends a branch between two chunks: the plugin passes on to it what it holds for it, closes its pipe, and
 	// answers; with `discard` it throws that away. Where that takes longer than the call's deadline, `removed` is false, and the
@@ -374,8 +374,8 @@ type SinkServer interface {
 	// told on Watch; the rest is left in the stream for the next sink. It returns when the stream is flushed, or, with `left`
 	// false, when that takes longer than the call's deadline: then the sink keeps the stream.
 	Leave(context.Context, *LeaveRequest) (*LeaveResponse, error)
-	// AddBranch adds a branch to a stream that is copied: it gets the stream from the next chunk on. The write end of its pipe
-	// travels under `ticket`. A branch that there is already stays as it is, and the descriptor is closed.
+	// AddBranch adds a branch to a stream that is copied, or to a console that has none: it gets the stream from the next chunk on. The
+	// write end of its pipe travels under `ticket`. A branch that there is already stays as it is, and the descriptor is closed.
 	AddBranch(context.Context, *AddBranchRequest) (*AddBranchResponse, error)
 	// RemoveBranch ends a branch between two chunks: the plugin passes on to it what it holds for it, closes its pipe, and
 	// answers; with `discard` it throws that away. Where that takes longer than the call's deadline, `removed` is false, and the
