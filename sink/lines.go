@@ -10,7 +10,7 @@ import (
 // Line is a line of a stream, or a piece of a long one. See Chunk.Lines.
 type Line struct {
 	Offset uint64 // in the stream, of Text's first byte; no two lines of a stream have the same
-	Text   []byte // without the newline; valid until the next Line, or until Write returns
+	Text   []byte // without the newline; valid until Write returns
 	// Partial says that no newline stood behind Text: the line goes on in the stream's next Line, or the stream has ended.
 	Partial bool
 	// Again says that an earlier process of this plugin was killed while it had this line, so that it may have been put out.
