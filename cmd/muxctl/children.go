@@ -158,6 +158,8 @@ func (a *app) stopCmd() *cobra.Command {
 	var now bool
 	c := &cobra.Command{
 		Use: "stop ID...", Short: "Stop children: SIGTERM, then SIGKILL after the grace time",
+		Long: `stop sends SIGTERM to each child's process group, and SIGHUP to one on a console that ignores SIGTERM, as an interactive shell
+does. What is still there after the grace time gets SIGKILL. It returns when the child is finished.`,
 		Args: args(cobra.MinimumNArgs(1)), ValidArgsFunction: a.completeChildren,
 		RunE: func(c *cobra.Command, ids []string) error {
 			m, err := a.muxd()

@@ -71,7 +71,8 @@ type ControlClient interface {
 	// Wait returns when every stream of the child is where it belongs and nothing of it can change any more.
 	Wait(ctx context.Context, in *WaitRequest, opts ...grpc.CallOption) (*Child, error)
 	Signal(ctx context.Context, in *SignalRequest, opts ...grpc.CallOption) (*SignalResponse, error)
-	// Stop sends SIGTERM to the child's group, SIGKILL after the grace time, and returns when it is finished.
+	// Stop sends SIGTERM to the child's group, and SIGHUP if the child has a console and ignores SIGTERM, as an interactive shell does;
+	// SIGKILL after the grace time; and returns when it is finished.
 	Stop(ctx context.Context, in *StopRequest, opts ...grpc.CallOption) (*Child, error)
 	Resize(ctx context.Context, in *ResizeRequest, opts ...grpc.CallOption) (*ResizeResponse, error)
 	// Screen tells what a child's console shows. UNIMPLEMENTED: its sink does not know.
@@ -370,7 +371,8 @@ type ControlServer interface {
 	// Wait returns when every stream of the child is where it belongs and nothing of it can change any more.
 	Wait(context.Context, *WaitRequest) (*Child, error)
 	Signal(context.Context, *SignalRequest) (*SignalResponse, error)
-	// Stop sends SIGTERM to the child's group, SIGKILL after the grace time, and returns when it is finished.
+	// Stop sends SIGTERM to the child's group, and SIGHUP if the child has a console and ignores SIGTERM, as an interactive shell does;
+	// SIGKILL after the grace time; and returns when it is finished.
 	Stop(context.Context, *StopRequest) (*Child, error)
 	Resize(context.Context, *ResizeRequest) (*ResizeResponse, error)
 	// Screen tells what a child's console shows. UNIMPLEMENTED: its sink does not know.

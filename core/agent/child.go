@@ -3,7 +3,10 @@ package agent
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -391,7 +394,7 @@ func (a *Agent) forgetOldest() {
 	}
 }
 
-// stop ends c: SIGTERM to its group now, SIGKILL after grace. It does not wait.
+// stop ends c: SIGTERM to its group now, SIGHUP too where that is a shell's on a console, SIGKILL after grace. It does not wait.
 func (a *Agent) stop(c *child, grace time.Duration) {
 	a.mu.Lock()
 	c.stopping = true
@@ -416,6 +419,7 @@ func (a *Agent) stop(c *child, grace time.Duration) {
 	}
 	a.emit(c, "stopping", "", "")
 	a.save(c)
+	shell := slices.ContainsFunc(c.openings, (*opening).isConsole) && ignores(int(c.rec.Pid), unix.SIGTERM)
 	if grace > 0 {
 		if c.killed != nil {
 			c.killed.Stop()
@@ -431,6 +435,20 @@ func (a *Agent) stop(c *child, grace time.Duration) {
 	if sig == unix.SIGTERM {
 		a.keeper.Signal(a.ctx, key, unix.SIGCONT, true) // a stopped process takes its SIGTERM then
 	}
+	if sig == unix.SIGTERM && shell {
+		a.keeper.Signal(a.ctx, key, unix.SIGHUP, true)
+	}
+}
+
+// ignores says whether a process ignores a signal. An interactive shell ignores SIGTERM, and ends when its terminal hangs up.
+func ignores(pid int, sig syscall.Signal) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(b), "\nSigIgn:\t") // proc_pid_status(5)
+	mask, err := strconv.ParseUint(rest[:min(16, len(rest))], 16, 64)
+	return err == nil && mask&(1<<(sig-1)) != 0
 }
 
 // statusText says in words how a child ended.
