@@ -137,8 +137,8 @@ func (a *app) agentStopCmd() *cobra.Command {
 }
 
 func (a *app) pluginCmd() *cobra.Command {
-	c := &cobra.Command{Use: "plugin", Short: "Look at sink plugins, restart one, or begin one", Args: args(cobra.NoArgs)}
-	c.AddCommand(a.pluginListCmd(), a.pluginRestartCmd(), a.pluginNewCmd())
+	c := &cobra.Command{Use: "plugin", Short: "Look at sink plugins, restart, begin or check one", Args: args(cobra.NoArgs)}
+	c.AddCommand(a.pluginListCmd(), a.pluginRestartCmd(), a.pluginNewCmd(), a.pluginCheckCmd())
 	return c
 }
 

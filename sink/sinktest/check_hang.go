@@ -1,0 +1,73 @@
+package sinktest
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/muxd/muxd/sink/sinkpb"
+)
+
+// answerMost is how long an answer to Openings may take: muxd kills at 10 s.
+const answerMost = 5 * time.Second
+
+func (h *host) answers(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, answerMost)
+	defer cancel()
+	if _, err := h.p.sinks.Openings(ctx, &sinkpb.OpeningsRequest{}); err != nil {
+		return fmt.Errorf("the call Openings, within %v: %w", answerMost, err)
+	}
+	return nil
+}
+
+func hangStop(s *session) error {
+	if err := s.needsOutput(); err != nil {
+		return err
+	}
+	h, o, err := s.openNew()
+	if err != nil {
+		return err
+	}
+	l := &lines{}
+	for range 3 {
+		if err := s.write(o, first(l, 10<<10), 0); err != nil {
+			return err
+		}
+		h.p.signal(unix.SIGSTOP)
+		time.AfterFunc(100*time.Millisecond, func() { h.p.signal(unix.SIGCONT) })
+		if err := s.write(o, first(l, 10<<10), 0); err != nil {
+			return err
+		}
+		if err := h.answers(s); err != nil {
+			return fmt.Errorf("after SIGCONT: %w", err)
+		}
+	}
+	return s.finish(o, &lines{})
+}
+
+func hangBusy(s *session) error {
+	if err := s.needsReading(); err != nil {
+		return err
+	}
+	h, o, sp, err := s.stalled()
+	if err != nil {
+		return err
+	}
+	if _, err := s.stuff(o, &lines{}); err != nil {
+		return err
+	}
+	if err := h.answers(s); err != nil {
+		return fmt.Errorf("while its destination takes nothing: %w", err)
+	}
+	second, err := s.open(h)
+	if err != nil {
+		return fmt.Errorf("another opening, while the destination of the first takes nothing: %w", err)
+	}
+	if err := s.pass(second, &lines{}, &lines{}, 100<<10, 0); err != nil {
+		return fmt.Errorf("another opening, while the destination of the first takes nothing: %w", err)
+	}
+	sp.gate.set(false)
+	return s.finish(o, &lines{})
+}

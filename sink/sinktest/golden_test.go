@@ -1,0 +1,84 @@
+package sinktest
+
+import (
+	"bytes"
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/muxd/muxd/sink/sinkpb"
+)
+
+// goldenRecords has the log records of testdata.
+var goldenRecords = map[string]*sinkpb.LogRecord{
+	"log-record":    {Time: 1777888800000000123, Stream: sinkpb.Stream_STDOUT, Text: []byte("hello"), Cursor: "42"},
+	"log-partial":   {Stream: sinkpb.Stream_STDERR, Text: []byte{0, 0xff, 0x7f}, Partial: true},
+	"log-empty":     {Stream: sinkpb.Stream_STDOUT},
+	"log-end":       {End: true},
+	"log-end-error": {End: true, Error: "it is gone"},
+}
+
+func TestGoldenFiles(t *testing.T) {
+	seen := 0
+	for name, b := range goldenFiles(t) {
+		want, isRecord := goldenRecords[name]
+		switch {
+		case strings.HasPrefix(name, "malformed-handshake"):
+			if _, _, err := parseHandshake(string(b)); err == nil {
+				t.Errorf("%s.hex: %q was taken", name, b)
+			}
+		case strings.HasPrefix(name, "handshake"):
+			socket, version, err := parseHandshake(string(b))
+			wantVersion := map[string]string{"handshake": "1", "handshake-other-version": "7"}[name]
+			if err != nil || socket != "/run/muxd/plugins/plugin123/socket" || version != wantVersion {
+				t.Errorf("%s.hex: %q is %s of version %s (error: %v)", name, b, socket, version, err)
+			}
+		case isRecord:
+			seen++
+			got := &sinkpb.LogRecord{}
+			if err := proto.Unmarshal(b, got); err != nil || !proto.Equal(got, want) {
+				t.Errorf("%s.hex: it is %v (error: %v), want %v", name, got, err, want)
+			}
+			if made, err := proto.Marshal(want); err != nil || !bytes.Equal(made, b) {
+				t.Errorf("%s.hex: Marshal makes %x (error: %v), want %x", name, made, err, b)
+			}
+		default:
+			t.Errorf("%s.hex: nothing of that name is known", name)
+		}
+	}
+	if seen != len(goldenRecords) {
+		t.Errorf("%d of %d records have a file in testdata", seen, len(goldenRecords))
+	}
+}
+
+// goldenFiles reads testdata/*.hex: hexadecimal digits, with blanks and lines that begin with # between them.
+func goldenFiles(t *testing.T) map[string][]byte {
+	t.Helper()
+	paths, err := filepath.Glob("testdata/*.hex")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string][]byte{}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var digits strings.Builder
+		for line := range strings.Lines(string(text)) {
+			if !strings.HasPrefix(line, "#") {
+				digits.WriteString(strings.Join(strings.Fields(line), ""))
+			}
+		}
+		b, err := hex.DecodeString(digits.String())
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		out[strings.TrimSuffix(filepath.Base(path), ".hex")] = b
+	}
+	return out
+}
