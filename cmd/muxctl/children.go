@@ -234,8 +234,7 @@ func (a *app) redirectCmd() *cobra.Command {
 by that of the new one, is the stream. What is on a terminal, a direct file, an inherited stream or null cannot be moved.
 
 With --add the sink gets the stream from here on besides those that it has, and with --remove a sink, named by its spec or its number in
-muxctl inspect, gets no more of it; the others notice nothing. That is for streams that were started with several sinks, or
-with branch= for their one.`,
+muxctl inspect, gets no more of it; the others notice nothing. What a console shows is the stream console there.`,
 		Example: `  muxctl redirect web stdout file:/var/log/web-new.log
   muxctl redirect web stdout --add socket:unix:/run/debug,branch=drop-oldest
   muxctl redirect web stdout --remove 2`, ValidArgsFunction: a.completeChildren,

@@ -147,9 +147,11 @@ func (a *Agent) takeIn(ctx context.Context, c *child, pid int32, far map[sinkpb.
 		o.plugin.Store(host.Dead(ch.spec.Name)) // until it has it
 		a.note(c, ch, o)
 		for _, s := range o.streams {
-			if s.kind == sinkpb.Stream_CONSOLE {
+			switch {
+			case s.as.from != nil: // ours
+			case s.kind == sinkpb.Stream_CONSOLE:
 				s.holder = terminalOf(far[s.kind])
-			} else {
+			default:
 				s.holder = farHolder(far[s.kind])
 			}
 		}
@@ -159,15 +161,31 @@ func (a *Agent) takeIn(ctx context.Context, c *child, pid int32, far map[sinkpb.
 	a.byKey[c.key] = c
 	a.save(c)
 	a.mu.Unlock()
-	opened := 0
+	left := openings // that are not opened
 	defer func() {
-		for _, o := range openings[opened:] {
+		for _, o := range left {
 			a.notOpened(o)
 		}
 	}()
+	ends := map[*stream]*fd.FD{} // far ends, of branches too
+	inputs := map[*stream]*fd.FD{}
+	var made []*fd.FD
+	defer func() { fd.CloseAll(made) }()
 	for _, o := range openings {
 		for _, s := range o.streams {
-			if err := a.keeper.Hold(ctx, o.farName(s), nil, far[s.kind].Int()); err != nil {
+			ends[s] = far[s.kind]
+			if s.as.from != nil {
+				r, w, err := fd.Pipe()
+				if err != nil {
+					return spawnError(err)
+				}
+				ends[s], inputs[s] = r, w
+				made = append(made, r, w)
+				if err := a.keeper.Hold(ctx, branch{o, s}.input(), nil, w.Int()); err != nil {
+					return spawnError(err)
+				}
+			}
+			if err := a.keeper.Hold(ctx, o.farName(s), nil, ends[s].Int()); err != nil {
 				return spawnError(err)
 			}
 		}
@@ -178,12 +196,13 @@ func (a *Agent) takeIn(ctx context.Context, c *child, pid int32, far map[sinkpb.
 			return spawnError(err)
 		}
 	}
-	for _, o := range openings {
+	for n := len(openings); n > 0; n-- { // what is copied to first
+		o := openings[n-1]
 		// A plugin that dies over it may have read some of the stream, which its successor has then.
-		if err := a.giveFar(ctx, o, far); err != nil && !pluginGone(err) {
+		if err := a.giveFar(ctx, o, ends, inputs); err != nil && !pluginGone(err) {
 			return plainStatus(err)
 		}
-		opened++
+		left = openings[:n-1]
 	}
 	a.running(c, p)
 	return nil
@@ -197,36 +216,52 @@ func (a *Agent) chooseFar(ctx context.Context, c *child, far map[sinkpb.Stream]*
 	}
 	sinks = slices.DeleteFunc(sinks, func(ch *choice) bool { return ch.text == wiringNull && far[ch.streams[0]] == nil }) // what no sink was named for
 	for _, ch := range sinks {
-		if ch.copies || ch.from != nil {
-			return nil, errors.New("an adopted stream takes one sink; cmd | tee copies it for others")
-		}
 		if ch.wiring != wiringPipe {
 			return nil, fmt.Errorf("sink %s cannot adopt %s, which is there already: want a sink that is given a pipe, as file or socket", ch.text, streamName(ch.streams[0]))
 		}
-		ch.wiring = wiringAdopt
+		if ch.from == nil {
+			ch.wiring = wiringAdopt
+		}
 	}
 	return sinks, nil
 }
 
-// giveFar opens o, whose far ends were made elsewhere, at its plugin.
-func (a *Agent) giveFar(ctx context.Context, o *opening, far map[sinkpb.Stream]*fd.FD) error {
+// giveFar opens o, whose far ends were made elsewhere, at its plugin, when what stands behind it is open, with the inputs of that.
+func (a *Agent) giveFar(ctx context.Context, o *opening, ends, inputs map[*stream]*fd.FD) error {
 	p, err := a.host.Get(ctx, o.choice.spec.Name)
 	if err != nil {
 		return invalid(err)
 	}
 	o.plugin.Store(p)
 	var give []int
-	for _, s := range o.choice.streams {
-		give = append(give, far[s].Int())
+	for _, s := range o.streams {
+		give = append(give, ends[s].Int())
 	}
 	c := o.child
-	return p.Give(ctx, give, func(ctx context.Context, ticket []byte) error {
+	a.mu.Lock()
+	behind := o.branches()
+	a.mu.Unlock()
+	var branches []branch
+	if !o.isConsole() {
+		branches = behind
+	}
+	for _, b := range branches {
+		give = append(give, inputs[b.s].Int())
+	}
+	err = p.Give(ctx, give, func(ctx context.Context, ticket []byte) error {
 		_, err := p.Sinks().Open(ctx, &sinkpb.OpenRequest{
 			Opening: o.id, Spec: wireSpec(o.choice.spec), Child: c.described(o.run), Streams: o.choice.streams, Ticket: ticket,
 			Given: o.isConsole(), Size: &sinkpb.Size{Rows: c.spec.Size.Rows, Cols: c.spec.Size.Cols},
+			Branches: wireBranches(branches),
 		})
 		return err
 	})
+	for _, b := range behind[len(branches):] {
+		if err == nil {
+			err = a.giveBranch(ctx, o, b, inputs[b.s].Int())
+		}
+	}
+	return err
 }
 
 // resumeAdopted goes on with an adoption that the agent before had begun. It returns before any client is served, so that one that
@@ -235,9 +270,11 @@ func (a *Agent) resumeAdopted(ctx context.Context, c *child, p *keeperpb.Process
 	whole := c.rec.Pid == 0 || p != nil
 	for _, o := range c.openings {
 		for _, s := range o.streams {
-			f, err := a.keeper.Fetch(ctx, o.farName(s))
-			whole = whole && err == nil
-			f.Close()
+			for _, name := range heldOf(branch{o, s}) {
+				f, err := a.keeper.Fetch(ctx, name)
+				whole = whole && err == nil
+				f.Close()
+			}
 		}
 	}
 	if whole {
@@ -256,6 +293,14 @@ func (a *Agent) resumeAdopted(ctx context.Context, c *child, p *keeperpb.Process
 	defer a.mu.Unlock()
 	delete(a.byKey, c.key)
 	a.forget(c)
+}
+
+// heldOf names what the keeper holds of a stream.
+func heldOf(b branch) []string {
+	if b.s.as.from == nil {
+		return []string{b.o.farName(b.s)}
+	}
+	return []string{b.o.farName(b.s), b.input()}
 }
 
 // notOpened says that nothing will be told of o, so that undo need not wait for it.

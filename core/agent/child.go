@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -95,8 +96,8 @@ type opening struct {
 	plugin  atomic.Pointer[host.Plugin] // the process that serves it; a successor's after revive
 	choice  *choice
 	streams []*stream
-	closed  bool          // of a branch: the keeper is told to drop its input
 	undone  chan struct{} // closed when its streams are done, of an opening that is taken back
+	rewired sync.Mutex    // held while its plugin is given its far ends, or another one; taken before Agent.mu
 }
 
 // farName is the keeper's name of the far end of s.
@@ -112,6 +113,10 @@ type stream struct {
 	kind   sinkpb.Stream
 	rec    *controlpb.Sink
 	holder holderID // of the near end
+	as     *choice  // what it is of: its opening's, or where only this stream of it is a branch, one of its own
+	branch string   // of a branch: the name that it has for what copies the stream; unique for ever
+	closed bool     // of a branch: the keeper is told to drop its input
+	next   bool     // its sink is being given another far end, which the keeper has as nextName
 	armed  bool     // the keeper tells when its far end has something to read
 	moving bool     // it is leaving its sink for another
 	done   bool     // flushed or failed, or nothing will be told of it
@@ -183,12 +188,9 @@ func (a *Agent) drained(c *child, run uint32) {
 	var open []*stream
 	var cut []*opening
 	for _, o := range c.openings {
-		if o.choice.from != nil {
-			continue // it ends with what is copied to it
-		}
 		n := len(open)
-		for _, s := range o.streams {
-			if !s.done && s.rec.State == "open" {
+		for _, s := range o.streams { // a branch ends with what is copied to it
+			if s.as.from == nil && !s.done && s.rec.State == "open" {
 				open = append(open, s)
 			}
 		}
@@ -216,8 +218,10 @@ func (a *Agent) settle(o *opening) {
 	a.mu.Lock()
 	exited, cut := c.rec.State == stExited, c.cut
 	exited = exited || o.endsAlone()
-	if from := o.copiedBy(); from != nil && !from.streams[0].done {
-		cut = false // when that has ended: until then there may be more for it
+	for _, s := range o.streams {
+		if from := (branch{o, s}).copiedBy(); from != nil && !from.streams[0].done {
+			cut = false // when that has ended: until then there may be more for it
+		}
 	}
 	end := &sinkpb.EndRequest{Opening: o.id, HasStatus: c.rec.StatusKnown, Status: c.rec.Status}
 	a.mu.Unlock()
@@ -257,7 +261,7 @@ func (a *Agent) failStream(o *opening, s *stream, why string) {
 	s.done, s.rec.State, s.rec.Error = true, "failed", why
 	a.emit(o.child, "failed", partOf(s.rec), why)
 	a.copiedAll(o)
-	a.branchFailed(o)
+	a.branchFailed(branch{o, s})
 }
 
 // maybeFinish moves c from exited to its end, if all its streams are done. Agent.mu is held.

@@ -95,11 +95,16 @@ func (a *Agent) chooseConsole(ctx context.Context, c *child, master *fd.FD) ([]*
 	if size := sizeOf(master); size != nil {
 		c.spec.Size, c.rec.Size = size, size
 	}
-	if ch.log != "" {
-		return nil, fmt.Errorf("sink %s: %s= is not for a console that is adopted", ch.text, logOption)
-	}
 	ch.wiring, ch.streams = wiringAdopt, []sinkpb.Stream{sinkpb.Stream_CONSOLE}
-	return []*choice{&ch}, nil
+	sinks := []*choice{&ch}
+	if ch.log != "" {
+		more, err := a.logged(ctx, &ch, c.spec, c.described(1))
+		if err != nil {
+			return nil, err
+		}
+		sinks = append(sinks, more...)
+	}
+	return sinks, nil
 }
 
 // endsAlone says whether o is a console of which nobody tells that its process has exited: it ends when the terminal has no holder

@@ -189,7 +189,7 @@ func (a *Agent) openCopied(ctx context.Context, c *child, ch *choice, n int, pbC
 }
 
 // openBehind opens the sinks that stand behind ch, and returns them with the write ends of their pipes, which keep gets.
-func (a *Agent) openBehind(ctx context.Context, c *child, ch *choice, pbChild *sinkpb.Child, keep func(name string, f *fd.FD)) (branches []*opening, in []int, err error) {
+func (a *Agent) openBehind(ctx context.Context, c *child, ch *choice, pbChild *sinkpb.Child, keep func(name string, f *fd.FD)) (branches []branch, in []int, err error) {
 	for i, b := range c.sinks {
 		if b.from != ch {
 			continue
@@ -202,7 +202,7 @@ func (a *Agent) openBehind(ctx context.Context, c *child, ch *choice, pbChild *s
 		if err != nil {
 			return nil, nil, a.unopened(o, err)
 		}
-		branches, in = append(branches, o), append(in, w.Int())
+		branches, in = append(branches, branch{o, o.streams[0]}), append(in, w.Int())
 	}
 	return branches, in, nil
 }
@@ -215,7 +215,7 @@ func (a *Agent) openBranch(ctx context.Context, c *child, o *opening, pbChild *s
 		return nil, err
 	}
 	keep(farPrefix(c.id())+o.id+"/"+streamName(o.choice.streams[0]), r)
-	keep(inputName(o), w)
+	keep(branch{o, o.streams[0]}.input(), w)
 	branches, ins, err := a.openBehind(ctx, c, o.choice, pbChild, keep)
 	if err != nil {
 		return nil, err
@@ -236,7 +236,7 @@ func (a *Agent) openLog(ctx context.Context, c *child, o *opening, pbChild *sink
 
 // giveBranch has o copy what it carries to the branch b too, whose write end is in. It does not take ownership of that, and may be called
 // again.
-func (a *Agent) giveBranch(ctx context.Context, o, b *opening, in int) error {
+func (a *Agent) giveBranch(ctx context.Context, o *opening, b branch, in int) error {
 	p := o.plugin.Load()
 	return p.Give(ctx, []int{in}, func(ctx context.Context, ticket []byte) error {
 		_, err := p.Sinks().AddBranch(ctx, &sinkpb.AddBranchRequest{Opening: o.id, Branch: wireBranch(b), Ticket: ticket})
@@ -252,12 +252,18 @@ func partOf(r *controlpb.Sink) string {
 	return fmt.Sprintf("%s/%d", r.Stream, r.Branch)
 }
 
-// inputName is the keeper's name of the write end of a branch's pipe.
-func inputName(o *opening) string { return farPrefix(o.child.id()) + o.id + "/in" }
+// branch is a stream of an opening that gets what another opening copies.
+type branch struct {
+	o *opening
+	s *stream
+}
+
+// input is the keeper's name of the write end of its pipe.
+func (b branch) input() string { return farPrefix(b.o.child.id()) + b.s.branch + "/in" }
 
 // give opens o at its plugin with far ends: of a stream that is copied they are followed by the inputs of its branches. It
 // does not take ownership of far.
-func (a *Agent) give(ctx context.Context, c *child, o *opening, pbChild *sinkpb.Child, far []int, branches []*opening) error {
+func (a *Agent) give(ctx context.Context, c *child, o *opening, pbChild *sinkpb.Child, far []int, branches []branch) error {
 	req := &sinkpb.OpenRequest{
 		Opening: o.id, Spec: wireSpec(o.choice.spec), Child: pbChild, Streams: o.choice.streams, Branches: wireBranches(branches),
 		Size: &sinkpb.Size{Rows: c.spec.Size.Rows, Cols: c.spec.Size.Cols},
@@ -269,31 +275,33 @@ func (a *Agent) give(ctx context.Context, c *child, o *opening, pbChild *sinkpb.
 	})
 }
 
-func wireBranches(branches []*opening) (out []*sinkpb.Branch) {
+func wireBranches(branches []branch) (out []*sinkpb.Branch) {
 	for _, b := range branches {
 		out = append(out, wireBranch(b))
 	}
 	return out
 }
 
-func wireBranch(b *opening) *sinkpb.Branch {
-	return &sinkpb.Branch{Id: b.id, Policy: b.choice.policy, Spec: b.choice.text}
+func wireBranch(b branch) *sinkpb.Branch {
+	return &sinkpb.Branch{Id: b.s.branch, Policy: b.s.as.policy, Spec: b.s.as.text}
 }
 
-// branches lists the openings that o's stream is copied to, and that have not ended. Agent.mu is held.
-func (o *opening) branches() (out []*opening) {
-	for _, b := range o.child.openings {
-		if b.choice.from == o.choice && b.run == o.run && !b.streams[0].done {
-			out = append(out, b)
+// branches lists the streams that o's stream is copied to, and that have not ended. Agent.mu is held.
+func (o *opening) branches() (out []branch) {
+	for _, to := range o.child.openings {
+		for _, s := range to.streams {
+			if s.as.from == o.choice && to.run == o.run && !s.done {
+				out = append(out, branch{to, s})
+			}
 		}
 	}
 	return out
 }
 
-// copiedBy is the opening that copies a stream to the branch o, nil where o is none. Agent.mu is held.
-func (o *opening) copiedBy() *opening {
-	for _, from := range o.child.openings {
-		if o.choice.from != nil && from.choice == o.choice.from && from.run == o.run {
+// copiedBy is the opening that copies a stream to b, nil where b is no branch. Agent.mu is held.
+func (b branch) copiedBy() *opening {
+	for _, from := range b.o.child.openings {
+		if b.s.as.from != nil && from.choice == b.s.as.from && from.run == b.o.run {
 			return from
 		}
 	}
@@ -306,13 +314,13 @@ func (a *Agent) fetchInputs(ctx context.Context, o *opening) (branches []*sinkpb
 	all := o.branches()
 	a.mu.Unlock()
 	for _, b := range all {
-		f, err := a.keeper.Fetch(ctx, inputName(b))
+		f, err := a.keeper.Fetch(ctx, b.input())
 		if errors.Is(err, unix.ENOENT) {
 			continue // it has just been removed
 		}
 		if err != nil {
 			fd.CloseAll(in)
-			return nil, nil, fmt.Errorf("fetch the input of %s: %w", b.choice.text, err)
+			return nil, nil, fmt.Errorf("fetch the input of %s: %w", b.s.as.text, err)
 		}
 		branches, in = append(branches, wireBranch(b)), append(in, f)
 	}
@@ -324,35 +332,35 @@ func (a *Agent) fetchInputs(ctx context.Context, o *opening) (branches []*sinkpb
 func (a *Agent) copiedAll(o *opening) {
 	branches := o.branches()
 	if len(branches) > 0 {
-		a.follow(func() { a.closeInputs(branches) })
+		a.follow(func() { a.closeInputs(branches...) })
 	}
 }
 
-func (a *Agent) closeInputs(branches []*opening) {
+func (a *Agent) closeInputs(branches ...branch) {
 	for _, b := range branches {
 		a.dropInputOf(b)
-		a.settle(b) // it may have to be cut, which was put off
+		a.settle(b.o) // it may have to be cut, which was put off
 	}
 }
 
-// branchFailed has the stream go on without the branch o, which nobody reads any more. Agent.mu is held.
-func (a *Agent) branchFailed(o *opening) {
-	from := o.copiedBy()
+// branchFailed has the stream go on without the branch b, which nobody reads any more. Agent.mu is held.
+func (a *Agent) branchFailed(b branch) {
+	from := b.copiedBy()
 	if from == nil || from.streams[0].done {
 		return
 	}
 	a.follow(func() {
-		from.sinks().RemoveBranch(a.ctx, &sinkpb.RemoveBranchRequest{Opening: from.id, Branch: o.id, Discard: true})
-		a.dropInputOf(o)
+		from.sinks().RemoveBranch(a.ctx, &sinkpb.RemoveBranchRequest{Opening: from.id, Branch: b.s.branch, Discard: true})
+		a.dropInputOf(b)
 	})
 }
 
 // dropInputOf has the keeper drop the input of the branch b.
-func (a *Agent) dropInputOf(b *opening) {
+func (a *Agent) dropInputOf(b branch) {
 	a.mu.Lock()
-	b.closed = true
+	b.s.closed = true
 	a.mu.Unlock()
-	a.keeper.Drop(a.ctx, inputName(b), false)
+	a.keeper.Drop(a.ctx, b.input(), false)
 }
 
 // resumeCopies does what an agent that died may have left undone between a stream and its branches.
@@ -366,7 +374,7 @@ func (a *Agent) resumeCopies(c *child) {
 				a.copiedAll(o)
 			}
 			if s.done && s.rec.State == "failed" {
-				a.branchFailed(o)
+				a.branchFailed(branch{o, s})
 			}
 		}
 	}
@@ -374,13 +382,8 @@ func (a *Agent) resumeCopies(c *child) {
 
 // branchDropped notes what a branch has lost. Agent.mu is held.
 func (a *Agent) branchDropped(from *opening, id string, n uint64) {
-	for _, b := range from.child.openings {
-		if b.id != id || b.choice.from != from.choice {
-			continue
-		}
-		if s := b.streams[0]; n > s.rec.Missed {
-			s.rec.Missed = n
-			a.emit(b.child, "dropped", partOf(s.rec), fmt.Sprintf("%d bytes did not come to %s until now (%s)", n, b.choice.text, policyName(b.choice.policy)))
-		}
+	if b, ok := a.branchNamed(id); ok && b.copiedBy() == from && n > b.s.rec.Missed {
+		b.s.rec.Missed = n
+		a.emit(b.o.child, "dropped", partOf(b.s.rec), fmt.Sprintf("%d bytes did not come to %s until now (%s)", n, b.s.as.text, policyName(b.s.as.policy)))
 	}
 }

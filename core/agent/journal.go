@@ -196,7 +196,11 @@ func (c *child) message() *agentpb.Child {
 			w.Streams = append(w.Streams, &agentpb.Stream{
 				Kind: int32(s.kind), Sink: uint32(slices.Index(c.rec.Sinks, s.rec)), Done: s.done,
 				Dev: s.holder.dev, Ino: s.holder.ino, Rdev: s.holder.rdev,
+				Branch: s.branch, Next: s.next,
 			})
+			if s.as != o.choice {
+				w.Streams[len(w.Streams)-1].Of = uint32(slices.Index(c.sinks, s.as) + 1)
+			}
 		}
 		m.Openings = append(m.Openings, w)
 	}
@@ -240,7 +244,12 @@ func childFrom(m *agentpb.Child) (*child, error) {
 			if int(s.Sink) >= len(c.rec.Sinks) {
 				return nil, fmt.Errorf("opening %s has a stream without a record", w.Id)
 			}
+			as := o.choice
+			if s.Of > 0 && int(s.Of) <= len(c.sinks) {
+				as = c.sinks[s.Of-1]
+			}
 			o.streams = append(o.streams, &stream{
+				as: as, branch: s.Branch, next: s.Next,
 				kind: sinkpb.Stream(s.Kind), rec: c.rec.Sinks[s.Sink], done: s.Done,
 				moving: m.Move != nil && m.Move.How == "" && c.rec.Sinks[s.Sink].Stream == m.Move.Stream && !s.Done,
 				holder: holderID{dev: s.Dev, ino: s.Ino, rdev: s.Rdev},

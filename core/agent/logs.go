@@ -72,7 +72,9 @@ func (a *Agent) logOf(ctx context.Context, c *child, stream string) (*opening, [
 	name, sinks := c.rec.Name, slices.Clone(c.sinks)
 	live := map[*choice]string{}
 	for _, o := range c.openings {
-		live[o.choice] = o.id
+		for _, s := range o.streams {
+			live[s.as] = o.id
+		}
 	}
 	a.mu.Unlock()
 	for _, ch := range sinks {
@@ -80,11 +82,15 @@ func (a *Agent) logOf(ctx context.Context, c *child, stream string) (*opening, [
 			continue
 		}
 		var streams []sinkpb.Stream
-		for _, s := range ch.streams {
-			if (stream == "" || ch.streamOf(s) == stream) && s != sinkpb.Stream_STDIN {
-				streams = append(streams, s)
+		for _, same := range sinks { // several streams may go to one, each by itself
+			for _, s := range same.streams {
+				if same.text == ch.text && (stream == "" || same.streamOf(s) == stream) && s != sinkpb.Stream_STDIN {
+					streams = append(streams, s)
+				}
 			}
 		}
+		slices.Sort(streams)
+		streams = slices.Compact(streams)
 		if len(streams) == 0 {
 			continue
 		}

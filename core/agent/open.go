@@ -129,7 +129,11 @@ func (a *Agent) note(c *child, ch *choice, o *opening) {
 		}
 		// Nothing is told of a stdin, or of what has no far end: these end with the child.
 		untold := s == sinkpb.Stream_STDIN || ch.wiring == "direct"
-		o.streams = append(o.streams, &stream{kind: s, rec: rec, done: untold})
+		st := &stream{kind: s, rec: rec, as: ch, done: untold}
+		if ch.from != nil {
+			st.branch = o.id
+		}
+		o.streams = append(o.streams, st)
 	}
 	if o != nil {
 		c.openings = append(c.openings, o)

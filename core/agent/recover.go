@@ -52,6 +52,7 @@ func (a *Agent) recover(ctx context.Context, processes []*keeperpb.Process, from
 	}
 	for _, c := range children {
 		a.resume(ctx, c, byKey[c.key])
+		a.resumeBetween(ctx, c)
 		a.resumeCopies(c)
 		if move := c.move; move != nil {
 			a.follow(func() { a.moveAgain(c, move) })

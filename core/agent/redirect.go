@@ -129,18 +129,27 @@ func (a *Agent) movable(c *child, name string) (*opening, *stream, error) {
 			if s.rec.Stream == name && o.choice.copies && !s.done {
 				return nil, nil, status.Errorf(codes.FailedPrecondition, "%s of %s has several sinks, and cannot move to another as a whole; use --add and --remove", name, c.rec.Name)
 			}
-			if s.rec.Stream == name && s.kind != sinkpb.Stream_STDIN && o.choice.onPipe() && o.choice.from == nil && !s.done {
+			if s.rec.Stream == name && s.kind != sinkpb.Stream_STDIN && o.choice.onPipe() && s.as.from == nil && !s.done {
 				return o, s, nil
 			}
 		}
 	}
+	return nil, nil, a.unmovable(c, name)
+}
+
+// unmovable says why a stream of that name is not on a pipe. Agent.mu is held.
+func (a *Agent) unmovable(c *child, name string) error {
 	for _, r := range c.rec.Sinks {
+		if r.Stream == name && name == streamName(sinkpb.Stream_CONSOLE) {
+			return status.Errorf(codes.FailedPrecondition,
+				"the console of %s stays with %s, which has made its terminal; --add sends what it shows to another sink too", c.rec.Name, r.Spec)
+		}
 		if r.Stream == name || r.Stream == "console" {
-			return nil, nil, status.Errorf(codes.FailedPrecondition,
+			return status.Errorf(codes.FailedPrecondition,
 				"%s of %s goes to %s (%s), where there is nothing of muxd's to move; only an output stream on a pipe can be", name, c.rec.Name, r.Spec, r.Wiring)
 		}
 	}
-	return nil, nil, status.Errorf(codes.InvalidArgument, "child %s has no stream %q: want stdout or stderr", c.rec.Name, name)
+	return status.Errorf(codes.InvalidArgument, "child %s has no stream %q: want stdout or stderr", c.rec.Name, name)
 }
 
 // moveTo opens the sink of to for a stream that has left its opening, and makes it the stream's from then on. It does not take
@@ -156,7 +165,7 @@ func (a *Agent) moveTo(ctx context.Context, c *child, from *opening, s *stream, 
 	a.openings[o.id] = o
 	a.mu.Unlock()
 	rec := &controlpb.Sink{Stream: streamName(s.kind), Spec: to.text, Plugin: to.spec.Name, Wiring: to.wiring, State: "open"}
-	next := &stream{kind: s.kind, rec: rec, holder: s.holder}
+	next := &stream{kind: s.kind, rec: rec, as: to, holder: s.holder}
 	if err := a.keeper.Hold(ctx, o.farName(next), nil, far.Int()); err != nil {
 		return err
 	}

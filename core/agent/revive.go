@@ -155,7 +155,7 @@ func (a *Agent) holdCopies(name string) {
 		if o.choice.spec.Name == name {
 			wanted[farPrefix(o.child.id())+o.id] = true
 			for _, b := range o.branches() { // with its input
-				wanted[farPrefix(b.child.id())+b.id] = true
+				wanted[path.Dir(b.input())] = true
 			}
 		}
 	}
@@ -186,6 +186,8 @@ func (a *Agent) dropCopies(name string) {
 
 // reopen hands o to p, which has got what its predecessor parked.
 func (a *Agent) reopen(ctx context.Context, o *opening, p *host.Plugin) error {
+	o.rewired.Lock()
+	defer o.rewired.Unlock()
 	c := o.child
 	req := &sinkpb.OpenRequest{
 		Opening: o.id, Spec: wireSpec(o.choice.spec), Again: true,

@@ -12,21 +12,44 @@ import (
 // was for, or a plugin parks for a call that is long over, nobody would ever drop it: so every agent looks once at what there is when it
 // takes over, and a plugin's far ends are looked at when they come.
 
-// wants says whether the keeper shall hold the far end of an opening's stream; "in" is the input of the branch that the opening is.
+// wants says whether the keeper shall hold the far end of an opening's stream; "in" is the input of the branch of that name.
 func (a *Agent) wants(id, name string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	return a.isWanted(id, name)
+}
+
+// isWanted is wants. Agent.mu is held.
+func (a *Agent) isWanted(id, name string) bool {
+	if name == "in" {
+		b, ok := a.branchNamed(id)
+		return ok && !b.s.closed && b.copiedBy() != nil && !b.copiedBy().streams[0].done
+	}
 	o := a.openings[id]
 	return o != nil && o.wants(name)
 }
 
-// wants is Agent.wants of an opening that is known. Agent.mu is held.
-func (o *opening) wants(name string) bool {
-	if name == "in" {
-		from := o.copiedBy()
-		return from != nil && !from.streams[0].done && !o.closed
+// branchNamed finds a branch by its name. Agent.mu is held.
+func (a *Agent) branchNamed(id string) (branch, bool) {
+	child, _, _ := strings.Cut(id, "/")
+	if c := a.children[child]; c != nil {
+		for _, o := range c.openings {
+			for _, s := range o.streams {
+				if s.branch == id {
+					return branch{o, s}, true
+				}
+			}
+		}
 	}
+	return branch{}, false
+}
+
+// wants is Agent.wants of a far end of an opening that is known. Agent.mu is held.
+func (o *opening) wants(name string) bool {
 	for _, s := range o.streams {
+		if name == nextEnd && s.next {
+			return true
+		}
 		if streamName(s.kind) == name {
 			return s.rec.State != "moved" && (s.kind != sinkpb.Stream_STDIN || s.rec.State == "open")
 		}
@@ -49,7 +72,7 @@ func (a *Agent) dropUnwanted(ctx context.Context) error {
 		child, _, _ := strings.Cut(id, "/")
 		a.mu.Lock()
 		c, o := a.children[child], a.openings[id]
-		keep := c != nil && c.rec.State == stStarting || o != nil && (stream == "" || o.wants(stream))
+		keep := c != nil && c.rec.State == stStarting || o != nil && stream == "" || stream != "" && a.isWanted(id, stream)
 		a.mu.Unlock()
 		if keep {
 			continue

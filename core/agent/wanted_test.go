@@ -28,12 +28,15 @@ func TestHeldFor(t *testing.T) {
 
 // What is held again after a stream has ended would be held for ever, and the write end of a stdin would keep the child from its end.
 func TestWants(t *testing.T) {
-	a := &Agent{openings: map[string]*opening{}}
 	c := &child{rec: &controlpb.Child{State: stRunning}}
+	a := &Agent{openings: map[string]*opening{}, children: map[string]*child{"c": c}}
 	open := func(id string, ch *choice, kinds ...sinkpb.Stream) *opening {
 		o := &opening{id: id, child: c, choice: ch}
 		for _, k := range kinds {
-			o.streams = append(o.streams, &stream{kind: k, rec: &controlpb.Sink{State: "open"}})
+			o.streams = append(o.streams, &stream{kind: k, as: ch, rec: &controlpb.Sink{State: "open"}})
+			if ch.from != nil {
+				o.streams[len(o.streams)-1].branch = id
+			}
 		}
 		a.openings[id] = o
 		c.openings = append(c.openings, o)
@@ -60,9 +63,9 @@ func TestWants(t *testing.T) {
 	check("when stdout is flushed", "c/1/0", "stdout", true) // its writer shall get no SIGPIPE
 	socket.streams[1].rec.State = "moved"
 	check("when stdout has moved", "c/1/0", "stdout", false)
-	branch.closed = true
+	branch.streams[0].closed = true
 	check("when the branch is removed", "c/1/2", "in", false)
-	branch.closed = false
+	branch.streams[0].closed = false
 	from.streams[0].done = true
 	check("when all is copied", "c/1/2", "in", false)
 	check("when all is copied", "c/1/2", "stderr", true)

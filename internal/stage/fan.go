@@ -14,11 +14,10 @@ import (
 	"github.com/muxd/muxd/internal/fd"
 )
 
-// Fan copies streams, each into several pipes, its branches. The bytes never enter the process: tee(2) copies what a
-// source has into a stage of each branch but one, and splice(2) moves it into the stage of that one, which consumes it.
-// That the last has it is the commit: pipe to pipe splice(2) moves all or nothing, whatever signal comes. From its stage a
-// branch is drained by its policy. How much is where is what the kernel says of the pipes (FIONREAD), which the keeper
-// holds too, so that a successor knows what has been done, whatever died.
+// Fan copies streams, each into several pipes, its branches. The bytes never enter the process: splice(2) moves what a
+// source has into a stage of one branch, which consumes it, and tee(2) copies it from there into the stages of the others.
+// From its stage a branch is drained by its policy, when all have the chunk. How much is where is what the kernel says of
+// the pipes (FIONREAD), which the keeper holds too, so that a successor knows what has been done, whatever died.
 //
 // No call of this file blocks on a stream: a few goroutines step all sources, and an idle source has none.
 type Fan struct {
@@ -54,8 +53,8 @@ const (
 // Steps of a Fan, done.
 const (
 	StepMoving  Step = "moving"  // it is recorded that a chunk is on the way into the stages
-	StepTeed    Step = "teed"    // one more stage has the chunk
-	StepLast    Step = "last"    // the last stage has it, and the source has it no more
+	StepFirst   Step = "first"   // the first stage has it, and the source has it no more
+	StepTeed    Step = "teed"    // one more stage has it
 	StepCounted Step = "counted" // that is recorded
 	StepDrained Step = "drained" // bytes went from a stage on to its branch
 	StepQueued  Step = "queued"  // bytes went from a stage into the queue of its branch

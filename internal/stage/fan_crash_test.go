@@ -14,7 +14,7 @@ import (
 )
 
 var fanSteps = []Step{
-	StepMoving, StepTeed, StepLast, StepCounted, StepDrained, StepQueued, StepDrops, StepDropped, StepTold,
+	StepMoving, StepFirst, StepTeed, StepCounted, StepDrained, StepQueued, StepDrops, StepDropped, StepTold,
 }
 
 // outlet is a branch's pipe, and what its reader has got.

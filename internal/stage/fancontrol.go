@@ -10,7 +10,7 @@ import (
 	"github.com/muxd/muxd/internal/fd"
 )
 
-// Add takes ownership of src, a pipe's read end, and of the branches' pipes, and begins to copy src. A source whose key a
+// Add takes ownership of src, a pipe's read end or a connected stream socket, and of the branches' pipes, and begins to copy src. A source whose key a
 // predecessor knew goes on where that one was, and so do its branches, by their keys; what was left of branches
 // that are not among these is thrown away.
 func (f *Fan) Add(src *fd.FD, key string, branches []Branch, h FanHandler) (*FanSource, error) {
@@ -25,10 +25,13 @@ func (f *Fan) Add(src *fd.FD, key string, branches []Branch, h FanHandler) (*Fan
 		return fail(fmt.Errorf("key of %d bytes for a stream, want 1 to %d", len(key), fanKeyMost))
 	}
 	size, err := unix.FcntlInt(uintptr(src.Int()), unix.F_GETPIPE_SZ, 0)
-	if err != nil {
-		return fail(fmt.Errorf("only a pipe can be copied: %w", err))
-	}
 	s := &FanSource{fan: f, src: src, h: h, pipeSize: size}
+	if err != nil { // a socket
+		s.pipeSize, s.noGrow = pipeSmall, true
+		if err = unix.SetNonblock(src.Int(), true); err != nil {
+			return fail(fmt.Errorf("set O_NONBLOCK on a stream: %w", err))
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f.mu.Lock()
@@ -120,8 +123,12 @@ func (s *FanSource) AddBranch(b Branch) error {
 	}
 	if err != nil {
 		b.To.Close()
+		return err
 	}
-	return err
+	if s.turnLocked() { // it may have waited for a branch
+		s.watch(true)
+	}
+	return nil
 }
 
 // RemoveBranch ends a branch between two chunks. What the branch holds still goes to it, unless discard says otherwise.

@@ -16,7 +16,7 @@ import (
 //	4096 + 8*i    binding of stage i: (slot + 1)<<16 | branch<<8 | role, or 0
 //	slot k at     fanHeader + k*fanSlotSize:
 //	  0           word: bit 0 a chunk is on the way into the stages, bit 1 which committed count, bit 2 the stream has
-//	              ended, bits 8-15 the branch whose stage gets it last
+//	              ended, bits 8-15 the branch whose stage gets it first, bits 16-31 the branches that get it
 //	  8, 16       bytes of the stream that all stages have got
 //	  24          length of the key, then the key; 0: the slot is free
 //	  256 + 160*b branch b:
@@ -52,10 +52,11 @@ const (
 
 // Bits of a source's word, and of a branch's.
 const (
-	fanMoving    = 1 << 0
-	fanCommitted = 1 << 1
-	fanEnded     = 1 << 2
-	fanLastShift = 8
+	fanMoving     = 1 << 0
+	fanCommitted  = 1 << 1
+	fanEnded      = 1 << 2
+	fanFirstShift = 8
+	fanMaskShift  = 16
 
 	branchDrops   = 1 << 0
 	branchDropped = 1 << 1
@@ -169,18 +170,18 @@ func (s fanSlot) committed() uint64 {
 	return atomic.LoadUint64(word(s, atFanCommitted+8*bit(s.load(), fanCommitted)))
 }
 
-// moving records that a chunk is on the way into the stages, and that branch last gets it last.
-func (s fanSlot) moving(last int) {
-	s.store(s.load()&fanCommitted | fanMoving | uint64(last)<<fanLastShift)
+// moving records that a chunk is on the way into the stages of the branches in mask, and that branch first gets it first.
+func (s fanSlot) moving(first, mask int) {
+	s.store(s.load()&fanCommitted | fanMoving | uint64(first)<<fanFirstShift | uint64(mask)<<fanMaskShift)
 }
 
-// still records that none is: that what there was of one did not come to the last branch.
+// still records that none is: that none came to the first branch.
 func (s fanSlot) still() { s.store(s.load() & fanCommitted) }
 
-// last is the branch that gets the chunk last which is on the way; false where none is.
-func (s fanSlot) last() (int, bool) {
+// first is the branch that gets the chunk first which is on the way, and mask those that get it; false where none is.
+func (s fanSlot) first() (first, mask int, moving bool) {
 	w := s.load()
-	return int(w >> fanLastShift & 0xff), w&fanMoving != 0
+	return int(w >> fanFirstShift & 0xff), int(w >> fanMaskShift & 0xffff), w&fanMoving != 0
 }
 
 // commit records that every stage has got n bytes more.

@@ -118,33 +118,38 @@ func (s *FanSource) resume(again []Branch) error {
 	return nil
 }
 
-// finishMove brings a chunk that was on the way into the stages of all to its end: where the last stage has some of it, the
-// source has that no more, and otherwise the copies are thrown away, since the source has the chunk still.
+// finishMove brings a chunk that was on the way into the stages of all to its end: where the first stage has some of it, the source has
+// that no more, and it is copied into those that lack it. Otherwise there is none.
 func (s *FanSource) finishMove(all []*branch) error {
-	lastIndex, moving := s.slot.last()
+	firstIndex, mask, moving := s.slot.first()
 	if !moving {
 		return nil
 	}
-	var last *stage
-	n := 0
+	var first *branch
+	var others []*branch
 	for _, b := range all {
-		if b.b == lastIndex {
-			last = b.stage
+		switch {
+		case b.b == firstIndex:
+			first = b
+		case mask>>b.b&1 == 1:
+			others = append(others, b)
 		}
-		n = max(n, b.stage.room())
 	}
-	if last.room() == 0 {
-		for _, b := range all {
-			if err := b.stage.shrink(0, s.fan.null.Int()); err != nil {
-				return err
-			}
-		}
+	if first == nil || first.stage.room() == 0 {
 		s.slot.still()
 		return nil
 	}
-	if err := s.moveLast(last, n); err != nil {
+	for _, b := range others {
+		if b.stage == nil {
+			b.stage = s.fan.take(binding{s.k, b.b, roleStage})
+		}
+		if b.stage == nil {
+			return errStarved
+		}
+	}
+	if err := s.tee(first, others); err != nil {
 		return err
 	}
-	s.slot.commit(n)
+	s.slot.commit(first.stage.n)
 	return nil
 }

@@ -174,8 +174,8 @@ func (s *FanSource) takeStages(to []*branch) error {
 }
 
 // fill takes a chunk from the source into the empty stages of all branches, and says how much that was. EAGAIN where there
-// is nothing; 0 is the source's end. Between the two records a successor can tell from the last stage whether the
-// source still has the chunk.
+// is nothing; 0 is the source's end. Between the two records a successor can tell from the first stage whether the source still has
+// the chunk.
 func (s *FanSource) fill() (int, error) {
 	var to []*branch
 	for _, b := range s.branches {
@@ -191,53 +191,42 @@ func (s *FanSource) fill() (int, error) {
 	}
 	// The smallest first: what it takes, the others take.
 	slices.SortStableFunc(to, func(x, y *branch) int { return cmp.Compare(x.stage.size, y.stage.size) })
-	last := to[len(to)-1]
-	s.slot.moving(last.b)
+	first := to[0]
+	mask := 0
+	for _, b := range to {
+		mask |= 1 << b.b
+	}
+	s.slot.moving(first.b, mask)
 	s.fan.step(StepMoving)
-	n, err := s.fillStages(to)
-	if n == 0 && (err == nil || errors.Is(err, unix.EAGAIN)) {
+	n, err := first.stage.moveFrom(s.src.Int(), first.stage.size)
+	if err != nil || n == 0 {
 		s.slot.still()
 		return 0, err
 	}
-	if err != nil {
-		return 0, err // what was copied is thrown away, by a successor too: the source has it still
+	s.fan.step(StepFirst)
+	if err := s.tee(first, to[1:]); err != nil {
+		return 0, err // a successor does it again
 	}
-	s.fan.step(StepLast)
 	s.slot.commit(n)
 	s.fan.step(StepCounted)
 	return n, nil
 }
 
-// fillStages copies a chunk into all stages but the last, and moves it there. Where it returns EAGAIN or 0 it has done nothing.
-func (s *FanSource) fillStages(to []*branch) (n int, err error) {
-	last := to[len(to)-1].stage
-	for i, b := range to[:len(to)-1] {
-		k, err := b.stage.copyFrom(s.src.Int(), cmp.Or(n, b.stage.size))
-		switch {
-		case i == 0 && (err != nil || k == 0):
-			return 0, err
-		case i == 0:
-			n = k
-		case err != nil || k != n:
-			return n, fmt.Errorf("copy a chunk of %d bytes to branch %s: %d, %w", n, b.Key, k, cmp.Or(err, io.ErrShortWrite))
+// tee copies the chunk that first has into the stages of others, where it is not yet.
+func (s *FanSource) tee(first *branch, others []*branch) error {
+	n := first.stage.n
+	for _, b := range others {
+		if b.stage.n == 0 {
+			k, err := b.stage.copyFrom(first.stage.r.Int(), n)
+			if err != nil {
+				return fmt.Errorf("copy a chunk of %d bytes to branch %s: %w", n, b.Key, err)
+			}
+			if k > 0 {
+				s.fan.step(StepTeed)
+			}
 		}
-		s.fan.step(StepTeed)
-	}
-	if len(to) == 1 {
-		return last.moveFrom(s.src.Int(), last.size)
-	}
-	return n, s.moveLast(last, n)
-}
-
-// moveLast has the last stage take n bytes out of the source, which has them, in all.
-func (s *FanSource) moveLast(last *stage, n int) error {
-	for last.n < n {
-		k, err := last.moveFrom(s.src.Int(), n-last.n)
-		if err == nil && k == 0 {
-			err = io.ErrUnexpectedEOF
-		}
-		if err != nil {
-			return fmt.Errorf("take a chunk of %d bytes, %d of them: %w", n, last.n, err)
+		if b.stage.n != n {
+			return fmt.Errorf("copy a chunk of %d bytes to branch %s: %d of them, %w", n, b.Key, b.stage.n, io.ErrShortWrite)
 		}
 	}
 	return nil

@@ -1,6 +1,9 @@
 package stage
 
 import (
+	"errors"
+	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -24,7 +27,8 @@ const (
 // Source is a stream that the engine reads.
 type Source struct {
 	eng    *Engine
-	src    *fd.FD
+	src    *fd.FD     // Engine.mu, and srcMu
+	srcMu  sync.Mutex // for reading src, which does not block; taken after Engine.mu, where both are
 	h      Handler
 	slot   Slot
 	k      int   // slot number
@@ -43,6 +47,7 @@ type Source struct {
 	resume *pair // a predecessor's, with what it left of this source; eng.mu
 
 	// The worker's that has it.
+	fresh    bool // src is another one, of which nothing is known here; srcMu
 	chunk    Chunk
 	resumed  bool // what a predecessor left has been dealt with
 	pipeSize int
@@ -55,10 +60,56 @@ func (s *Source) event() unix.EpollEvent {
 }
 
 // Dup returns a copy of the far end that the source reads, owned by the caller.
-func (s *Source) Dup() (*fd.FD, error) { return s.src.Dup() }
+func (s *Source) Dup() (*fd.FD, error) {
+	s.srcMu.Lock()
+	defer s.srcMu.Unlock()
+	return s.src.Dup()
+}
+
+// Replace takes ownership of far, a pipe's read end, and has the source read that from now on: what is in the far end that it had stays
+// there, and the stream goes on, at its offset. A chunk in hand is not touched.
+func (s *Source) Replace(far *fd.FD) error {
+	if err := unix.SetNonblock(far.Int(), true); err != nil {
+		far.Close()
+		return fmt.Errorf("set O_NONBLOCK on a stream: %w", err)
+	}
+	e := s.eng
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s.srcMu.Lock()
+	defer s.srcMu.Unlock()
+	if e.closed || s.state == ended {
+		far.Close()
+		return errors.New("the stream has ended")
+	}
+	ev := s.event()
+	if s.state != armed {
+		ev.Events = unix.EPOLLONESHOT // rearm watches it
+	}
+	if err := unix.EpollCtl(e.ep.Int(), unix.EPOLL_CTL_ADD, far.Int(), &ev); err != nil {
+		far.Close()
+		return fmt.Errorf("watch a stream: %w", err)
+	}
+	unix.EpollCtl(e.ep.Int(), unix.EPOLL_CTL_DEL, s.src.Int(), nil)
+	s.src.Close()
+	s.src, s.fresh = far, true
+	return nil
+}
+
+// with calls f with the far end, which stays what it is meanwhile. f must not block.
+func (s *Source) with(f func(src int) (int, error)) (int, error) {
+	s.srcMu.Lock()
+	defer s.srcMu.Unlock()
+	if s.fresh {
+		s.fresh, s.lone, s.noGrow, s.pty, s.pipeSize = false, 0, false, false, capacity(s.src.Int())
+	}
+	return f(s.src.Int())
+}
 
 // Unread is how much stands in the source's pipe and was not taken; 0 where that cannot be told.
 func (s *Source) Unread() int {
+	s.srcMu.Lock()
+	defer s.srcMu.Unlock()
 	n, err := pending(s.src.Int())
 	if err != nil {
 		return 0

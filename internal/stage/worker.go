@@ -161,17 +161,21 @@ func (w *worker) serve(s *Source) {
 
 // read fills the stage from s.
 func (w *worker) read(s *Source) (int, error) {
+	return s.with(func(src int) (int, error) { return w.readFrom(s, src) })
+}
+
+func (w *worker) readFrom(s *Source, src int) (int, error) {
 	most := w.size
 	if s.pty {
 		most = ptyRead
 	}
 	if s.noSplice {
-		return w.copyIn(s.src.Int(), most)
+		return w.copyIn(src, most)
 	}
-	n, err := w.fill(s.src.Int(), most)
+	n, err := w.fill(src, most)
 	if errors.Is(err, unix.EINVAL) && s.pty {
 		s.noSplice = true
-		return w.copyIn(s.src.Int(), most)
+		return w.copyIn(src, most)
 	}
 	return n, err
 }
@@ -242,8 +246,11 @@ func (w *worker) end(s *Source) {
 func (w *worker) speedUp(s *Source) {
 	w.grow()
 	if s.pipeSize < pipeBig && !s.noGrow {
-		before := s.pipeSize
-		s.pipeSize = resize(s.src.Int(), pipeBig)
-		s.noGrow = s.pipeSize <= before
+		s.with(func(src int) (int, error) {
+			before := s.pipeSize
+			s.pipeSize = resize(src, pipeBig)
+			s.noGrow = s.pipeSize <= before
+			return 0, nil
+		})
 	}
 }

@@ -376,7 +376,9 @@ type Description struct {
 	// all streams: what it would be the source of is not what it is the sink of.
 	ByName []Stream `protobuf:"varint,9,rep,packed,name=by_name,json=byName,proto3,enum=muxd.sink.v1.Stream" json:"by_name,omitempty"`
 	// AddBranch works on its consoles: what a console has put out can go on into a pipe too, one of policy BLOCK.
-	TakesBranch   bool `protobuf:"varint,10,opt,name=takes_branch,json=takesBranch,proto3" json:"takes_branch,omitempty"`
+	TakesBranch bool `protobuf:"varint,10,opt,name=takes_branch,json=takesBranch,proto3" json:"takes_branch,omitempty"`
+	// Rewire works on its streams.
+	Rewires       bool `protobuf:"varint,11,opt,name=rewires,proto3" json:"rewires,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -477,6 +479,13 @@ func (x *Description) GetByName() []Stream {
 func (x *Description) GetTakesBranch() bool {
 	if x != nil {
 		return x.TakesBranch
+	}
+	return false
+}
+
+func (x *Description) GetRewires() bool {
+	if x != nil {
+		return x.Rewires
 	}
 	return false
 }
@@ -1506,6 +1515,102 @@ func (x *LeaveResponse) GetBytes() uint64 {
 	return 0
 }
 
+type RewireRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Opening       string                 `protobuf:"bytes,1,opt,name=opening,proto3" json:"opening,omitempty"`
+	Stream        Stream                 `protobuf:"varint,2,opt,name=stream,proto3,enum=muxd.sink.v1.Stream" json:"stream,omitempty"`
+	Ticket        []byte                 `protobuf:"bytes,3,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RewireRequest) Reset() {
+	*x = RewireRequest{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RewireRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RewireRequest) ProtoMessage() {}
+
+func (x *RewireRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RewireRequest.ProtoReflect.Descriptor instead.
+func (*RewireRequest) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RewireRequest) GetOpening() string {
+	if x != nil {
+		return x.Opening
+	}
+	return ""
+}
+
+func (x *RewireRequest) GetStream() Stream {
+	if x != nil {
+		return x.Stream
+	}
+	return Stream_STREAM_UNSPECIFIED
+}
+
+func (x *RewireRequest) GetTicket() []byte {
+	if x != nil {
+		return x.Ticket
+	}
+	return nil
+}
+
+type RewireResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RewireResponse) Reset() {
+	*x = RewireResponse{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RewireResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RewireResponse) ProtoMessage() {}
+
+func (x *RewireResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RewireResponse.ProtoReflect.Descriptor instead.
+func (*RewireResponse) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{22}
+}
+
 type AddBranchRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Opening       string                 `protobuf:"bytes,1,opt,name=opening,proto3" json:"opening,omitempty"`
@@ -1517,7 +1622,7 @@ type AddBranchRequest struct {
 
 func (x *AddBranchRequest) Reset() {
 	*x = AddBranchRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[21]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1529,7 +1634,7 @@ func (x *AddBranchRequest) String() string {
 func (*AddBranchRequest) ProtoMessage() {}
 
 func (x *AddBranchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[21]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1542,7 +1647,7 @@ func (x *AddBranchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddBranchRequest.ProtoReflect.Descriptor instead.
 func (*AddBranchRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{21}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AddBranchRequest) GetOpening() string {
@@ -1574,7 +1679,7 @@ type AddBranchResponse struct {
 
 func (x *AddBranchResponse) Reset() {
 	*x = AddBranchResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[22]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1586,7 +1691,7 @@ func (x *AddBranchResponse) String() string {
 func (*AddBranchResponse) ProtoMessage() {}
 
 func (x *AddBranchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[22]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1599,7 +1704,7 @@ func (x *AddBranchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddBranchResponse.ProtoReflect.Descriptor instead.
 func (*AddBranchResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{22}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{24}
 }
 
 type RemoveBranchRequest struct {
@@ -1613,7 +1718,7 @@ type RemoveBranchRequest struct {
 
 func (x *RemoveBranchRequest) Reset() {
 	*x = RemoveBranchRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[23]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1625,7 +1730,7 @@ func (x *RemoveBranchRequest) String() string {
 func (*RemoveBranchRequest) ProtoMessage() {}
 
 func (x *RemoveBranchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[23]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1638,7 +1743,7 @@ func (x *RemoveBranchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveBranchRequest.ProtoReflect.Descriptor instead.
 func (*RemoveBranchRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{23}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RemoveBranchRequest) GetOpening() string {
@@ -1671,7 +1776,7 @@ type RemoveBranchResponse struct {
 
 func (x *RemoveBranchResponse) Reset() {
 	*x = RemoveBranchResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[24]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1683,7 +1788,7 @@ func (x *RemoveBranchResponse) String() string {
 func (*RemoveBranchResponse) ProtoMessage() {}
 
 func (x *RemoveBranchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[24]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1696,7 +1801,7 @@ func (x *RemoveBranchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveBranchResponse.ProtoReflect.Descriptor instead.
 func (*RemoveBranchResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{24}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RemoveBranchResponse) GetRemoved() bool {
@@ -1714,7 +1819,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1726,7 +1831,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1739,7 +1844,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{25}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{27}
 }
 
 type PauseResponse struct {
@@ -1750,7 +1855,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1762,7 +1867,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1775,7 +1880,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{26}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{28}
 }
 
 type ForgetRequest struct {
@@ -1787,7 +1892,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1799,7 +1904,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1812,7 +1917,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{27}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ForgetRequest) GetOpening() string {
@@ -1830,7 +1935,7 @@ type ForgetResponse struct {
 
 func (x *ForgetResponse) Reset() {
 	*x = ForgetResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1842,7 +1947,7 @@ func (x *ForgetResponse) String() string {
 func (*ForgetResponse) ProtoMessage() {}
 
 func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1855,7 +1960,7 @@ func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetResponse.ProtoReflect.Descriptor instead.
 func (*ForgetResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{28}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{30}
 }
 
 type WatchRequest struct {
@@ -1866,7 +1971,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1878,7 +1983,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1891,7 +1996,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{29}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{31}
 }
 
 type Event struct {
@@ -1914,7 +2019,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1926,7 +2031,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1939,7 +2044,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{30}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Event) GetOpening() string {
@@ -2083,7 +2188,7 @@ type Eof struct {
 
 func (x *Eof) Reset() {
 	*x = Eof{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2095,7 +2200,7 @@ func (x *Eof) String() string {
 func (*Eof) ProtoMessage() {}
 
 func (x *Eof) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2108,7 +2213,7 @@ func (x *Eof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Eof.ProtoReflect.Descriptor instead.
 func (*Eof) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{31}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Eof) GetBytes() uint64 {
@@ -2128,7 +2233,7 @@ type Flushed struct {
 
 func (x *Flushed) Reset() {
 	*x = Flushed{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2140,7 +2245,7 @@ func (x *Flushed) String() string {
 func (*Flushed) ProtoMessage() {}
 
 func (x *Flushed) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2153,7 +2258,7 @@ func (x *Flushed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flushed.ProtoReflect.Descriptor instead.
 func (*Flushed) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{32}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Flushed) GetBytes() uint64 {
@@ -2174,7 +2279,7 @@ type Failed struct {
 
 func (x *Failed) Reset() {
 	*x = Failed{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2186,7 +2291,7 @@ func (x *Failed) String() string {
 func (*Failed) ProtoMessage() {}
 
 func (x *Failed) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2199,7 +2304,7 @@ func (x *Failed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failed.ProtoReflect.Descriptor instead.
 func (*Failed) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{33}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Failed) GetError() string {
@@ -2228,7 +2333,7 @@ type Trouble struct {
 
 func (x *Trouble) Reset() {
 	*x = Trouble{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2240,7 +2345,7 @@ func (x *Trouble) String() string {
 func (*Trouble) ProtoMessage() {}
 
 func (x *Trouble) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2253,7 +2358,7 @@ func (x *Trouble) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trouble.ProtoReflect.Descriptor instead.
 func (*Trouble) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{34}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Trouble) GetError() string {
@@ -2280,7 +2385,7 @@ type Viewers struct {
 
 func (x *Viewers) Reset() {
 	*x = Viewers{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2292,7 +2397,7 @@ func (x *Viewers) String() string {
 func (*Viewers) ProtoMessage() {}
 
 func (x *Viewers) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2305,7 +2410,7 @@ func (x *Viewers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Viewers.ProtoReflect.Descriptor instead.
 func (*Viewers) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{35}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Viewers) GetCount() uint32 {
@@ -2327,7 +2432,7 @@ type Dropped struct {
 
 func (x *Dropped) Reset() {
 	*x = Dropped{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2339,7 +2444,7 @@ func (x *Dropped) String() string {
 func (*Dropped) ProtoMessage() {}
 
 func (x *Dropped) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2352,7 +2457,7 @@ func (x *Dropped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dropped.ProtoReflect.Descriptor instead.
 func (*Dropped) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{36}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Dropped) GetBranch() string {
@@ -2378,7 +2483,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2390,7 +2495,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2403,7 +2508,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{37}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{39}
 }
 
 type OpeningsRequest struct {
@@ -2414,7 +2519,7 @@ type OpeningsRequest struct {
 
 func (x *OpeningsRequest) Reset() {
 	*x = OpeningsRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2426,7 +2531,7 @@ func (x *OpeningsRequest) String() string {
 func (*OpeningsRequest) ProtoMessage() {}
 
 func (x *OpeningsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2439,7 +2544,7 @@ func (x *OpeningsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpeningsRequest.ProtoReflect.Descriptor instead.
 func (*OpeningsRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{38}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{40}
 }
 
 type OpeningsResponse struct {
@@ -2451,7 +2556,7 @@ type OpeningsResponse struct {
 
 func (x *OpeningsResponse) Reset() {
 	*x = OpeningsResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2463,7 +2568,7 @@ func (x *OpeningsResponse) String() string {
 func (*OpeningsResponse) ProtoMessage() {}
 
 func (x *OpeningsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2476,7 +2581,7 @@ func (x *OpeningsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpeningsResponse.ProtoReflect.Descriptor instead.
 func (*OpeningsResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{39}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *OpeningsResponse) GetOpenings() []string {
@@ -2495,7 +2600,7 @@ type StatRequest struct {
 
 func (x *StatRequest) Reset() {
 	*x = StatRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[40]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2507,7 +2612,7 @@ func (x *StatRequest) String() string {
 func (*StatRequest) ProtoMessage() {}
 
 func (x *StatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[40]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2520,7 +2625,7 @@ func (x *StatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatRequest.ProtoReflect.Descriptor instead.
 func (*StatRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{40}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *StatRequest) GetOpening() string {
@@ -2539,7 +2644,7 @@ type StatResponse struct {
 
 func (x *StatResponse) Reset() {
 	*x = StatResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2551,7 +2656,7 @@ func (x *StatResponse) String() string {
 func (*StatResponse) ProtoMessage() {}
 
 func (x *StatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2564,7 +2669,7 @@ func (x *StatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatResponse.ProtoReflect.Descriptor instead.
 func (*StatResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{41}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *StatResponse) GetStreams() []*StreamStat {
@@ -2592,7 +2697,7 @@ type StreamStat struct {
 
 func (x *StreamStat) Reset() {
 	*x = StreamStat{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[42]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2604,7 +2709,7 @@ func (x *StreamStat) String() string {
 func (*StreamStat) ProtoMessage() {}
 
 func (x *StreamStat) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[42]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2617,7 +2722,7 @@ func (x *StreamStat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamStat.ProtoReflect.Descriptor instead.
 func (*StreamStat) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{42}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *StreamStat) GetStream() Stream {
@@ -2702,7 +2807,7 @@ type BranchStat struct {
 
 func (x *BranchStat) Reset() {
 	*x = BranchStat{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[43]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2714,7 +2819,7 @@ func (x *BranchStat) String() string {
 func (*BranchStat) ProtoMessage() {}
 
 func (x *BranchStat) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[43]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2727,7 +2832,7 @@ func (x *BranchStat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BranchStat.ProtoReflect.Descriptor instead.
 func (*BranchStat) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{43}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *BranchStat) GetId() string {
@@ -2774,7 +2879,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[44]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2786,7 +2891,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[44]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2799,7 +2904,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{44}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *AttachRequest) GetOpening() string {
@@ -2852,7 +2957,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[45]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2864,7 +2969,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[45]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2877,7 +2982,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{45}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{47}
 }
 
 type ResizeRequest struct {
@@ -2890,7 +2995,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[46]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2902,7 +3007,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[46]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2915,7 +3020,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{46}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ResizeRequest) GetOpening() string {
@@ -2940,7 +3045,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[47]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2952,7 +3057,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[47]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2965,7 +3070,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{47}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{49}
 }
 
 type MarkRequest struct {
@@ -2978,7 +3083,7 @@ type MarkRequest struct {
 
 func (x *MarkRequest) Reset() {
 	*x = MarkRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2990,7 +3095,7 @@ func (x *MarkRequest) String() string {
 func (*MarkRequest) ProtoMessage() {}
 
 func (x *MarkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3003,7 +3108,7 @@ func (x *MarkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkRequest.ProtoReflect.Descriptor instead.
 func (*MarkRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{48}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *MarkRequest) GetOpening() string {
@@ -3028,7 +3133,7 @@ type MarkResponse struct {
 
 func (x *MarkResponse) Reset() {
 	*x = MarkResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3040,7 +3145,7 @@ func (x *MarkResponse) String() string {
 func (*MarkResponse) ProtoMessage() {}
 
 func (x *MarkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3053,7 +3158,7 @@ func (x *MarkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkResponse.ProtoReflect.Descriptor instead.
 func (*MarkResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{49}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{51}
 }
 
 type ScreenRequest struct {
@@ -3065,7 +3170,7 @@ type ScreenRequest struct {
 
 func (x *ScreenRequest) Reset() {
 	*x = ScreenRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3077,7 +3182,7 @@ func (x *ScreenRequest) String() string {
 func (*ScreenRequest) ProtoMessage() {}
 
 func (x *ScreenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3090,7 +3195,7 @@ func (x *ScreenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScreenRequest.ProtoReflect.Descriptor instead.
 func (*ScreenRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{50}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ScreenRequest) GetOpening() string {
@@ -3119,7 +3224,7 @@ type ScreenResponse struct {
 
 func (x *ScreenResponse) Reset() {
 	*x = ScreenResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[51]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3131,7 +3236,7 @@ func (x *ScreenResponse) String() string {
 func (*ScreenResponse) ProtoMessage() {}
 
 func (x *ScreenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[51]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3144,7 +3249,7 @@ func (x *ScreenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScreenResponse.ProtoReflect.Descriptor instead.
 func (*ScreenResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{51}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ScreenResponse) GetSize() *Size {
@@ -3230,7 +3335,7 @@ type Cursor struct {
 
 func (x *Cursor) Reset() {
 	*x = Cursor{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3242,7 +3347,7 @@ func (x *Cursor) String() string {
 func (*Cursor) ProtoMessage() {}
 
 func (x *Cursor) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3255,7 +3360,7 @@ func (x *Cursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cursor.ProtoReflect.Descriptor instead.
 func (*Cursor) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{52}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Cursor) GetRow() uint32 {
@@ -3303,7 +3408,7 @@ type Line struct {
 
 func (x *Line) Reset() {
 	*x = Line{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[53]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3315,7 +3420,7 @@ func (x *Line) String() string {
 func (*Line) ProtoMessage() {}
 
 func (x *Line) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[53]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3328,7 +3433,7 @@ func (x *Line) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Line.ProtoReflect.Descriptor instead.
 func (*Line) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{53}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Line) GetCells() []*Cell {
@@ -3356,7 +3461,7 @@ type Cell struct {
 
 func (x *Cell) Reset() {
 	*x = Cell{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[54]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3368,7 +3473,7 @@ func (x *Cell) String() string {
 func (*Cell) ProtoMessage() {}
 
 func (x *Cell) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[54]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3381,7 +3486,7 @@ func (x *Cell) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cell.ProtoReflect.Descriptor instead.
 func (*Cell) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{54}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Cell) GetText() string {
@@ -3427,7 +3532,7 @@ type Style struct {
 
 func (x *Style) Reset() {
 	*x = Style{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[55]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3439,7 +3544,7 @@ func (x *Style) String() string {
 func (*Style) ProtoMessage() {}
 
 func (x *Style) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[55]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3452,7 +3557,7 @@ func (x *Style) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Style.ProtoReflect.Descriptor instead.
 func (*Style) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{55}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Style) GetFg() uint32 {
@@ -3569,7 +3674,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3581,7 +3686,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3594,7 +3699,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{56}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *LogsRequest) GetSpec() *Spec {
@@ -3675,7 +3780,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[57]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3687,7 +3792,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[57]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3700,7 +3805,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{57}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{59}
 }
 
 type RotateRequest struct {
@@ -3712,7 +3817,7 @@ type RotateRequest struct {
 
 func (x *RotateRequest) Reset() {
 	*x = RotateRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3724,7 +3829,7 @@ func (x *RotateRequest) String() string {
 func (*RotateRequest) ProtoMessage() {}
 
 func (x *RotateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3737,7 +3842,7 @@ func (x *RotateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateRequest.ProtoReflect.Descriptor instead.
 func (*RotateRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{58}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *RotateRequest) GetOpening() string {
@@ -3755,7 +3860,7 @@ type RotateResponse struct {
 
 func (x *RotateResponse) Reset() {
 	*x = RotateResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[59]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3767,7 +3872,7 @@ func (x *RotateResponse) String() string {
 func (*RotateResponse) ProtoMessage() {}
 
 func (x *RotateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[59]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3780,7 +3885,7 @@ func (x *RotateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateResponse.ProtoReflect.Descriptor instead.
 func (*RotateResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{59}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{61}
 }
 
 // One line, as a packet on the socket that Logs gives. The last packet of a log that ends well has `end` set;
@@ -3800,7 +3905,7 @@ type LogRecord struct {
 
 func (x *LogRecord) Reset() {
 	*x = LogRecord{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[60]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3812,7 +3917,7 @@ func (x *LogRecord) String() string {
 func (*LogRecord) ProtoMessage() {}
 
 func (x *LogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[60]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3825,7 +3930,7 @@ func (x *LogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRecord.ProtoReflect.Descriptor instead.
 func (*LogRecord) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{60}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *LogRecord) GetTime() int64 {
@@ -3887,7 +3992,7 @@ type RecoverRequest_Parked struct {
 
 func (x *RecoverRequest_Parked) Reset() {
 	*x = RecoverRequest_Parked{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[62]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3899,7 +4004,7 @@ func (x *RecoverRequest_Parked) String() string {
 func (*RecoverRequest_Parked) ProtoMessage() {}
 
 func (x *RecoverRequest_Parked) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[62]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3939,7 +4044,7 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x06policy\x18\x02 \x01(\x0e2\x14.muxd.sink.v1.PolicyR\x06policy\x12\x12\n" +
 	"\x04spec\x18\x03 \x01(\tR\x04spec\"4\n" +
 	"\x0fDescribeRequest\x12!\n" +
-	"\fmuxd_version\x18\x01 \x01(\tR\vmuxdVersion\"\xe0\x02\n" +
+	"\fmuxd_version\x18\x01 \x01(\tR\vmuxdVersion\"\xfa\x02\n" +
 	"\vDescription\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x12\n" +
@@ -3952,7 +4057,8 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x06copies\x18\b \x01(\bR\x06copies\x12-\n" +
 	"\aby_name\x18\t \x03(\x0e2\x14.muxd.sink.v1.StreamR\x06byName\x12!\n" +
 	"\ftakes_branch\x18\n" +
-	" \x01(\bR\vtakesBranch\"\x80\x02\n" +
+	" \x01(\bR\vtakesBranch\x12\x18\n" +
+	"\arewires\x18\v \x01(\bR\arewires\"\x80\x02\n" +
 	"\x06Option\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x19.muxd.sink.v1.Option.TypeR\x04type\x12\x18\n" +
@@ -4033,7 +4139,12 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x06stream\x18\x02 \x01(\x0e2\x14.muxd.sink.v1.StreamR\x06stream\"9\n" +
 	"\rLeaveResponse\x12\x12\n" +
 	"\x04left\x18\x01 \x01(\bR\x04left\x12\x14\n" +
-	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"r\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"o\n" +
+	"\rRewireRequest\x12\x18\n" +
+	"\aopening\x18\x01 \x01(\tR\aopening\x12,\n" +
+	"\x06stream\x18\x02 \x01(\x0e2\x14.muxd.sink.v1.StreamR\x06stream\x12\x16\n" +
+	"\x06ticket\x18\x03 \x01(\fR\x06ticket\"\x10\n" +
+	"\x0eRewireResponse\"r\n" +
 	"\x10AddBranchRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\x12,\n" +
 	"\x06branch\x18\x02 \x01(\v2\x14.muxd.sink.v1.BranchR\x06branch\x12\x16\n" +
@@ -4206,7 +4317,7 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x06Policy\x12\t\n" +
 	"\x05BLOCK\x10\x00\x12\x0f\n" +
 	"\vDROP_OLDEST\x10\x01\x12\x0f\n" +
-	"\vDROP_NEWEST\x10\x022\x98\v\n" +
+	"\vDROP_NEWEST\x10\x022\xdd\v\n" +
 	"\x04Sink\x12D\n" +
 	"\bDescribe\x12\x1d.muxd.sink.v1.DescribeRequest\x1a\x19.muxd.sink.v1.Description\x12F\n" +
 	"\aRecover\x12\x1c.muxd.sink.v1.RecoverRequest\x1a\x1d.muxd.sink.v1.RecoverResponse\x12C\n" +
@@ -4215,7 +4326,8 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x04Open\x12\x19.muxd.sink.v1.OpenRequest\x1a\x1a.muxd.sink.v1.OpenResponse\x12:\n" +
 	"\x03End\x12\x18.muxd.sink.v1.EndRequest\x1a\x19.muxd.sink.v1.EndResponse\x12:\n" +
 	"\x03Cut\x12\x18.muxd.sink.v1.CutRequest\x1a\x19.muxd.sink.v1.CutResponse\x12@\n" +
-	"\x05Leave\x12\x1a.muxd.sink.v1.LeaveRequest\x1a\x1b.muxd.sink.v1.LeaveResponse\x12L\n" +
+	"\x05Leave\x12\x1a.muxd.sink.v1.LeaveRequest\x1a\x1b.muxd.sink.v1.LeaveResponse\x12C\n" +
+	"\x06Rewire\x12\x1b.muxd.sink.v1.RewireRequest\x1a\x1c.muxd.sink.v1.RewireResponse\x12L\n" +
 	"\tAddBranch\x12\x1e.muxd.sink.v1.AddBranchRequest\x1a\x1f.muxd.sink.v1.AddBranchResponse\x12U\n" +
 	"\fRemoveBranch\x12!.muxd.sink.v1.RemoveBranchRequest\x1a\".muxd.sink.v1.RemoveBranchResponse\x12@\n" +
 	"\x05Pause\x12\x1a.muxd.sink.v1.PauseRequest\x1a\x1b.muxd.sink.v1.PauseResponse\x12C\n" +
@@ -4243,7 +4355,7 @@ func file_sink_sinkpb_sink_proto_rawDescGZIP() []byte {
 }
 
 var file_sink_sinkpb_sink_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
+var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
 var file_sink_sinkpb_sink_proto_goTypes = []any{
 	(Stream)(0),                   // 0: muxd.sink.v1.Stream
 	(Wiring)(0),                   // 1: muxd.sink.v1.Wiring
@@ -4270,48 +4382,50 @@ var file_sink_sinkpb_sink_proto_goTypes = []any{
 	(*CutResponse)(nil),           // 22: muxd.sink.v1.CutResponse
 	(*LeaveRequest)(nil),          // 23: muxd.sink.v1.LeaveRequest
 	(*LeaveResponse)(nil),         // 24: muxd.sink.v1.LeaveResponse
-	(*AddBranchRequest)(nil),      // 25: muxd.sink.v1.AddBranchRequest
-	(*AddBranchResponse)(nil),     // 26: muxd.sink.v1.AddBranchResponse
-	(*RemoveBranchRequest)(nil),   // 27: muxd.sink.v1.RemoveBranchRequest
-	(*RemoveBranchResponse)(nil),  // 28: muxd.sink.v1.RemoveBranchResponse
-	(*PauseRequest)(nil),          // 29: muxd.sink.v1.PauseRequest
-	(*PauseResponse)(nil),         // 30: muxd.sink.v1.PauseResponse
-	(*ForgetRequest)(nil),         // 31: muxd.sink.v1.ForgetRequest
-	(*ForgetResponse)(nil),        // 32: muxd.sink.v1.ForgetResponse
-	(*WatchRequest)(nil),          // 33: muxd.sink.v1.WatchRequest
-	(*Event)(nil),                 // 34: muxd.sink.v1.Event
-	(*Eof)(nil),                   // 35: muxd.sink.v1.Eof
-	(*Flushed)(nil),               // 36: muxd.sink.v1.Flushed
-	(*Failed)(nil),                // 37: muxd.sink.v1.Failed
-	(*Trouble)(nil),               // 38: muxd.sink.v1.Trouble
-	(*Viewers)(nil),               // 39: muxd.sink.v1.Viewers
-	(*Dropped)(nil),               // 40: muxd.sink.v1.Dropped
-	(*Snapshot)(nil),              // 41: muxd.sink.v1.Snapshot
-	(*OpeningsRequest)(nil),       // 42: muxd.sink.v1.OpeningsRequest
-	(*OpeningsResponse)(nil),      // 43: muxd.sink.v1.OpeningsResponse
-	(*StatRequest)(nil),           // 44: muxd.sink.v1.StatRequest
-	(*StatResponse)(nil),          // 45: muxd.sink.v1.StatResponse
-	(*StreamStat)(nil),            // 46: muxd.sink.v1.StreamStat
-	(*BranchStat)(nil),            // 47: muxd.sink.v1.BranchStat
-	(*AttachRequest)(nil),         // 48: muxd.sink.v1.AttachRequest
-	(*AttachResponse)(nil),        // 49: muxd.sink.v1.AttachResponse
-	(*ResizeRequest)(nil),         // 50: muxd.sink.v1.ResizeRequest
-	(*ResizeResponse)(nil),        // 51: muxd.sink.v1.ResizeResponse
-	(*MarkRequest)(nil),           // 52: muxd.sink.v1.MarkRequest
-	(*MarkResponse)(nil),          // 53: muxd.sink.v1.MarkResponse
-	(*ScreenRequest)(nil),         // 54: muxd.sink.v1.ScreenRequest
-	(*ScreenResponse)(nil),        // 55: muxd.sink.v1.ScreenResponse
-	(*Cursor)(nil),                // 56: muxd.sink.v1.Cursor
-	(*Line)(nil),                  // 57: muxd.sink.v1.Line
-	(*Cell)(nil),                  // 58: muxd.sink.v1.Cell
-	(*Style)(nil),                 // 59: muxd.sink.v1.Style
-	(*LogsRequest)(nil),           // 60: muxd.sink.v1.LogsRequest
-	(*LogsResponse)(nil),          // 61: muxd.sink.v1.LogsResponse
-	(*RotateRequest)(nil),         // 62: muxd.sink.v1.RotateRequest
-	(*RotateResponse)(nil),        // 63: muxd.sink.v1.RotateResponse
-	(*LogRecord)(nil),             // 64: muxd.sink.v1.LogRecord
-	nil,                           // 65: muxd.sink.v1.Spec.OptionsEntry
-	(*RecoverRequest_Parked)(nil), // 66: muxd.sink.v1.RecoverRequest.Parked
+	(*RewireRequest)(nil),         // 25: muxd.sink.v1.RewireRequest
+	(*RewireResponse)(nil),        // 26: muxd.sink.v1.RewireResponse
+	(*AddBranchRequest)(nil),      // 27: muxd.sink.v1.AddBranchRequest
+	(*AddBranchResponse)(nil),     // 28: muxd.sink.v1.AddBranchResponse
+	(*RemoveBranchRequest)(nil),   // 29: muxd.sink.v1.RemoveBranchRequest
+	(*RemoveBranchResponse)(nil),  // 30: muxd.sink.v1.RemoveBranchResponse
+	(*PauseRequest)(nil),          // 31: muxd.sink.v1.PauseRequest
+	(*PauseResponse)(nil),         // 32: muxd.sink.v1.PauseResponse
+	(*ForgetRequest)(nil),         // 33: muxd.sink.v1.ForgetRequest
+	(*ForgetResponse)(nil),        // 34: muxd.sink.v1.ForgetResponse
+	(*WatchRequest)(nil),          // 35: muxd.sink.v1.WatchRequest
+	(*Event)(nil),                 // 36: muxd.sink.v1.Event
+	(*Eof)(nil),                   // 37: muxd.sink.v1.Eof
+	(*Flushed)(nil),               // 38: muxd.sink.v1.Flushed
+	(*Failed)(nil),                // 39: muxd.sink.v1.Failed
+	(*Trouble)(nil),               // 40: muxd.sink.v1.Trouble
+	(*Viewers)(nil),               // 41: muxd.sink.v1.Viewers
+	(*Dropped)(nil),               // 42: muxd.sink.v1.Dropped
+	(*Snapshot)(nil),              // 43: muxd.sink.v1.Snapshot
+	(*OpeningsRequest)(nil),       // 44: muxd.sink.v1.OpeningsRequest
+	(*OpeningsResponse)(nil),      // 45: muxd.sink.v1.OpeningsResponse
+	(*StatRequest)(nil),           // 46: muxd.sink.v1.StatRequest
+	(*StatResponse)(nil),          // 47: muxd.sink.v1.StatResponse
+	(*StreamStat)(nil),            // 48: muxd.sink.v1.StreamStat
+	(*BranchStat)(nil),            // 49: muxd.sink.v1.BranchStat
+	(*AttachRequest)(nil),         // 50: muxd.sink.v1.AttachRequest
+	(*AttachResponse)(nil),        // 51: muxd.sink.v1.AttachResponse
+	(*ResizeRequest)(nil),         // 52: muxd.sink.v1.ResizeRequest
+	(*ResizeResponse)(nil),        // 53: muxd.sink.v1.ResizeResponse
+	(*MarkRequest)(nil),           // 54: muxd.sink.v1.MarkRequest
+	(*MarkResponse)(nil),          // 55: muxd.sink.v1.MarkResponse
+	(*ScreenRequest)(nil),         // 56: muxd.sink.v1.ScreenRequest
+	(*ScreenResponse)(nil),        // 57: muxd.sink.v1.ScreenResponse
+	(*Cursor)(nil),                // 58: muxd.sink.v1.Cursor
+	(*Line)(nil),                  // 59: muxd.sink.v1.Line
+	(*Cell)(nil),                  // 60: muxd.sink.v1.Cell
+	(*Style)(nil),                 // 61: muxd.sink.v1.Style
+	(*LogsRequest)(nil),           // 62: muxd.sink.v1.LogsRequest
+	(*LogsResponse)(nil),          // 63: muxd.sink.v1.LogsResponse
+	(*RotateRequest)(nil),         // 64: muxd.sink.v1.RotateRequest
+	(*RotateResponse)(nil),        // 65: muxd.sink.v1.RotateResponse
+	(*LogRecord)(nil),             // 66: muxd.sink.v1.LogRecord
+	nil,                           // 67: muxd.sink.v1.Spec.OptionsEntry
+	(*RecoverRequest_Parked)(nil), // 68: muxd.sink.v1.RecoverRequest.Parked
 }
 var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	2,  // 0: muxd.sink.v1.Branch.policy:type_name -> muxd.sink.v1.Policy
@@ -4320,12 +4434,12 @@ var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	7,  // 3: muxd.sink.v1.Description.options:type_name -> muxd.sink.v1.Option
 	0,  // 4: muxd.sink.v1.Description.by_name:type_name -> muxd.sink.v1.Stream
 	3,  // 5: muxd.sink.v1.Option.type:type_name -> muxd.sink.v1.Option.Type
-	65, // 6: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
+	67, // 6: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
 	9,  // 7: muxd.sink.v1.CheckRequest.spec:type_name -> muxd.sink.v1.Spec
 	8,  // 8: muxd.sink.v1.CheckRequest.child:type_name -> muxd.sink.v1.Child
 	0,  // 9: muxd.sink.v1.CheckRequest.streams:type_name -> muxd.sink.v1.Stream
 	1,  // 10: muxd.sink.v1.CheckResponse.wiring:type_name -> muxd.sink.v1.Wiring
-	66, // 11: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
+	68, // 11: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
 	9,  // 12: muxd.sink.v1.OpenRequest.spec:type_name -> muxd.sink.v1.Spec
 	8,  // 13: muxd.sink.v1.OpenRequest.child:type_name -> muxd.sink.v1.Child
 	0,  // 14: muxd.sink.v1.OpenRequest.streams:type_name -> muxd.sink.v1.Stream
@@ -4333,77 +4447,80 @@ var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	4,  // 16: muxd.sink.v1.OpenRequest.branches:type_name -> muxd.sink.v1.Branch
 	1,  // 17: muxd.sink.v1.OpenResponse.wiring:type_name -> muxd.sink.v1.Wiring
 	0,  // 18: muxd.sink.v1.LeaveRequest.stream:type_name -> muxd.sink.v1.Stream
-	4,  // 19: muxd.sink.v1.AddBranchRequest.branch:type_name -> muxd.sink.v1.Branch
-	0,  // 20: muxd.sink.v1.Event.stream:type_name -> muxd.sink.v1.Stream
-	35, // 21: muxd.sink.v1.Event.eof:type_name -> muxd.sink.v1.Eof
-	36, // 22: muxd.sink.v1.Event.flushed:type_name -> muxd.sink.v1.Flushed
-	37, // 23: muxd.sink.v1.Event.failed:type_name -> muxd.sink.v1.Failed
-	38, // 24: muxd.sink.v1.Event.trouble:type_name -> muxd.sink.v1.Trouble
-	39, // 25: muxd.sink.v1.Event.viewers:type_name -> muxd.sink.v1.Viewers
-	41, // 26: muxd.sink.v1.Event.snapshot:type_name -> muxd.sink.v1.Snapshot
-	40, // 27: muxd.sink.v1.Event.dropped:type_name -> muxd.sink.v1.Dropped
-	46, // 28: muxd.sink.v1.StatResponse.streams:type_name -> muxd.sink.v1.StreamStat
-	0,  // 29: muxd.sink.v1.StreamStat.stream:type_name -> muxd.sink.v1.Stream
-	10, // 30: muxd.sink.v1.StreamStat.size:type_name -> muxd.sink.v1.Size
-	47, // 31: muxd.sink.v1.StreamStat.branches:type_name -> muxd.sink.v1.BranchStat
-	10, // 32: muxd.sink.v1.AttachRequest.size:type_name -> muxd.sink.v1.Size
-	10, // 33: muxd.sink.v1.ResizeRequest.size:type_name -> muxd.sink.v1.Size
-	10, // 34: muxd.sink.v1.ScreenResponse.size:type_name -> muxd.sink.v1.Size
-	56, // 35: muxd.sink.v1.ScreenResponse.cursor:type_name -> muxd.sink.v1.Cursor
-	59, // 36: muxd.sink.v1.ScreenResponse.styles:type_name -> muxd.sink.v1.Style
-	57, // 37: muxd.sink.v1.ScreenResponse.lines:type_name -> muxd.sink.v1.Line
-	58, // 38: muxd.sink.v1.Line.cells:type_name -> muxd.sink.v1.Cell
-	9,  // 39: muxd.sink.v1.LogsRequest.spec:type_name -> muxd.sink.v1.Spec
-	8,  // 40: muxd.sink.v1.LogsRequest.child:type_name -> muxd.sink.v1.Child
-	0,  // 41: muxd.sink.v1.LogsRequest.streams:type_name -> muxd.sink.v1.Stream
-	0,  // 42: muxd.sink.v1.LogRecord.stream:type_name -> muxd.sink.v1.Stream
-	5,  // 43: muxd.sink.v1.Sink.Describe:input_type -> muxd.sink.v1.DescribeRequest
-	13, // 44: muxd.sink.v1.Sink.Recover:input_type -> muxd.sink.v1.RecoverRequest
-	15, // 45: muxd.sink.v1.Sink.Repark:input_type -> muxd.sink.v1.ReparkRequest
-	11, // 46: muxd.sink.v1.Sink.Check:input_type -> muxd.sink.v1.CheckRequest
-	17, // 47: muxd.sink.v1.Sink.Open:input_type -> muxd.sink.v1.OpenRequest
-	19, // 48: muxd.sink.v1.Sink.End:input_type -> muxd.sink.v1.EndRequest
-	21, // 49: muxd.sink.v1.Sink.Cut:input_type -> muxd.sink.v1.CutRequest
-	23, // 50: muxd.sink.v1.Sink.Leave:input_type -> muxd.sink.v1.LeaveRequest
-	25, // 51: muxd.sink.v1.Sink.AddBranch:input_type -> muxd.sink.v1.AddBranchRequest
-	27, // 52: muxd.sink.v1.Sink.RemoveBranch:input_type -> muxd.sink.v1.RemoveBranchRequest
-	29, // 53: muxd.sink.v1.Sink.Pause:input_type -> muxd.sink.v1.PauseRequest
-	31, // 54: muxd.sink.v1.Sink.Forget:input_type -> muxd.sink.v1.ForgetRequest
-	33, // 55: muxd.sink.v1.Sink.Watch:input_type -> muxd.sink.v1.WatchRequest
-	42, // 56: muxd.sink.v1.Sink.Openings:input_type -> muxd.sink.v1.OpeningsRequest
-	44, // 57: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
-	48, // 58: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
-	50, // 59: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
-	54, // 60: muxd.sink.v1.Sink.Screen:input_type -> muxd.sink.v1.ScreenRequest
-	52, // 61: muxd.sink.v1.Sink.Mark:input_type -> muxd.sink.v1.MarkRequest
-	60, // 62: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
-	62, // 63: muxd.sink.v1.Sink.Rotate:input_type -> muxd.sink.v1.RotateRequest
-	6,  // 64: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
-	14, // 65: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
-	16, // 66: muxd.sink.v1.Sink.Repark:output_type -> muxd.sink.v1.ReparkResponse
-	12, // 67: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
-	18, // 68: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
-	20, // 69: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
-	22, // 70: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
-	24, // 71: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
-	26, // 72: muxd.sink.v1.Sink.AddBranch:output_type -> muxd.sink.v1.AddBranchResponse
-	28, // 73: muxd.sink.v1.Sink.RemoveBranch:output_type -> muxd.sink.v1.RemoveBranchResponse
-	30, // 74: muxd.sink.v1.Sink.Pause:output_type -> muxd.sink.v1.PauseResponse
-	32, // 75: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
-	34, // 76: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
-	43, // 77: muxd.sink.v1.Sink.Openings:output_type -> muxd.sink.v1.OpeningsResponse
-	45, // 78: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
-	49, // 79: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
-	51, // 80: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
-	55, // 81: muxd.sink.v1.Sink.Screen:output_type -> muxd.sink.v1.ScreenResponse
-	53, // 82: muxd.sink.v1.Sink.Mark:output_type -> muxd.sink.v1.MarkResponse
-	61, // 83: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
-	63, // 84: muxd.sink.v1.Sink.Rotate:output_type -> muxd.sink.v1.RotateResponse
-	64, // [64:85] is the sub-list for method output_type
-	43, // [43:64] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	0,  // 19: muxd.sink.v1.RewireRequest.stream:type_name -> muxd.sink.v1.Stream
+	4,  // 20: muxd.sink.v1.AddBranchRequest.branch:type_name -> muxd.sink.v1.Branch
+	0,  // 21: muxd.sink.v1.Event.stream:type_name -> muxd.sink.v1.Stream
+	37, // 22: muxd.sink.v1.Event.eof:type_name -> muxd.sink.v1.Eof
+	38, // 23: muxd.sink.v1.Event.flushed:type_name -> muxd.sink.v1.Flushed
+	39, // 24: muxd.sink.v1.Event.failed:type_name -> muxd.sink.v1.Failed
+	40, // 25: muxd.sink.v1.Event.trouble:type_name -> muxd.sink.v1.Trouble
+	41, // 26: muxd.sink.v1.Event.viewers:type_name -> muxd.sink.v1.Viewers
+	43, // 27: muxd.sink.v1.Event.snapshot:type_name -> muxd.sink.v1.Snapshot
+	42, // 28: muxd.sink.v1.Event.dropped:type_name -> muxd.sink.v1.Dropped
+	48, // 29: muxd.sink.v1.StatResponse.streams:type_name -> muxd.sink.v1.StreamStat
+	0,  // 30: muxd.sink.v1.StreamStat.stream:type_name -> muxd.sink.v1.Stream
+	10, // 31: muxd.sink.v1.StreamStat.size:type_name -> muxd.sink.v1.Size
+	49, // 32: muxd.sink.v1.StreamStat.branches:type_name -> muxd.sink.v1.BranchStat
+	10, // 33: muxd.sink.v1.AttachRequest.size:type_name -> muxd.sink.v1.Size
+	10, // 34: muxd.sink.v1.ResizeRequest.size:type_name -> muxd.sink.v1.Size
+	10, // 35: muxd.sink.v1.ScreenResponse.size:type_name -> muxd.sink.v1.Size
+	58, // 36: muxd.sink.v1.ScreenResponse.cursor:type_name -> muxd.sink.v1.Cursor
+	61, // 37: muxd.sink.v1.ScreenResponse.styles:type_name -> muxd.sink.v1.Style
+	59, // 38: muxd.sink.v1.ScreenResponse.lines:type_name -> muxd.sink.v1.Line
+	60, // 39: muxd.sink.v1.Line.cells:type_name -> muxd.sink.v1.Cell
+	9,  // 40: muxd.sink.v1.LogsRequest.spec:type_name -> muxd.sink.v1.Spec
+	8,  // 41: muxd.sink.v1.LogsRequest.child:type_name -> muxd.sink.v1.Child
+	0,  // 42: muxd.sink.v1.LogsRequest.streams:type_name -> muxd.sink.v1.Stream
+	0,  // 43: muxd.sink.v1.LogRecord.stream:type_name -> muxd.sink.v1.Stream
+	5,  // 44: muxd.sink.v1.Sink.Describe:input_type -> muxd.sink.v1.DescribeRequest
+	13, // 45: muxd.sink.v1.Sink.Recover:input_type -> muxd.sink.v1.RecoverRequest
+	15, // 46: muxd.sink.v1.Sink.Repark:input_type -> muxd.sink.v1.ReparkRequest
+	11, // 47: muxd.sink.v1.Sink.Check:input_type -> muxd.sink.v1.CheckRequest
+	17, // 48: muxd.sink.v1.Sink.Open:input_type -> muxd.sink.v1.OpenRequest
+	19, // 49: muxd.sink.v1.Sink.End:input_type -> muxd.sink.v1.EndRequest
+	21, // 50: muxd.sink.v1.Sink.Cut:input_type -> muxd.sink.v1.CutRequest
+	23, // 51: muxd.sink.v1.Sink.Leave:input_type -> muxd.sink.v1.LeaveRequest
+	25, // 52: muxd.sink.v1.Sink.Rewire:input_type -> muxd.sink.v1.RewireRequest
+	27, // 53: muxd.sink.v1.Sink.AddBranch:input_type -> muxd.sink.v1.AddBranchRequest
+	29, // 54: muxd.sink.v1.Sink.RemoveBranch:input_type -> muxd.sink.v1.RemoveBranchRequest
+	31, // 55: muxd.sink.v1.Sink.Pause:input_type -> muxd.sink.v1.PauseRequest
+	33, // 56: muxd.sink.v1.Sink.Forget:input_type -> muxd.sink.v1.ForgetRequest
+	35, // 57: muxd.sink.v1.Sink.Watch:input_type -> muxd.sink.v1.WatchRequest
+	44, // 58: muxd.sink.v1.Sink.Openings:input_type -> muxd.sink.v1.OpeningsRequest
+	46, // 59: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
+	50, // 60: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
+	52, // 61: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
+	56, // 62: muxd.sink.v1.Sink.Screen:input_type -> muxd.sink.v1.ScreenRequest
+	54, // 63: muxd.sink.v1.Sink.Mark:input_type -> muxd.sink.v1.MarkRequest
+	62, // 64: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
+	64, // 65: muxd.sink.v1.Sink.Rotate:input_type -> muxd.sink.v1.RotateRequest
+	6,  // 66: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
+	14, // 67: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
+	16, // 68: muxd.sink.v1.Sink.Repark:output_type -> muxd.sink.v1.ReparkResponse
+	12, // 69: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
+	18, // 70: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
+	20, // 71: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
+	22, // 72: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
+	24, // 73: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
+	26, // 74: muxd.sink.v1.Sink.Rewire:output_type -> muxd.sink.v1.RewireResponse
+	28, // 75: muxd.sink.v1.Sink.AddBranch:output_type -> muxd.sink.v1.AddBranchResponse
+	30, // 76: muxd.sink.v1.Sink.RemoveBranch:output_type -> muxd.sink.v1.RemoveBranchResponse
+	32, // 77: muxd.sink.v1.Sink.Pause:output_type -> muxd.sink.v1.PauseResponse
+	34, // 78: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
+	36, // 79: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
+	45, // 80: muxd.sink.v1.Sink.Openings:output_type -> muxd.sink.v1.OpeningsResponse
+	47, // 81: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
+	51, // 82: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
+	53, // 83: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
+	57, // 84: muxd.sink.v1.Sink.Screen:output_type -> muxd.sink.v1.ScreenResponse
+	55, // 85: muxd.sink.v1.Sink.Mark:output_type -> muxd.sink.v1.MarkResponse
+	63, // 86: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
+	65, // 87: muxd.sink.v1.Sink.Rotate:output_type -> muxd.sink.v1.RotateResponse
+	66, // [66:88] is the sub-list for method output_type
+	44, // [44:66] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_sink_sinkpb_sink_proto_init() }
@@ -4411,7 +4528,7 @@ func file_sink_sinkpb_sink_proto_init() {
 	if File_sink_sinkpb_sink_proto != nil {
 		return
 	}
-	file_sink_sinkpb_sink_proto_msgTypes[30].OneofWrappers = []any{
+	file_sink_sinkpb_sink_proto_msgTypes[32].OneofWrappers = []any{
 		(*Event_Eof)(nil),
 		(*Event_Flushed)(nil),
 		(*Event_Failed)(nil),
@@ -4426,7 +4543,7 @@ func file_sink_sinkpb_sink_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sink_sinkpb_sink_proto_rawDesc), len(file_sink_sinkpb_sink_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   63,
+			NumMessages:   65,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -35,6 +35,7 @@ const (
 	Sink_End_FullMethodName          = "/muxd.sink.v1.Sink/End"
 	Sink_Cut_FullMethodName          = "/muxd.sink.v1.Sink/Cut"
 	Sink_Leave_FullMethodName        = "/muxd.sink.v1.Sink/Leave"
+	Sink_Rewire_FullMethodName       = "/muxd.sink.v1.Sink/Rewire"
 	Sink_AddBranch_FullMethodName    = "/muxd.sink.v1.Sink/AddBranch"
 	Sink_RemoveBranch_FullMethodName = "/muxd.sink.v1.Sink/RemoveBranch"
 	Sink_Pause_FullMethodName        = "/muxd.sink.v1.Sink/Pause"
@@ -80,6 +81,9 @@ type SinkClient interface {
 	// told on Watch; the rest is left in the stream for the next sink. It returns when the stream is flushed, or, with `left`
 	// false, when that takes longer than the call's deadline: then the sink keeps the stream.
 	Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*LeaveResponse, error)
+	// Rewire gives an output stream on a PIPE another far end, under `ticket`: the sink takes nothing more from the one that it has, and
+	// the stream goes on, at its offset, with what comes from the new one. It does not wait for what was taken already.
+	Rewire(ctx context.Context, in *RewireRequest, opts ...grpc.CallOption) (*RewireResponse, error)
 	// AddBranch adds a branch to a stream that is copied, or to a console that has none: it gets the stream from the next chunk on. The
 	// write end of its pipe travels under `ticket`. A branch that there is already stays as it is, and the descriptor is closed.
 	AddBranch(ctx context.Context, in *AddBranchRequest, opts ...grpc.CallOption) (*AddBranchResponse, error)
@@ -199,6 +203,16 @@ func (c *sinkClient) Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.C
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(LeaveResponse)
 	err := c.cc.Invoke(ctx, Sink_Leave_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sinkClient) Rewire(ctx context.Context, in *RewireRequest, opts ...grpc.CallOption) (*RewireResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RewireResponse)
+	err := c.cc.Invoke(ctx, Sink_Rewire_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -374,6 +388,9 @@ type SinkServer interface {
 	// told on Watch; the rest is left in the stream for the next sink. It returns when the stream is flushed, or, with `left`
 	// false, when that takes longer than the call's deadline: then the sink keeps the stream.
 	Leave(context.Context, *LeaveRequest) (*LeaveResponse, error)
+	// Rewire gives an output stream on a PIPE another far end, under `ticket`: the sink takes nothing more from the one that it has, and
+	// the stream goes on, at its offset, with what comes from the new one. It does not wait for what was taken already.
+	Rewire(context.Context, *RewireRequest) (*RewireResponse, error)
 	// AddBranch adds a branch to a stream that is copied, or to a console that has none: it gets the stream from the next chunk on. The
 	// write end of its pipe travels under `ticket`. A branch that there is already stays as it is, and the descriptor is closed.
 	AddBranch(context.Context, *AddBranchRequest) (*AddBranchResponse, error)
@@ -442,6 +459,9 @@ func (UnimplementedSinkServer) Cut(context.Context, *CutRequest) (*CutResponse, 
 }
 func (UnimplementedSinkServer) Leave(context.Context, *LeaveRequest) (*LeaveResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Leave not implemented")
+}
+func (UnimplementedSinkServer) Rewire(context.Context, *RewireRequest) (*RewireResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Rewire not implemented")
 }
 func (UnimplementedSinkServer) AddBranch(context.Context, *AddBranchRequest) (*AddBranchResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AddBranch not implemented")
@@ -643,6 +663,24 @@ func _Sink_Leave_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(SinkServer).Leave(ctx, req.(*LeaveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sink_Rewire_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RewireRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SinkServer).Rewire(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sink_Rewire_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SinkServer).Rewire(ctx, req.(*RewireRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -912,6 +950,10 @@ var Sink_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Leave",
 			Handler:    _Sink_Leave_Handler,
+		},
+		{
+			MethodName: "Rewire",
+			Handler:    _Sink_Rewire_Handler,
 		},
 		{
 			MethodName: "AddBranch",

@@ -594,6 +594,9 @@ type Stream struct {
 	Dev           uint64                 `protobuf:"varint,4,opt,name=dev,proto3" json:"dev,omitempty"` // of the near end
 	Ino           uint64                 `protobuf:"varint,5,opt,name=ino,proto3" json:"ino,omitempty"`
 	Rdev          uint64                 `protobuf:"varint,6,opt,name=rdev,proto3" json:"rdev,omitempty"`
+	Of            uint32                 `protobuf:"varint,7,opt,name=of,proto3" json:"of,omitempty"`        // which choice it is of, counted from 1; 0: the opening's
+	Branch        string                 `protobuf:"bytes,8,opt,name=branch,proto3" json:"branch,omitempty"` // of a branch: its name
+	Next          bool                   `protobuf:"varint,9,opt,name=next,proto3" json:"next,omitempty"`    // its sink is being given another far end
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -670,6 +673,27 @@ func (x *Stream) GetRdev() uint64 {
 	return 0
 }
 
+func (x *Stream) GetOf() uint32 {
+	if x != nil {
+		return x.Of
+	}
+	return 0
+}
+
+func (x *Stream) GetBranch() string {
+	if x != nil {
+		return x.Branch
+	}
+	return ""
+}
+
+func (x *Stream) GetNext() bool {
+	if x != nil {
+		return x.Next
+	}
+	return false
+}
+
 var File_core_agent_agentpb_journal_proto protoreflect.FileDescriptor
 
 const file_core_agent_agentpb_journal_proto_rawDesc = "" +
@@ -725,14 +749,17 @@ const file_core_agent_agentpb_journal_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\rR\x03run\x12\x16\n" +
 	"\x06choice\x18\x03 \x01(\rR\x06choice\x12/\n" +
-	"\astreams\x18\x04 \x03(\v2\x15.muxd.agent.v1.StreamR\astreams\"|\n" +
+	"\astreams\x18\x04 \x03(\v2\x15.muxd.agent.v1.StreamR\astreams\"\xb8\x01\n" +
 	"\x06Stream\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\x05R\x04kind\x12\x12\n" +
 	"\x04sink\x18\x02 \x01(\rR\x04sink\x12\x12\n" +
 	"\x04done\x18\x03 \x01(\bR\x04done\x12\x10\n" +
 	"\x03dev\x18\x04 \x01(\x04R\x03dev\x12\x10\n" +
 	"\x03ino\x18\x05 \x01(\x04R\x03ino\x12\x12\n" +
-	"\x04rdev\x18\x06 \x01(\x04R\x04rdevB)Z'github.com/muxd/muxd/core/agent/agentpbb\x06proto3"
+	"\x04rdev\x18\x06 \x01(\x04R\x04rdev\x12\x0e\n" +
+	"\x02of\x18\a \x01(\rR\x02of\x12\x16\n" +
+	"\x06branch\x18\b \x01(\tR\x06branch\x12\x12\n" +
+	"\x04next\x18\t \x01(\bR\x04nextB)Z'github.com/muxd/muxd/core/agent/agentpbb\x06proto3"
 
 var (
 	file_core_agent_agentpb_journal_proto_rawDescOnce sync.Once
