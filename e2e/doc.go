@@ -2,8 +2,8 @@
 // language of [github.com/rogpeppe/go-internal/testscript]; every script has a muxd of its own, or several one after
 // the other, under $XDG_RUNTIME_DIR, and $MUXD_SOCKET names its control socket.
 //
-// A line "# needs: PROGRAM... root container:RUNTIME" at the top of a script names what it cannot do without, the last
-// an OCI runtime that can run a container on this machine; the condition [root] is for single lines.
+// A line "# needs: PROGRAM... root grpcio container:RUNTIME" at the top of a script names what it cannot do without, the last
+// Debian's gRPC for Python, and an OCI runtime that can run a container on this machine; the condition [root] is for single lines.
 //
 // Besides testscript's own commands there are:
 //

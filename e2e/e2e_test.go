@@ -149,6 +149,8 @@ func needs(t *testing.T, file string) {
 				needContainers(t, need.Program(t, runtime))
 			} else if what == "root" {
 				need.Root(t)
+			} else if what == "grpcio" {
+				need.Python(t, "grpc, google.protobuf", "python3-grpcio python3-protobuf")
 			} else {
 				need.Program(t, what)
 			}

@@ -31,6 +31,14 @@ func Program(t testing.TB, name string) string {
 	return path
 }
 
+// Python says that the test needs modules of Debian's own Python, from the packages of that name.
+func Python(t testing.TB, modules, packages string) {
+	t.Helper()
+	if out, err := exec.Command("/usr/bin/python3", "-c", "import "+modules).CombinedOutput(); err != nil {
+		missing(t, "Python's %s is missing (Debian packages %s): %v %s", modules, packages, err, out)
+	}
+}
+
 func packageOf(program string) string {
 	if p, ok := debian[program]; ok {
 		return p
