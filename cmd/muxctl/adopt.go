@@ -31,10 +31,11 @@ var adoptable = []struct {
 	fd     int
 }{{"stdin", 1}, {"stdout", 0}, {"stderr", -1}, {"console", -1}}
 
-func (f *adoptFlags) register(c *cobra.Command) {
+func (f *adoptFlags) register(a *app, c *cobra.Command) {
 	fl := c.Flags()
 	fl.StringVar(&f.name, "name", "", "a `NAME` for the child, unique among the living")
 	fl.StringVar(&f.sink, "sink", "", "the `SINK` of all streams that are handed over and have none of their own")
+	c.RegisterFlagCompletionFunc("sink", a.completeSink)
 	f.sinks, f.fds = map[string]*[]string{}, map[string]*int{}
 	for _, s := range adoptable {
 		help := fmt.Sprintf("the descriptor `N` that is the far end of %s", s.stream)
@@ -42,6 +43,7 @@ func (f *adoptFlags) register(c *cobra.Command) {
 			help += fmt.Sprintf(" (default %d)", s.fd)
 		}
 		f.sinks[s.stream] = fl.StringArray(s.stream, nil, "the `SINK` of "+s.stream)
+		c.RegisterFlagCompletionFunc(s.stream, a.completeSink)
 		f.fds[s.stream] = fl.Int(s.stream+"-fd", -1, help)
 		fl.Lookup(s.stream + "-fd").DefValue = "" // it is in the text
 	}
@@ -87,7 +89,7 @@ With the argument containerd it is a logging binary of containerd's, which takes
 			return a.adopt(c.Context(), ad, out)
 		},
 	}
-	f.register(c)
+	f.register(a, c)
 	return c
 }
 

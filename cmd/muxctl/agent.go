@@ -186,11 +186,12 @@ func (a *app) pluginListCmd() *cobra.Command {
 
 func printPlugins(plugins []*controlpb.Plugin) error {
 	type option struct {
-		Name    string   `json:"name"`
-		Type    string   `json:"type"`
-		Default string   `json:"default,omitempty"`
-		Help    string   `json:"help,omitempty"`
-		Values  []string `json:"values,omitempty"`
+		Name     string   `json:"name"`
+		Type     string   `json:"type"`
+		Default  string   `json:"default,omitempty"`
+		Help     string   `json:"help,omitempty"`
+		Values   []string `json:"values,omitempty"`
+		Required bool     `json:"required,omitempty"`
 	}
 	type bounds struct {
 		Paths     []string `json:"paths,omitempty"`
@@ -208,18 +209,22 @@ func printPlugins(plugins []*controlpb.Plugin) error {
 		Error    string   `json:"error,omitempty"`
 		LastEnd  string   `json:"last_end,omitempty"`
 		Help     string   `json:"help,omitempty"`
+		Arg      *option  `json:"arg,omitempty"`
 		Options  []option `json:"options,omitempty"`
 		UID      *uint32  `json:"uid,omitempty"`
 		Bounds   *bounds  `json:"bounds,omitempty"`
 	}
 	out := []view{}
 	for _, p := range plugins {
-		v := view{p.Name, p.State, p.Pid, p.Version, p.Command, p.Openings, p.Restarts, p.Error, p.LastEnd, p.Help, nil, p.Uid, nil}
+		v := view{p.Name, p.State, p.Pid, p.Version, p.Command, p.Openings, p.Restarts, p.Error, p.LastEnd, p.Help, nil, nil, p.Uid, nil}
 		if b := p.Bounds; b != nil {
 			v.Bounds = &bounds{b.Paths, b.ReadPaths, b.Landlock}
 		}
+		if o := p.Arg; o != nil {
+			v.Arg = &option{o.Name, o.Type, o.Default, o.Help, o.Values, o.Required}
+		}
 		for _, o := range p.Options {
-			v.Options = append(v.Options, option{o.Name, o.Type, o.Default, o.Help, o.Values})
+			v.Options = append(v.Options, option{o.Name, o.Type, o.Default, o.Help, o.Values, o.Required})
 		}
 		out = append(out, v)
 	}
@@ -239,6 +244,9 @@ func describePlugins(plugins []*controlpb.Plugin) error {
 			fmt.Println("  " + text)
 		}
 		t := newTable("  OPTION", "TYPE", "DEFAULT", "WHAT IT DOES")
+		if p.Arg != nil {
+			fmt.Printf("  %s:%s  %s\n", p.Name, strings.ToUpper(p.Arg.Name), p.Arg.Help)
+		}
 		for _, o := range p.Options {
 			typ := o.Type
 			if len(o.Values) > 0 {
@@ -280,6 +288,7 @@ func trustText(p *controlpb.Plugin) string {
 func (a *app) pluginRestartCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "restart NAME", Short: "End a plugin's process, and start it again", Args: args(cobra.ExactArgs(1)),
+		ValidArgsFunction: a.completePlugins,
 		RunE: func(c *cobra.Command, argv []string) error {
 			m, err := a.muxd()
 			if err != nil {

@@ -120,7 +120,9 @@ func (a *app) signalCmd() *cobra.Command {
 	var leader bool
 	c := &cobra.Command{
 		Use: "signal ID SIGNAL", Short: "Send a signal to a child's process group", Args: args(cobra.ExactArgs(2)),
-		Example: "  muxctl signal web HUP", ValidArgsFunction: a.completeChildren,
+		Example: "  muxctl signal web HUP",
+		ValidArgsFunction: a.completeThen(cobra.FixedCompletions(
+			[]string{"HUP", "INT", "QUIT", "USR1", "USR2", "TERM", "KILL", "STOP", "CONT"}, cobra.ShellCompDirectiveNoFileComp)),
 		RunE: func(c *cobra.Command, argv []string) error {
 			sig, err := parseSignal(argv[1])
 			if err != nil {
@@ -191,7 +193,7 @@ does. What is still there after the grace time gets SIGKILL. It returns when the
 func (a *app) resizeCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "resize ID ROWSxCOLS", Short: "Set the size of a child's console", Args: args(cobra.ExactArgs(2)),
-		Example: "  muxctl resize editor 40x120", ValidArgsFunction: a.completeChildren,
+		Example: "  muxctl resize editor 40x120", ValidArgsFunction: a.completeThen(),
 		RunE: func(c *cobra.Command, argv []string) error {
 			size, err := parseSize(argv[1])
 			if err != nil {
@@ -237,7 +239,9 @@ With --add the sink gets the stream from here on besides those that it has, and 
 muxctl inspect, gets no more of it; the others notice nothing. What a console shows is the stream console there.`,
 		Example: `  muxctl redirect web stdout file:/var/log/web-new.log
   muxctl redirect web stdout --add socket:unix:/run/debug,branch=drop-oldest
-  muxctl redirect web stdout --remove 2`, ValidArgsFunction: a.completeChildren,
+  muxctl redirect web stdout --remove 2`,
+		ValidArgsFunction: a.completeThen(
+			cobra.FixedCompletions([]string{"stdout", "stderr"}, cobra.ShellCompDirectiveNoFileComp), a.completeSink),
 		RunE: func(c *cobra.Command, argv []string) error {
 			cwd, err := os.Getwd()
 			if err != nil {

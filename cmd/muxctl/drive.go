@@ -22,7 +22,7 @@ func (a *app) sendCmd() *cobra.Command {
 	var paste bool
 	var timeout time.Duration
 	c := &cobra.Command{
-		Use: "send ID [TEXT]", Short: "Type into a child's console", Args: args(cobra.RangeArgs(1, 2)), ValidArgsFunction: a.completeChildren,
+		Use: "send ID [TEXT]", Short: "Type into a child's console", Args: args(cobra.RangeArgs(1, 2)), ValidArgsFunction: a.completeThen(),
 		Long: `send types TEXT, as it is, and then the keys, and returns when the terminal has them. It prints a cursor: where the output of
 the console stood before. What read and expect tell with --since CURSOR came after it.
 
@@ -104,7 +104,7 @@ func (a *app) readCmd() *cobra.Command {
 	var since string
 	var text bool
 	c := &cobra.Command{
-		Use: "read ID", Short: "Print what a child's console has put out", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: a.completeChildren,
+		Use: "read ID", Short: "Print what a child's console has put out", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: a.completeThen(),
 		Long: `read prints the output of a console since a cursor, as far as it is still kept (scrollback of the sink pty), as the
 bytes that it is, and on stderr the cursor behind it. It does not wait, and never ends inside of a character or a control sequence.`,
 		Example: `  c=$(muxctl send shell 'make' --key Enter)
@@ -164,7 +164,7 @@ func (a *app) expectCmd() *cobra.Command {
 	var e control.Expectation
 	c := &cobra.Command{
 		Use: "expect ID [REGEX]", Short: "Wait until a child's console has put something out", Args: args(cobra.RangeArgs(1, 2)),
-		ValidArgsFunction: a.completeChildren,
+		ValidArgsFunction: a.completeThen(),
 		Long: `expect waits until REGEX (Go's syntax, with ^ and $ also at the ends of lines) matches the output since a cursor, as text: without
 control sequences, and with plain newlines. $ also matches at the end of what has come so far, so 'password: $' is a prompt that waits. It
 prints the cursor behind the match. With --idle or --exit it also, or without REGEX only, waits for these.

@@ -20,7 +20,7 @@ func (a *app) logsCmd() *cobra.Command {
 	var tail int
 	var since, until, stream, cursor string
 	c := &cobra.Command{
-		Use: "logs ID", Short: "Read back what a child's sink has kept", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: a.completeChildren,
+		Use: "logs ID", Short: "Read back what a child's sink has kept", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: a.completeThen(),
 		Long: `logs reads back what a sink of the child has kept, also from files that were rotated and compressed. With -f it goes on until
 the child has ended. A cursor, which --show-cursor and -o json print, goes on behind a line, without a gap and without a
 repetition. On a terminal, control characters that could take it over are shown and not sent, unless --raw.`,
@@ -64,7 +64,7 @@ repetition. On a terminal, control characters that could take it over are shown 
 
 func (a *app) rotateCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "rotate ID", Short: "Have a child's sinks begin new log files", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: a.completeChildren,
+		Use: "rotate ID", Short: "Have a child's sinks begin new log files", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: a.completeThen(),
 		Long: `rotate has every sink of a running child that writes a log file begin a new one; the old one gets the time behind its name,
 and is kept, compressed or deleted as the sink's options say. An empty file stays.`,
 		RunE: func(c *cobra.Command, argv []string) error {
@@ -169,7 +169,7 @@ func (a *app) eventsCmd() *cobra.Command {
 	var follow bool
 	var after uint64
 	c := &cobra.Command{
-		Use: "events [ID]", Short: "Tell what has happened, with -f also what happens", Args: args(cobra.MaximumNArgs(1)), ValidArgsFunction: a.completeChildren,
+		Use: "events [ID]", Short: "Tell what has happened, with -f also what happens", Args: args(cobra.MaximumNArgs(1)), ValidArgsFunction: a.completeThen(),
 		RunE: func(c *cobra.Command, argv []string) error {
 			m, err := a.muxd()
 			if err != nil {

@@ -19,7 +19,7 @@ import (
 func (a *app) markCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "mark ID [LABEL]", Short: "Set a marker in the recording of a child's console", Args: args(cobra.RangeArgs(1, 2)),
-		Example: "  muxctl mark demo 'the tests begin'", ValidArgsFunction: a.completeChildren,
+		Example: "  muxctl mark demo 'the tests begin'", ValidArgsFunction: a.completeThen(),
 		RunE: func(c *cobra.Command, argv []string) error {
 			m, err := a.muxd()
 			if err != nil {

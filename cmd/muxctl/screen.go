@@ -14,7 +14,7 @@ func (a *app) screenCmd() *cobra.Command {
 		Use: "screen ID", Short: "Print what a child's console shows", Args: args(cobra.ExactArgs(1)),
 		Long: `screen prints the text that is on the screen of a console now. With -o json it tells everything: each cell with its style, the
 cursor, the modes that are set, the title, and how much output has been shown.`,
-		Example: "  muxctl screen editor\n  muxctl screen editor -o json | jq .cursor", ValidArgsFunction: a.completeChildren,
+		Example: "  muxctl screen editor\n  muxctl screen editor -o json | jq .cursor", ValidArgsFunction: a.completeThen(),
 		RunE: func(c *cobra.Command, argv []string) error {
 			s, err := a.screen(c, argv[0])
 			if err != nil {

@@ -15,7 +15,7 @@ func (a *app) screenshotCmd() *cobra.Command {
 		Use: "screenshot ID", Short: "Print a picture of a child's console", Args: args(cobra.ExactArgs(1)),
 		Long: `screenshot prints what the screen of a console shows now: as a picture (svg, png), as text, or as the sequence that draws it on
 a terminal of the same size (ansi). A png is drawn in Go Mono; characters that it lacks are boxes, and named.`,
-		Example: "  muxctl screenshot editor -o png > editor.png", ValidArgsFunction: a.completeChildren,
+		Example: "  muxctl screenshot editor -o png > editor.png", ValidArgsFunction: a.completeThen(),
 		RunE: func(c *cobra.Command, argv []string) error {
 			draw, ok := map[string]func(*controlpb.ScreenResponse) ([]byte, error){
 				"svg":  func(s *controlpb.ScreenResponse) ([]byte, error) { return drawSVG(s), nil },

@@ -31,7 +31,7 @@ type spawnFlags struct {
 	detachKeys        string
 }
 
-func (f *spawnFlags) register(c *cobra.Command) {
+func (f *spawnFlags) register(a *app, c *cobra.Command) {
 	fl := c.Flags()
 	fl.SetInterspersed(false) // what follows the command is the command's
 	fl.StringVar(&f.name, "name", "", "a `NAME` for the child, unique among the living")
@@ -50,6 +50,9 @@ func (f *spawnFlags) register(c *cobra.Command) {
 	fl.DurationVar(&f.grace, "grace", 0, "between SIGTERM and SIGKILL when it is stopped (default muxd's)")
 	fl.BoolVar(&f.remove, "rm", false, "forget the child once it is finished and has been waited for")
 	fl.StringVar(&f.detachKeys, "detach-keys", defaultDetachKeys, "`KEYS` that detach; empty: none")
+	for _, flag := range []string{"sink", "stdin", "stdout", "stderr"} {
+		c.RegisterFlagCompletionFunc(flag, a.completeSink)
+	}
 	c.RegisterFlagCompletionFunc("restart", cobra.FixedCompletions([]string{"no", "on-failure", "always"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
@@ -219,7 +222,7 @@ Without a sink option the child gets muxd's default_sink (pty). A stream that no
 			return nil
 		},
 	}
-	f.register(c)
+	f.register(a, c)
 	c.Flags().BoolVar(&f.attach, "attach", false, "stay, as muxctl run does")
 	return c
 }
@@ -238,7 +241,7 @@ last byte of every stream is where it belongs, and exits with the child's status
 		Args: args(cobra.MinimumNArgs(1)),
 		RunE: func(c *cobra.Command, argv []string) error { return a.run(c.Context(), f, argv) },
 	}
-	f.register(c)
+	f.register(a, c)
 	return c
 }
 

@@ -218,7 +218,7 @@ func (a *app) attachCmd() *cobra.Command {
 		Short: "Connect this terminal with a child's console",
 		Long: `attach shows a child's console and passes on what is typed, until the child ends or the detach keys are typed.
 Several can be attached at once. It exits with the child's status if the child ends, and with 0 after a detach.`,
-		Args: args(cobra.ExactArgs(1)), ValidArgsFunction: a.completeChildren,
+		Args: args(cobra.ExactArgs(1)), ValidArgsFunction: a.completeThen(),
 		RunE: func(c *cobra.Command, argv []string) error {
 			keys, err := parseDetachKeys(keysText)
 			if err != nil {

@@ -3003,7 +3003,9 @@ func (x *RedirectRequest) GetHow() RedirectRequest_How {
 type PluginsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Also start every plugin that is known, to have its description.
-	Describe      bool `protobuf:"varint,1,opt,name=describe,proto3" json:"describe,omitempty"`
+	Describe bool `protobuf:"varint,1,opt,name=describe,proto3" json:"describe,omitempty"`
+	// Only the plugin that a sink of this name is of, or a preset; none where there is none.
+	Sink          string `protobuf:"bytes,2,opt,name=sink,proto3" json:"sink,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3045,9 +3047,21 @@ func (x *PluginsRequest) GetDescribe() bool {
 	return false
 }
 
+func (x *PluginsRequest) GetSink() string {
+	if x != nil {
+		return x.Sink
+	}
+	return ""
+}
+
 type PluginsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Plugins       []*Plugin              `protobuf:"bytes,1,rep,name=plugins,proto3" json:"plugins,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Plugins []*Plugin              `protobuf:"bytes,1,rep,name=plugins,proto3" json:"plugins,omitempty"`
+	Presets []*Preset              `protobuf:"bytes,2,rep,name=presets,proto3" json:"presets,omitempty"`
+	// Options that every sink has, whatever its plugin.
+	Common []*PluginOption `protobuf:"bytes,3,rep,name=common,proto3" json:"common,omitempty"`
+	// What can stand for a sink and is of no plugin.
+	Wirings       []string `protobuf:"bytes,4,rep,name=wirings,proto3" json:"wirings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3089,6 +3103,80 @@ func (x *PluginsResponse) GetPlugins() []*Plugin {
 	return nil
 }
 
+func (x *PluginsResponse) GetPresets() []*Preset {
+	if x != nil {
+		return x.Presets
+	}
+	return nil
+}
+
+func (x *PluginsResponse) GetCommon() []*PluginOption {
+	if x != nil {
+		return x.Common
+	}
+	return nil
+}
+
+func (x *PluginsResponse) GetWirings() []string {
+	if x != nil {
+		return x.Wirings
+	}
+	return nil
+}
+
+// A name for a sink spec, from the configuration.
+type Preset struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Sink          string                 `protobuf:"bytes,2,opt,name=sink,proto3" json:"sink,omitempty"` // the spec
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Preset) Reset() {
+	*x = Preset{}
+	mi := &file_control_controlpb_control_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Preset) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Preset) ProtoMessage() {}
+
+func (x *Preset) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Preset.ProtoReflect.Descriptor instead.
+func (*Preset) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *Preset) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Preset) GetSink() string {
+	if x != nil {
+		return x.Sink
+	}
+	return ""
+}
+
 type Plugin struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -3102,6 +3190,10 @@ type Plugin struct {
 	Started  int64                  `protobuf:"varint,9,opt,name=started,proto3" json:"started,omitempty"`
 	Help     string                 `protobuf:"bytes,10,opt,name=help,proto3" json:"help,omitempty"`
 	Options  []*PluginOption        `protobuf:"bytes,11,rep,name=options,proto3" json:"options,omitempty"`
+	// What may stand behind "NAME:" in a spec; absent where nothing may.
+	Arg *PluginOption `protobuf:"bytes,12,opt,name=arg,proto3" json:"arg,omitempty"`
+	// Its sinks cannot be named in specs: muxd uses it.
+	Internal bool `protobuf:"varint,13,opt,name=internal,proto3" json:"internal,omitempty"`
 	// How the process before this one ended; empty where there was none.
 	LastEnd string `protobuf:"bytes,20,opt,name=last_end,json=lastEnd,proto3" json:"last_end,omitempty"`
 	// What it may reach beside the streams that it is given; absent: all that its user may.
@@ -3113,7 +3205,7 @@ type Plugin struct {
 
 func (x *Plugin) Reset() {
 	*x = Plugin{}
-	mi := &file_control_controlpb_control_proto_msgTypes[43]
+	mi := &file_control_controlpb_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3125,7 +3217,7 @@ func (x *Plugin) String() string {
 func (*Plugin) ProtoMessage() {}
 
 func (x *Plugin) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[43]
+	mi := &file_control_controlpb_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3138,7 +3230,7 @@ func (x *Plugin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plugin.ProtoReflect.Descriptor instead.
 func (*Plugin) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{43}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Plugin) GetName() string {
@@ -3218,6 +3310,20 @@ func (x *Plugin) GetOptions() []*PluginOption {
 	return nil
 }
 
+func (x *Plugin) GetArg() *PluginOption {
+	if x != nil {
+		return x.Arg
+	}
+	return nil
+}
+
+func (x *Plugin) GetInternal() bool {
+	if x != nil {
+		return x.Internal
+	}
+	return false
+}
+
 func (x *Plugin) GetLastEnd() string {
 	if x != nil {
 		return x.LastEnd
@@ -3250,7 +3356,7 @@ type PluginBounds struct {
 
 func (x *PluginBounds) Reset() {
 	*x = PluginBounds{}
-	mi := &file_control_controlpb_control_proto_msgTypes[44]
+	mi := &file_control_controlpb_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3262,7 +3368,7 @@ func (x *PluginBounds) String() string {
 func (*PluginBounds) ProtoMessage() {}
 
 func (x *PluginBounds) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[44]
+	mi := &file_control_controlpb_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3275,7 +3381,7 @@ func (x *PluginBounds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginBounds.ProtoReflect.Descriptor instead.
 func (*PluginBounds) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{44}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *PluginBounds) GetPaths() []string {
@@ -3306,13 +3412,14 @@ type PluginOption struct {
 	Default       string                 `protobuf:"bytes,3,opt,name=default,proto3" json:"default,omitempty"`
 	Help          string                 `protobuf:"bytes,4,opt,name=help,proto3" json:"help,omitempty"`
 	Values        []string               `protobuf:"bytes,5,rep,name=values,proto3" json:"values,omitempty"`
+	Required      bool                   `protobuf:"varint,6,opt,name=required,proto3" json:"required,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PluginOption) Reset() {
 	*x = PluginOption{}
-	mi := &file_control_controlpb_control_proto_msgTypes[45]
+	mi := &file_control_controlpb_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3324,7 +3431,7 @@ func (x *PluginOption) String() string {
 func (*PluginOption) ProtoMessage() {}
 
 func (x *PluginOption) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[45]
+	mi := &file_control_controlpb_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3337,7 +3444,7 @@ func (x *PluginOption) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginOption.ProtoReflect.Descriptor instead.
 func (*PluginOption) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{45}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *PluginOption) GetName() string {
@@ -3375,6 +3482,13 @@ func (x *PluginOption) GetValues() []string {
 	return nil
 }
 
+func (x *PluginOption) GetRequired() bool {
+	if x != nil {
+		return x.Required
+	}
+	return false
+}
+
 type RestartPluginRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -3384,7 +3498,7 @@ type RestartPluginRequest struct {
 
 func (x *RestartPluginRequest) Reset() {
 	*x = RestartPluginRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[46]
+	mi := &file_control_controlpb_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3396,7 +3510,7 @@ func (x *RestartPluginRequest) String() string {
 func (*RestartPluginRequest) ProtoMessage() {}
 
 func (x *RestartPluginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[46]
+	mi := &file_control_controlpb_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3409,7 +3523,7 @@ func (x *RestartPluginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPluginRequest.ProtoReflect.Descriptor instead.
 func (*RestartPluginRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{46}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RestartPluginRequest) GetName() string {
@@ -3427,7 +3541,7 @@ type RestartPluginResponse struct {
 
 func (x *RestartPluginResponse) Reset() {
 	*x = RestartPluginResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[47]
+	mi := &file_control_controlpb_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3439,7 +3553,7 @@ func (x *RestartPluginResponse) String() string {
 func (*RestartPluginResponse) ProtoMessage() {}
 
 func (x *RestartPluginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[47]
+	mi := &file_control_controlpb_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3452,7 +3566,7 @@ func (x *RestartPluginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPluginResponse.ProtoReflect.Descriptor instead.
 func (*RestartPluginResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{47}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{48}
 }
 
 type StatusRequest struct {
@@ -3463,7 +3577,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[48]
+	mi := &file_control_controlpb_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3475,7 +3589,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[48]
+	mi := &file_control_controlpb_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3488,7 +3602,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{48}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{49}
 }
 
 type StatusResponse struct {
@@ -3510,7 +3624,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[49]
+	mi := &file_control_controlpb_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3522,7 +3636,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[49]
+	mi := &file_control_controlpb_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3535,7 +3649,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{49}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -3624,7 +3738,7 @@ type UpgradeRequest struct {
 
 func (x *UpgradeRequest) Reset() {
 	*x = UpgradeRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[50]
+	mi := &file_control_controlpb_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3636,7 +3750,7 @@ func (x *UpgradeRequest) String() string {
 func (*UpgradeRequest) ProtoMessage() {}
 
 func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[50]
+	mi := &file_control_controlpb_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3649,7 +3763,7 @@ func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeRequest.ProtoReflect.Descriptor instead.
 func (*UpgradeRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{50}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *UpgradeRequest) GetRequestId() string {
@@ -3668,7 +3782,7 @@ type UpgradeResponse struct {
 
 func (x *UpgradeResponse) Reset() {
 	*x = UpgradeResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[51]
+	mi := &file_control_controlpb_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3680,7 +3794,7 @@ func (x *UpgradeResponse) String() string {
 func (*UpgradeResponse) ProtoMessage() {}
 
 func (x *UpgradeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[51]
+	mi := &file_control_controlpb_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3693,7 +3807,7 @@ func (x *UpgradeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeResponse.ProtoReflect.Descriptor instead.
 func (*UpgradeResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{51}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *UpgradeResponse) GetSteps() []*Upgraded {
@@ -3718,7 +3832,7 @@ type Upgraded struct {
 
 func (x *Upgraded) Reset() {
 	*x = Upgraded{}
-	mi := &file_control_controlpb_control_proto_msgTypes[52]
+	mi := &file_control_controlpb_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3730,7 +3844,7 @@ func (x *Upgraded) String() string {
 func (*Upgraded) ProtoMessage() {}
 
 func (x *Upgraded) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[52]
+	mi := &file_control_controlpb_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3743,7 +3857,7 @@ func (x *Upgraded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upgraded.ProtoReflect.Descriptor instead.
 func (*Upgraded) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{52}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Upgraded) GetWhat() string {
@@ -3796,7 +3910,7 @@ type ReloadRequest struct {
 
 func (x *ReloadRequest) Reset() {
 	*x = ReloadRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[53]
+	mi := &file_control_controlpb_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3808,7 +3922,7 @@ func (x *ReloadRequest) String() string {
 func (*ReloadRequest) ProtoMessage() {}
 
 func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[53]
+	mi := &file_control_controlpb_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3821,7 +3935,7 @@ func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
 func (*ReloadRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{53}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{54}
 }
 
 type ReloadResponse struct {
@@ -3833,7 +3947,7 @@ type ReloadResponse struct {
 
 func (x *ReloadResponse) Reset() {
 	*x = ReloadResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[54]
+	mi := &file_control_controlpb_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3845,7 +3959,7 @@ func (x *ReloadResponse) String() string {
 func (*ReloadResponse) ProtoMessage() {}
 
 func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[54]
+	mi := &file_control_controlpb_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3858,7 +3972,7 @@ func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadResponse.ProtoReflect.Descriptor instead.
 func (*ReloadResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{54}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ReloadResponse) GetText() string {
@@ -3877,7 +3991,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[55]
+	mi := &file_control_controlpb_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3889,7 +4003,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[55]
+	mi := &file_control_controlpb_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3902,7 +4016,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{55}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ShutdownRequest) GetNow() bool {
@@ -3920,7 +4034,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[56]
+	mi := &file_control_controlpb_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3932,7 +4046,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[56]
+	mi := &file_control_controlpb_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3945,7 +4059,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{56}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{57}
 }
 
 var File_control_controlpb_control_proto protoreflect.FileDescriptor
@@ -4188,11 +4302,18 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\aINSTEAD\x10\x00\x12\a\n" +
 	"\x03ADD\x10\x01\x12\n" +
 	"\n" +
-	"\x06REMOVE\x10\x02\",\n" +
+	"\x06REMOVE\x10\x02\"@\n" +
 	"\x0ePluginsRequest\x12\x1a\n" +
-	"\bdescribe\x18\x01 \x01(\bR\bdescribe\"D\n" +
+	"\bdescribe\x18\x01 \x01(\bR\bdescribe\x12\x12\n" +
+	"\x04sink\x18\x02 \x01(\tR\x04sink\"\xc8\x01\n" +
 	"\x0fPluginsResponse\x121\n" +
-	"\aplugins\x18\x01 \x03(\v2\x17.muxd.control.v1.PluginR\aplugins\"\x9e\x03\n" +
+	"\aplugins\x18\x01 \x03(\v2\x17.muxd.control.v1.PluginR\aplugins\x121\n" +
+	"\apresets\x18\x02 \x03(\v2\x17.muxd.control.v1.PresetR\apresets\x125\n" +
+	"\x06common\x18\x03 \x03(\v2\x1d.muxd.control.v1.PluginOptionR\x06common\x12\x18\n" +
+	"\awirings\x18\x04 \x03(\tR\awirings\"0\n" +
+	"\x06Preset\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04sink\x18\x02 \x01(\tR\x04sink\"\xeb\x03\n" +
 	"\x06Plugin\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x10\n" +
@@ -4205,7 +4326,9 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\astarted\x18\t \x01(\x03R\astarted\x12\x12\n" +
 	"\x04help\x18\n" +
 	" \x01(\tR\x04help\x127\n" +
-	"\aoptions\x18\v \x03(\v2\x1d.muxd.control.v1.PluginOptionR\aoptions\x12\x19\n" +
+	"\aoptions\x18\v \x03(\v2\x1d.muxd.control.v1.PluginOptionR\aoptions\x12/\n" +
+	"\x03arg\x18\f \x01(\v2\x1d.muxd.control.v1.PluginOptionR\x03arg\x12\x1a\n" +
+	"\binternal\x18\r \x01(\bR\binternal\x12\x19\n" +
 	"\blast_end\x18\x14 \x01(\tR\alastEnd\x125\n" +
 	"\x06bounds\x18\x1e \x01(\v2\x1d.muxd.control.v1.PluginBoundsR\x06bounds\x12\x15\n" +
 	"\x03uid\x18\x1f \x01(\rH\x00R\x03uid\x88\x01\x01B\x06\n" +
@@ -4214,13 +4337,14 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x05paths\x18\x01 \x03(\tR\x05paths\x12\x1d\n" +
 	"\n" +
 	"read_paths\x18\x02 \x03(\tR\treadPaths\x12\x1a\n" +
-	"\blandlock\x18\x03 \x01(\rR\blandlock\"|\n" +
+	"\blandlock\x18\x03 \x01(\rR\blandlock\"\x98\x01\n" +
 	"\fPluginOption\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x18\n" +
 	"\adefault\x18\x03 \x01(\tR\adefault\x12\x12\n" +
 	"\x04help\x18\x04 \x01(\tR\x04help\x12\x16\n" +
-	"\x06values\x18\x05 \x03(\tR\x06values\"*\n" +
+	"\x06values\x18\x05 \x03(\tR\x06values\x12\x1a\n" +
+	"\brequired\x18\x06 \x01(\bR\brequired\"*\n" +
 	"\x14RestartPluginRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x17\n" +
 	"\x15RestartPluginResponse\"\x0f\n" +
@@ -4305,7 +4429,7 @@ func file_control_controlpb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_controlpb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
+var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
 var file_control_controlpb_control_proto_goTypes = []any{
 	(Restart)(0),                  // 0: muxd.control.v1.Restart
 	(RedirectRequest_How)(0),      // 1: muxd.control.v1.RedirectRequest.How
@@ -4352,20 +4476,21 @@ var file_control_controlpb_control_proto_goTypes = []any{
 	(*RedirectRequest)(nil),       // 42: muxd.control.v1.RedirectRequest
 	(*PluginsRequest)(nil),        // 43: muxd.control.v1.PluginsRequest
 	(*PluginsResponse)(nil),       // 44: muxd.control.v1.PluginsResponse
-	(*Plugin)(nil),                // 45: muxd.control.v1.Plugin
-	(*PluginBounds)(nil),          // 46: muxd.control.v1.PluginBounds
-	(*PluginOption)(nil),          // 47: muxd.control.v1.PluginOption
-	(*RestartPluginRequest)(nil),  // 48: muxd.control.v1.RestartPluginRequest
-	(*RestartPluginResponse)(nil), // 49: muxd.control.v1.RestartPluginResponse
-	(*StatusRequest)(nil),         // 50: muxd.control.v1.StatusRequest
-	(*StatusResponse)(nil),        // 51: muxd.control.v1.StatusResponse
-	(*UpgradeRequest)(nil),        // 52: muxd.control.v1.UpgradeRequest
-	(*UpgradeResponse)(nil),       // 53: muxd.control.v1.UpgradeResponse
-	(*Upgraded)(nil),              // 54: muxd.control.v1.Upgraded
-	(*ReloadRequest)(nil),         // 55: muxd.control.v1.ReloadRequest
-	(*ReloadResponse)(nil),        // 56: muxd.control.v1.ReloadResponse
-	(*ShutdownRequest)(nil),       // 57: muxd.control.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 58: muxd.control.v1.ShutdownResponse
+	(*Preset)(nil),                // 45: muxd.control.v1.Preset
+	(*Plugin)(nil),                // 46: muxd.control.v1.Plugin
+	(*PluginBounds)(nil),          // 47: muxd.control.v1.PluginBounds
+	(*PluginOption)(nil),          // 48: muxd.control.v1.PluginOption
+	(*RestartPluginRequest)(nil),  // 49: muxd.control.v1.RestartPluginRequest
+	(*RestartPluginResponse)(nil), // 50: muxd.control.v1.RestartPluginResponse
+	(*StatusRequest)(nil),         // 51: muxd.control.v1.StatusRequest
+	(*StatusResponse)(nil),        // 52: muxd.control.v1.StatusResponse
+	(*UpgradeRequest)(nil),        // 53: muxd.control.v1.UpgradeRequest
+	(*UpgradeResponse)(nil),       // 54: muxd.control.v1.UpgradeResponse
+	(*Upgraded)(nil),              // 55: muxd.control.v1.Upgraded
+	(*ReloadRequest)(nil),         // 56: muxd.control.v1.ReloadRequest
+	(*ReloadResponse)(nil),        // 57: muxd.control.v1.ReloadResponse
+	(*ShutdownRequest)(nil),       // 58: muxd.control.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 59: muxd.control.v1.ShutdownResponse
 }
 var file_control_controlpb_control_proto_depIdxs = []int32{
 	8,  // 0: muxd.control.v1.SpawnRequest.child:type_name -> muxd.control.v1.ChildSpec
@@ -4388,61 +4513,64 @@ var file_control_controlpb_control_proto_depIdxs = []int32{
 	30, // 17: muxd.control.v1.Line.cells:type_name -> muxd.control.v1.Cell
 	11, // 18: muxd.control.v1.AttachRequest.size:type_name -> muxd.control.v1.Size
 	1,  // 19: muxd.control.v1.RedirectRequest.how:type_name -> muxd.control.v1.RedirectRequest.How
-	45, // 20: muxd.control.v1.PluginsResponse.plugins:type_name -> muxd.control.v1.Plugin
-	47, // 21: muxd.control.v1.Plugin.options:type_name -> muxd.control.v1.PluginOption
-	46, // 22: muxd.control.v1.Plugin.bounds:type_name -> muxd.control.v1.PluginBounds
-	54, // 23: muxd.control.v1.UpgradeResponse.steps:type_name -> muxd.control.v1.Upgraded
-	2,  // 24: muxd.control.v1.Control.Spawn:input_type -> muxd.control.v1.SpawnRequest
-	4,  // 25: muxd.control.v1.Control.Forked:input_type -> muxd.control.v1.ForkedRequest
-	6,  // 26: muxd.control.v1.Control.Adopt:input_type -> muxd.control.v1.AdoptRequest
-	15, // 27: muxd.control.v1.Control.List:input_type -> muxd.control.v1.ListRequest
-	17, // 28: muxd.control.v1.Control.Inspect:input_type -> muxd.control.v1.InspectRequest
-	18, // 29: muxd.control.v1.Control.Wait:input_type -> muxd.control.v1.WaitRequest
-	19, // 30: muxd.control.v1.Control.Signal:input_type -> muxd.control.v1.SignalRequest
-	21, // 31: muxd.control.v1.Control.Stop:input_type -> muxd.control.v1.StopRequest
-	22, // 32: muxd.control.v1.Control.Resize:input_type -> muxd.control.v1.ResizeRequest
-	26, // 33: muxd.control.v1.Control.Screen:input_type -> muxd.control.v1.ScreenRequest
-	24, // 34: muxd.control.v1.Control.Mark:input_type -> muxd.control.v1.MarkRequest
-	32, // 35: muxd.control.v1.Control.Remove:input_type -> muxd.control.v1.RemoveRequest
-	34, // 36: muxd.control.v1.Control.Attach:input_type -> muxd.control.v1.AttachRequest
-	36, // 37: muxd.control.v1.Control.Logs:input_type -> muxd.control.v1.LogsRequest
-	38, // 38: muxd.control.v1.Control.Rotate:input_type -> muxd.control.v1.RotateRequest
-	40, // 39: muxd.control.v1.Control.Events:input_type -> muxd.control.v1.EventsRequest
-	42, // 40: muxd.control.v1.Control.Redirect:input_type -> muxd.control.v1.RedirectRequest
-	43, // 41: muxd.control.v1.Control.Plugins:input_type -> muxd.control.v1.PluginsRequest
-	48, // 42: muxd.control.v1.Control.RestartPlugin:input_type -> muxd.control.v1.RestartPluginRequest
-	50, // 43: muxd.control.v1.Control.Status:input_type -> muxd.control.v1.StatusRequest
-	52, // 44: muxd.control.v1.Control.Upgrade:input_type -> muxd.control.v1.UpgradeRequest
-	55, // 45: muxd.control.v1.Control.Reload:input_type -> muxd.control.v1.ReloadRequest
-	57, // 46: muxd.control.v1.Control.Shutdown:input_type -> muxd.control.v1.ShutdownRequest
-	3,  // 47: muxd.control.v1.Control.Spawn:output_type -> muxd.control.v1.SpawnResponse
-	5,  // 48: muxd.control.v1.Control.Forked:output_type -> muxd.control.v1.ForkedResponse
-	7,  // 49: muxd.control.v1.Control.Adopt:output_type -> muxd.control.v1.AdoptResponse
-	16, // 50: muxd.control.v1.Control.List:output_type -> muxd.control.v1.ListResponse
-	12, // 51: muxd.control.v1.Control.Inspect:output_type -> muxd.control.v1.Child
-	12, // 52: muxd.control.v1.Control.Wait:output_type -> muxd.control.v1.Child
-	20, // 53: muxd.control.v1.Control.Signal:output_type -> muxd.control.v1.SignalResponse
-	12, // 54: muxd.control.v1.Control.Stop:output_type -> muxd.control.v1.Child
-	23, // 55: muxd.control.v1.Control.Resize:output_type -> muxd.control.v1.ResizeResponse
-	27, // 56: muxd.control.v1.Control.Screen:output_type -> muxd.control.v1.ScreenResponse
-	25, // 57: muxd.control.v1.Control.Mark:output_type -> muxd.control.v1.MarkResponse
-	33, // 58: muxd.control.v1.Control.Remove:output_type -> muxd.control.v1.RemoveResponse
-	35, // 59: muxd.control.v1.Control.Attach:output_type -> muxd.control.v1.AttachResponse
-	37, // 60: muxd.control.v1.Control.Logs:output_type -> muxd.control.v1.LogsResponse
-	39, // 61: muxd.control.v1.Control.Rotate:output_type -> muxd.control.v1.RotateResponse
-	41, // 62: muxd.control.v1.Control.Events:output_type -> muxd.control.v1.Event
-	12, // 63: muxd.control.v1.Control.Redirect:output_type -> muxd.control.v1.Child
-	44, // 64: muxd.control.v1.Control.Plugins:output_type -> muxd.control.v1.PluginsResponse
-	49, // 65: muxd.control.v1.Control.RestartPlugin:output_type -> muxd.control.v1.RestartPluginResponse
-	51, // 66: muxd.control.v1.Control.Status:output_type -> muxd.control.v1.StatusResponse
-	53, // 67: muxd.control.v1.Control.Upgrade:output_type -> muxd.control.v1.UpgradeResponse
-	56, // 68: muxd.control.v1.Control.Reload:output_type -> muxd.control.v1.ReloadResponse
-	58, // 69: muxd.control.v1.Control.Shutdown:output_type -> muxd.control.v1.ShutdownResponse
-	47, // [47:70] is the sub-list for method output_type
-	24, // [24:47] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	46, // 20: muxd.control.v1.PluginsResponse.plugins:type_name -> muxd.control.v1.Plugin
+	45, // 21: muxd.control.v1.PluginsResponse.presets:type_name -> muxd.control.v1.Preset
+	48, // 22: muxd.control.v1.PluginsResponse.common:type_name -> muxd.control.v1.PluginOption
+	48, // 23: muxd.control.v1.Plugin.options:type_name -> muxd.control.v1.PluginOption
+	48, // 24: muxd.control.v1.Plugin.arg:type_name -> muxd.control.v1.PluginOption
+	47, // 25: muxd.control.v1.Plugin.bounds:type_name -> muxd.control.v1.PluginBounds
+	55, // 26: muxd.control.v1.UpgradeResponse.steps:type_name -> muxd.control.v1.Upgraded
+	2,  // 27: muxd.control.v1.Control.Spawn:input_type -> muxd.control.v1.SpawnRequest
+	4,  // 28: muxd.control.v1.Control.Forked:input_type -> muxd.control.v1.ForkedRequest
+	6,  // 29: muxd.control.v1.Control.Adopt:input_type -> muxd.control.v1.AdoptRequest
+	15, // 30: muxd.control.v1.Control.List:input_type -> muxd.control.v1.ListRequest
+	17, // 31: muxd.control.v1.Control.Inspect:input_type -> muxd.control.v1.InspectRequest
+	18, // 32: muxd.control.v1.Control.Wait:input_type -> muxd.control.v1.WaitRequest
+	19, // 33: muxd.control.v1.Control.Signal:input_type -> muxd.control.v1.SignalRequest
+	21, // 34: muxd.control.v1.Control.Stop:input_type -> muxd.control.v1.StopRequest
+	22, // 35: muxd.control.v1.Control.Resize:input_type -> muxd.control.v1.ResizeRequest
+	26, // 36: muxd.control.v1.Control.Screen:input_type -> muxd.control.v1.ScreenRequest
+	24, // 37: muxd.control.v1.Control.Mark:input_type -> muxd.control.v1.MarkRequest
+	32, // 38: muxd.control.v1.Control.Remove:input_type -> muxd.control.v1.RemoveRequest
+	34, // 39: muxd.control.v1.Control.Attach:input_type -> muxd.control.v1.AttachRequest
+	36, // 40: muxd.control.v1.Control.Logs:input_type -> muxd.control.v1.LogsRequest
+	38, // 41: muxd.control.v1.Control.Rotate:input_type -> muxd.control.v1.RotateRequest
+	40, // 42: muxd.control.v1.Control.Events:input_type -> muxd.control.v1.EventsRequest
+	42, // 43: muxd.control.v1.Control.Redirect:input_type -> muxd.control.v1.RedirectRequest
+	43, // 44: muxd.control.v1.Control.Plugins:input_type -> muxd.control.v1.PluginsRequest
+	49, // 45: muxd.control.v1.Control.RestartPlugin:input_type -> muxd.control.v1.RestartPluginRequest
+	51, // 46: muxd.control.v1.Control.Status:input_type -> muxd.control.v1.StatusRequest
+	53, // 47: muxd.control.v1.Control.Upgrade:input_type -> muxd.control.v1.UpgradeRequest
+	56, // 48: muxd.control.v1.Control.Reload:input_type -> muxd.control.v1.ReloadRequest
+	58, // 49: muxd.control.v1.Control.Shutdown:input_type -> muxd.control.v1.ShutdownRequest
+	3,  // 50: muxd.control.v1.Control.Spawn:output_type -> muxd.control.v1.SpawnResponse
+	5,  // 51: muxd.control.v1.Control.Forked:output_type -> muxd.control.v1.ForkedResponse
+	7,  // 52: muxd.control.v1.Control.Adopt:output_type -> muxd.control.v1.AdoptResponse
+	16, // 53: muxd.control.v1.Control.List:output_type -> muxd.control.v1.ListResponse
+	12, // 54: muxd.control.v1.Control.Inspect:output_type -> muxd.control.v1.Child
+	12, // 55: muxd.control.v1.Control.Wait:output_type -> muxd.control.v1.Child
+	20, // 56: muxd.control.v1.Control.Signal:output_type -> muxd.control.v1.SignalResponse
+	12, // 57: muxd.control.v1.Control.Stop:output_type -> muxd.control.v1.Child
+	23, // 58: muxd.control.v1.Control.Resize:output_type -> muxd.control.v1.ResizeResponse
+	27, // 59: muxd.control.v1.Control.Screen:output_type -> muxd.control.v1.ScreenResponse
+	25, // 60: muxd.control.v1.Control.Mark:output_type -> muxd.control.v1.MarkResponse
+	33, // 61: muxd.control.v1.Control.Remove:output_type -> muxd.control.v1.RemoveResponse
+	35, // 62: muxd.control.v1.Control.Attach:output_type -> muxd.control.v1.AttachResponse
+	37, // 63: muxd.control.v1.Control.Logs:output_type -> muxd.control.v1.LogsResponse
+	39, // 64: muxd.control.v1.Control.Rotate:output_type -> muxd.control.v1.RotateResponse
+	41, // 65: muxd.control.v1.Control.Events:output_type -> muxd.control.v1.Event
+	12, // 66: muxd.control.v1.Control.Redirect:output_type -> muxd.control.v1.Child
+	44, // 67: muxd.control.v1.Control.Plugins:output_type -> muxd.control.v1.PluginsResponse
+	50, // 68: muxd.control.v1.Control.RestartPlugin:output_type -> muxd.control.v1.RestartPluginResponse
+	52, // 69: muxd.control.v1.Control.Status:output_type -> muxd.control.v1.StatusResponse
+	54, // 70: muxd.control.v1.Control.Upgrade:output_type -> muxd.control.v1.UpgradeResponse
+	57, // 71: muxd.control.v1.Control.Reload:output_type -> muxd.control.v1.ReloadResponse
+	59, // 72: muxd.control.v1.Control.Shutdown:output_type -> muxd.control.v1.ShutdownResponse
+	50, // [50:73] is the sub-list for method output_type
+	27, // [27:50] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_control_controlpb_control_proto_init() }
@@ -4451,14 +4579,14 @@ func file_control_controlpb_control_proto_init() {
 		return
 	}
 	file_control_controlpb_control_proto_msgTypes[6].OneofWrappers = []any{}
-	file_control_controlpb_control_proto_msgTypes[43].OneofWrappers = []any{}
+	file_control_controlpb_control_proto_msgTypes[44].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_controlpb_control_proto_rawDesc), len(file_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   57,
+			NumMessages:   58,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

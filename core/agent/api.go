@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/muxd/muxd/control/controlpb"
+	"github.com/muxd/muxd/core/config"
 	"github.com/muxd/muxd/internal/fd"
 	"github.com/muxd/muxd/internal/fdchan"
 	"github.com/muxd/muxd/sink/sinkpb"
@@ -469,7 +470,10 @@ func (s *api) Events(req *controlpb.EventsRequest, out grpc.ServerStreamingServe
 }
 
 func (s *api) Plugins(ctx context.Context, req *controlpb.PluginsRequest) (*controlpb.PluginsResponse, error) {
-	return &controlpb.PluginsResponse{Plugins: s.a.listPlugins(ctx, req.Describe)}, nil
+	return &controlpb.PluginsResponse{
+		Plugins: s.a.listPlugins(ctx, req.Describe, req.Sink), Presets: s.a.presets(), Wirings: config.Wirings(),
+		Common: []*controlpb.PluginOption{optionForClients(branchDescription)},
+	}, nil
 }
 
 func (s *api) RestartPlugin(ctx context.Context, req *controlpb.RestartPluginRequest) (*controlpb.RestartPluginResponse, error) {

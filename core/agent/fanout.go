@@ -28,6 +28,12 @@ const copier = "fanout"
 // branchOption is the option of a spec that is the core's and no sink's: its policy as a branch.
 const branchOption = "branch"
 
+// branchDescription declares it.
+var branchDescription = &sinkpb.Option{
+	Name: branchOption, Type: sinkpb.Option_ENUM, Values: []string{"block", "drop-oldest", "drop-newest"},
+	Help: "of a stream with several sinks: what happens when this one is slow. block: the child waits, and the others do; drop-...: output is dropped for this one, and counted",
+}
+
 var policies = map[string]sinkpb.Policy{
 	"block": sinkpb.Policy_BLOCK, "drop-oldest": sinkpb.Policy_DROP_OLDEST, "drop-newest": sinkpb.Policy_DROP_NEWEST,
 }
@@ -46,7 +52,7 @@ func takePolicy(s spec.Spec) (p sinkpb.Policy, given bool, err error) {
 	delete(s.Options, branchOption)
 	p, ok := policies[text]
 	if !ok {
-		names := []string{"block", "drop-newest", "drop-oldest"}
+		names := branchDescription.Values
 		return 0, true, fmt.Errorf("sink %s: %s=%s: want one of %s%s", s.Name, branchOption, text, strings.Join(names, ", "), nearest.Hint(text, names))
 	}
 	return p, true, nil

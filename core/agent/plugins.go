@@ -19,6 +19,7 @@ import (
 	"github.com/muxd/muxd/core/keeper/keeperpb"
 	"github.com/muxd/muxd/internal/nearest"
 	"github.com/muxd/muxd/internal/spec"
+	"github.com/muxd/muxd/sink/sinkpb"
 )
 
 // pluginFile begins the name of an executable in plugin_dirs.
@@ -111,11 +112,23 @@ func (a *Agent) unknownSink(name string, configured bool) error {
 	return fmt.Errorf("unknown sink %q; there are %s", name, strings.Join(known, ", "))
 }
 
-// listPlugins tells of every plugin; with describe each is started, if it does not run.
-func (a *Agent) listPlugins(ctx context.Context, describe bool) []*controlpb.Plugin {
-	if describe {
-		for _, s := range a.host.List() {
+// listPlugins tells of every plugin, or of the one that a sink of that name is of; with describe each is started, if it does not run.
+func (a *Agent) listPlugins(ctx context.Context, describe bool, sink string) []*controlpb.Plugin {
+	if preset, ok := a.cfg.Load().Sinks[sink]; ok {
+		sink = preset.Name
+	}
+	var list []host.Status
+	for _, s := range a.host.List() {
+		if sink != "" && s.Name != sink {
+			continue
+		}
+		if describe {
 			a.host.Get(ctx, s.Name) // what is wrong is in its status
+		}
+	}
+	for _, s := range a.host.List() {
+		if sink == "" || s.Name == sink {
+			list = append(list, s)
 		}
 	}
 	a.mu.Lock()
@@ -128,7 +141,7 @@ func (a *Agent) listPlugins(ctx context.Context, describe bool) []*controlpb.Plu
 	}
 	a.mu.Unlock()
 	var out []*controlpb.Plugin
-	for _, s := range a.host.List() {
+	for _, s := range list {
 		p := &controlpb.Plugin{
 			Name: s.Name, State: "idle", Pid: int32(s.PID), Command: s.Command, Openings: openings[s.Name],
 			Restarts: uint32(s.Restarts), Error: s.Error, LastEnd: s.LastEnd,
@@ -148,14 +161,32 @@ func (a *Agent) listPlugins(ctx context.Context, describe bool) []*controlpb.Plu
 			p.Error += "; it died too often and is not started again: muxctl plugin restart " + s.Name
 		}
 		if d := s.Description; d != nil {
-			p.Version, p.Help = d.Version, d.Help
+			p.Version, p.Help, p.Internal = d.Version, d.Help, d.Copies
+			if d.Arg != nil {
+				p.Arg = optionForClients(d.Arg)
+			}
 			for _, o := range d.Options {
-				p.Options = append(p.Options, &controlpb.PluginOption{
-					Name: o.Name, Type: spec.Type(o.Type).String(), Default: o.Default, Help: o.Help, Values: o.Values,
-				})
+				p.Options = append(p.Options, optionForClients(o))
 			}
 		}
 		out = append(out, p)
+	}
+	return out
+}
+
+// optionForClients is an option as the control API tells it.
+func optionForClients(o *sinkpb.Option) *controlpb.PluginOption {
+	return &controlpb.PluginOption{
+		Name: o.Name, Type: spec.Type(o.Type).String(), Default: o.Default, Help: o.Help, Values: o.Values, Required: o.Required,
+	}
+}
+
+// presets lists the sinks that the configuration has names for.
+func (a *Agent) presets() []*controlpb.Preset {
+	var out []*controlpb.Preset
+	sinks := a.cfg.Load().Sinks
+	for _, name := range slices.Sorted(maps.Keys(sinks)) {
+		out = append(out, &controlpb.Preset{Name: name, Sink: sinks[name].String()})
 	}
 	return out
 }

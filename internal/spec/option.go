@@ -27,7 +27,13 @@ const (
 
 var typeNames = [...]string{"string", "int", "bool", "duration", "size", "enum", "path"}
 
-func (t Type) String() string { return typeNames[t] }
+// String is the type's name. One that a newer plugin may know is a string to whoever does not know it.
+func (t Type) String() string {
+	if t < 0 || int(t) >= len(typeNames) {
+		t = String
+	}
+	return typeNames[t]
+}
 
 // Option declares one option of a sink: how it is parsed, checked, described and completed follows from it.
 type Option struct {
