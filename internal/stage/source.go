@@ -59,6 +59,14 @@ func (s *Source) event() unix.EpollEvent {
 	return unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT, Fd: int32(s.k), Pad: s.gen}
 }
 
+// much is how much a read gives of a source whose writer is faster than its reader, through a stage of that size.
+func (s *Source) much(stage int) int {
+	if s.pty {
+		return ptyRead - 1 // the kernel keeps a byte free
+	}
+	return min(s.pipeSize, stage) / 2
+}
+
 // Dup returns a copy of the far end that the source reads, owned by the caller.
 func (s *Source) Dup() (*fd.FD, error) {
 	s.srcMu.Lock()

@@ -19,9 +19,10 @@ type worker struct {
 // is never delayed, and no read is after one that filled much of the pipe.
 const (
 	batchWait  = time.Millisecond
-	roundsMost = 32       // chunks of one source before others get their turn
-	ptyLone    = 256      // a read of less from a terminal is an echo, which somebody is waiting for
-	ptyRead    = 16 << 10 // a terminal's buffers hold no more, and the kernel allocates what is asked for
+	roundsMost = 32      // chunks of one source before others get their turn
+	ptyLone    = 256     // a read of less from a terminal is an echo, which somebody is waiting for
+	ptyRead    = 4 << 10 // a read of a terminal gives no more (N_TTY_BUF_SIZE), and the kernel allocates what is asked for
+	ptyReads   = 2       // of a busy terminal that make a chunk; see readPTY
 )
 
 // work is a worker's life. Workers beyond the permanent ones end when nothing is ready.
@@ -150,7 +151,7 @@ func (w *worker) serve(s *Source) {
 			s.finish(err)
 			return
 		}
-		if n >= min(s.pipeSize, w.size)/2 { // it filled what there was to fill: more is on the way
+		if n >= s.much(w.size) { // it filled what there was to fill: more is on the way
 			w.speedUp(s)
 		} else if n >= s.lone && !s.isCut() {
 			time.Sleep(batchWait)
@@ -161,23 +162,38 @@ func (w *worker) serve(s *Source) {
 
 // read fills the stage from s.
 func (w *worker) read(s *Source) (int, error) {
-	return s.with(func(src int) (int, error) { return w.readFrom(s, src) })
+	return s.with(func(src int) (int, error) {
+		if s.pty {
+			return w.readPTY(s, src)
+		}
+		return w.fill(src, w.size)
+	})
 }
 
-func (w *worker) readFrom(s *Source, src int) (int, error) {
-	most := w.size
-	if s.pty {
-		most = ptyRead
+// readPTY is read for a terminal. A read empties the line discipline's buffer of a page, and has a kernel thread fill it
+// again from the 64 KiB that the terminal holds besides; a read that finds it empty waits for that thread (n_tty_read). So
+// there are few reads before what they gave is put out, and the thread is at work meanwhile.
+func (w *worker) readPTY(s *Source, src int) (n int, err error) {
+	for range ptyReads {
+		k := 0
+		if !s.noSplice {
+			k, err = w.fill(src, ptyRead)
+			s.noSplice = errors.Is(err, unix.EINVAL)
+		}
+		if s.noSplice {
+			k, err = w.copyIn(src, ptyRead)
+		}
+		if err != nil || k == 0 {
+			break
+		}
+		if n += k; k < ptyRead/2 {
+			break
+		}
 	}
-	if s.noSplice {
-		return w.copyIn(src, most)
+	if n > 0 {
+		return n, nil // an error comes again
 	}
-	n, err := w.fill(src, most)
-	if errors.Is(err, unix.EINVAL) && s.pty {
-		s.noSplice = true
-		return w.copyIn(src, most)
-	}
-	return n, err
+	return 0, err
 }
 
 // put hands the n bytes in the stage to the handler, and consumes them.
@@ -244,6 +260,9 @@ func (w *worker) end(s *Source) {
 
 // speedUp enlarges the pipes of a busy source, as far as the kernel allows.
 func (w *worker) speedUp(s *Source) {
+	if s.pty {
+		return // it gives little at once
+	}
 	w.grow()
 	if s.pipeSize < pipeBig && !s.noGrow {
 		s.with(func(src int) (int, error) {

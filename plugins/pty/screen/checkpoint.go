@@ -210,8 +210,8 @@ func (r *reader) grid(m *Model, g *grid) {
 	r.cursor(m, &g.saved.cursor)
 	g.saved.origin = r.bool()
 	for y := range g.order {
-		row := g.row(y)
-		row = row[:r.n(m.cols)]
+		n := r.n(m.cols)
+		row := g.change(y, n)[:n]
 		g.setWrapped(y, r.bool())
 		for len(row) > 0 && !r.bad {
 			style, k := uint32(r.n(len(m.styles)-1)), r.n(len(row))

@@ -90,8 +90,7 @@ func (m *Model) align() {
 	m.modes &^= ModeOrigin
 	m.cur.home()
 	for y := range m.rows {
-		fill(m.shown.row(y), cell{char: 'E'})
-		m.shown.setWrapped(y, false)
+		m.blankLine(y, cell{char: 'E'})
 	}
 }
 

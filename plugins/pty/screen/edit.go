@@ -2,7 +2,7 @@ package screen
 
 // insertBlanks is ICH.
 func (m *Model) insertBlanks(n int) {
-	row, x := m.shown.row(m.cur.y), m.cur.x
+	row, x := m.shown.change(m.cur.y, m.cols), m.cur.x
 	n = min(n, m.cols-x)
 	split(row, x)
 	split(row, m.cols-n)
@@ -13,7 +13,7 @@ func (m *Model) insertBlanks(n int) {
 
 // deleteChars is DCH.
 func (m *Model) deleteChars(n int) {
-	row, x := m.shown.row(m.cur.y), m.cur.x
+	row, x := m.shown.change(m.cur.y, m.cols), m.cur.x
 	n = min(n, m.cols-x)
 	split(row, x)
 	split(row, x+n)
@@ -36,7 +36,11 @@ func (m *Model) eraseChars(n int) {
 
 // erase makes the places of line y from x up to to blank, selectively but for those that are protected.
 func (m *Model) erase(y, x, to int, selective bool) {
-	row := m.shown.row(y)
+	if x == 0 && to == m.cols && !selective {
+		m.blankLine(y, m.blank())
+		return
+	}
+	row := m.shown.change(y, m.cols)
 	split(row, x)
 	split(row, to)
 	b := m.blank()

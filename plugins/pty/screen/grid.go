@@ -5,6 +5,7 @@ type grid struct {
 	cells []cell
 	order []int32 // which line of cells is the line of that number on the screen; nil: the grid is not in use
 	wraps []bool  // by line of cells: it goes on in the next one
+	ends  []int   // by line of cells: behind that place nothing was written
 	cols  int
 	saved saved
 }
@@ -27,18 +28,28 @@ type cursor struct {
 }
 
 func newGrid(rows, cols int) grid {
-	g := grid{cells: make([]cell, rows*cols), order: make([]int32, rows), wraps: make([]bool, rows), cols: cols}
+	g := grid{cells: make([]cell, rows*cols), order: make([]int32, rows), wraps: make([]bool, rows), ends: make([]int, rows), cols: cols}
 	for i := range g.order {
 		g.order[i] = int32(i)
 	}
 	return g
 }
 
-// row is line y of the screen.
+// row is line y of the screen, to be read.
 func (g *grid) row(y int) []cell {
 	i := int(g.order[y]) * g.cols
 	return g.cells[i : i+g.cols : i+g.cols]
 }
+
+// change is line y of the screen, to be written up to place end.
+func (g *grid) change(y, end int) []cell {
+	line := g.order[y]
+	g.ends[line] = max(g.ends[line], end)
+	return g.row(y)
+}
+
+// written is what of line y may show something.
+func (g *grid) written(y int) []cell { return g.row(y)[:g.ends[g.order[y]]] }
 
 func (g *grid) wrapped(y int) bool       { return g.wraps[g.order[y]] }
 func (g *grid) setWrapped(y int, w bool) { g.wraps[g.order[y]] = w }
@@ -109,7 +120,11 @@ func (m *Model) scrollUp(top, under, n int) {
 	}
 	if g == &m.main && top == 0 && m.Scrolled != nil {
 		for y := range n {
-			m.giveAway(g.row(y), g.wrapped(y))
+			row := g.written(y)
+			if g.wrapped(y) {
+				row = g.row(y)
+			}
+			m.giveAway(row, g.wrapped(y))
 		}
 	}
 	if top > 0 {
@@ -140,9 +155,20 @@ func (m *Model) scrollDown(top, under, n int) {
 func (m *Model) clearLines(from, to int) {
 	b := m.blank()
 	for y := from; y < to; y++ {
-		fill(m.shown.row(y), b)
-		m.shown.setWrapped(y, false)
+		m.blankLine(y, b)
 	}
+}
+
+// blankLine makes line y one of nothing but b.
+func (m *Model) blankLine(y int, b cell) {
+	g := m.shown
+	if b == (cell{}) {
+		clear(g.written(y))
+		g.ends[g.order[y]] = 0
+	} else {
+		fill(g.change(y, m.cols), b)
+	}
+	g.setWrapped(y, false)
 }
 
 // giveAway gives a line to Scrolled.

@@ -147,6 +147,12 @@ func (m *Model) parse(p []byte) {
 				i += m.text(p[i:])
 				continue
 			}
+			if b := p[i]; b == '\n' || b == '\r' { // as the table says; most of what is no text
+				m.last, m.asked = 0, false
+				m.execute(b)
+				i++
+				continue
+			}
 		}
 		m.at = i
 		m.step(p[i])

@@ -29,8 +29,8 @@ func (m *Model) printASCII(p []byte) {
 		if m.cur.x == m.cols-1 && m.modes&ModeWrap == 0 {
 			p = p[len(p)-1:] // each overwrites the last column
 		}
-		row := m.shown.row(m.cur.y)
 		n := min(len(p), m.cols-m.cur.x)
+		row := m.shown.change(m.cur.y, m.cur.x+n)
 		split(row, m.cur.x)
 		split(row, m.cur.x+n)
 		style := m.cur.style
@@ -101,7 +101,7 @@ func (m *Model) put1(char uint32, w int) {
 			m.cur.x = m.cols - w
 		}
 	}
-	row := m.shown.row(m.cur.y)
+	row := m.shown.change(m.cur.y, m.cur.x+w)
 	if m.modes&ModeInsert != 0 {
 		m.insertBlanks(w)
 	}
@@ -126,7 +126,7 @@ func (m *Model) combine(r rune) {
 	if x < 0 {
 		return // at the beginning of a line there is nothing to combine with
 	}
-	row := m.shown.row(m.cur.y)
+	row := m.shown.change(m.cur.y, x+1)
 	if row[x].rest() {
 		x--
 	}

@@ -31,7 +31,7 @@ func cut(g *grid, rows, cols int, c *cursor) grid {
 	n.saved = g.saved
 	off := max(0, c.y-rows+1)
 	for y := range min(rows, len(g.order)-off) {
-		row := n.row(y)
+		row := n.change(y, n.cols)
 		copy(row, g.row(y+off))
 		if cols < g.cols && row[cols-1].wide() {
 			row[cols-1] = cell{style: row[cols-1].style}
@@ -116,7 +116,7 @@ func (m *Model) rewrap(rows, cols int, c *cursor) {
 		case y < off && m.Scrolled != nil:
 			m.giveAway(row, w.wraps[y])
 		case y >= off && y-off < rows:
-			copy(next.row(y-off), row)
+			copy(next.change(y-off, cols), row)
 			next.setWrapped(y-off, w.wraps[y])
 		}
 	}

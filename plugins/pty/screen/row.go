@@ -1,6 +1,9 @@
 package screen
 
-import "strconv"
+import (
+	"slices"
+	"strconv"
+)
 
 // appendStyle appends what makes style to of style from: SGR, and with links OSC 8.
 func appendStyle(b []byte, from, to Style, links bool) []byte {
@@ -94,17 +97,39 @@ func (p *pen) to(style uint32) {
 }
 
 func (p *pen) cells(row []cell) {
-	for _, c := range row {
-		if c.rest() {
+	for len(row) > 0 {
+		if n := plain(row, p.style); n > 0 {
+			p.b = appendPlain(p.b, row[:n])
+			row = row[n:]
 			continue
 		}
-		p.to(c.style)
-		if c.char-0x20 < 0x5f {
-			p.b = append(p.b, byte(c.char))
-			continue
+		if c := row[0]; !c.rest() {
+			p.to(c.style)
+			p.b = p.m.appendText(p.b, c)
 		}
-		p.b = p.m.appendText(p.b, c)
+		row = row[1:]
 	}
+}
+
+// plain is how many places row begins with that are printable ASCII in that style. Most lines are nothing else.
+func plain(row []cell, style uint32) int {
+	for i, c := range row {
+		if c.char-0x20 >= 0x5f || c.style != style {
+			return i
+		}
+	}
+	return len(row)
+}
+
+// appendPlain appends places that are ASCII.
+func appendPlain(b []byte, row []cell) []byte {
+	at := len(b)
+	b = slices.Grow(b, len(row))[:at+len(row)]
+	to := b[at:]
+	for i := range to {
+		to[i] = byte(row[i].char)
+	}
+	return b
 }
 
 // appendRow appends a line that begins and ends in the default style. A whole one has its blank end too.
