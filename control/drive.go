@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/muxd/muxd/control/controlpb"
 )
 
 // Cursor is a place in the output of a child's console: behind so many bytes of one of the child's runs. The zero
@@ -38,7 +42,8 @@ type Sent struct {
 	Notices []string // what the console had to say about it
 }
 
-// Send types into a child's console, and returns when the terminal has all of it. It blocks while the child does not read.
+// Send types into a child's console, and returns when the terminal has all of it. Keys and what is pasted are typed as the program
+// wants them when Send begins. It blocks while the child does not read.
 func (c *Client) Send(ctx context.Context, child string, what ...Typed) (Sent, error) {
 	for _, t := range what {
 		if _, err := t.bytes(InputModes{}); err != nil {
@@ -55,10 +60,14 @@ func (c *Client) Send(ctx context.Context, child string, what ...Typed) (Sent, e
 		b, err = d.next(ctx)
 	}
 	s := Sent{Cursor: d.cursor(b.there)}
+	var modes InputModes
+	if err == nil {
+		modes, err = c.inputModes(ctx, child, what)
+	}
 	for _, t := range what {
 		var p []byte
 		if err == nil {
-			p, err = t.bytes(InputModes{})
+			p, err = t.bytes(modes)
 		}
 		if err == nil {
 			_, err = d.v.Send(ctx, p)
@@ -72,6 +81,18 @@ func (c *Client) Send(ctx context.Context, child string, what ...Typed) (Sent, e
 	}
 	s.Notices = d.notices()
 	return s, err
+}
+
+// inputModes are those that the console's program has asked for, where they matter for what is typed.
+func (c *Client) inputModes(ctx context.Context, child string, what []Typed) (InputModes, error) {
+	if !slices.ContainsFunc(what, func(t Typed) bool { _, text := t.(Text); return !text }) {
+		return InputModes{}, nil
+	}
+	r, err := c.API.Screen(ctx, &controlpb.ScreenRequest{Child: child})
+	if status.Code(err) == codes.Unimplemented { // a console that does not follow its output
+		return InputModes{}, nil
+	}
+	return inputModes(r.GetModes()), err
 }
 
 // Reading is what Read returns.

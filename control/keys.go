@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"unicode/utf8"
@@ -10,7 +11,14 @@ import (
 // InputModes are what a program has asked its terminal to send: the same key is other bytes in another mode.
 type InputModes struct {
 	CursorKeys bool // the application's cursor keys (DECCKM)
+	Keypad     bool // the application's keypad (DECKPAM, DECNKM)
 	Paste      bool // brackets around what is pasted (mode 2004)
+}
+
+// inputModes are those of a console whose modes have these names, as ScreenResponse gives them.
+func inputModes(names []string) InputModes {
+	has := func(name string) bool { return slices.Contains(names, name) }
+	return InputModes{CursorKeys: has("cursor-keys"), Keypad: has("keypad"), Paste: has("paste")}
 }
 
 // Typed is something that Send types into a console.
@@ -22,7 +30,8 @@ type Typed interface {
 type Text string
 
 // Key is a key by its name, as tmux's send-keys takes it: one character, or Enter, Escape, Tab, Space, BSpace, Up, Down, Left, Right, Home,
-// End, PageUp, PageDown, IC, DC, F1 to F12, with C-, M- and S- before it for control, meta and shift.
+// End, PageUp, PageDown, IC, DC, F1 to F12, or KP0 to KP9, KP+, KP-, KP*, KP/, KP. and KPEnter of the keypad, with C-, M- and S- before it
+// for control, meta and shift.
 type Key string
 
 // Paste is text as a terminal gives it to a program when somebody pastes it: its newlines are carriage returns, and it is
@@ -65,6 +74,13 @@ var specials = map[string]special{
 	"F11": {number: 23}, "F12": {number: 24},
 }
 
+// keypad are the keys of the keypad: what they send, and behind SS3 where the application wants the keypad's own.
+var keypad = map[string][2]byte{
+	"KP0": {'0', 'p'}, "KP1": {'1', 'q'}, "KP2": {'2', 'r'}, "KP3": {'3', 's'}, "KP4": {'4', 't'}, "KP5": {'5', 'u'}, "KP6": {'6', 'v'},
+	"KP7": {'7', 'w'}, "KP8": {'8', 'x'}, "KP9": {'9', 'y'}, "KP+": {'+', 'k'}, "KP-": {'-', 'm'}, "KP*": {'*', 'j'}, "KP/": {'/', 'o'},
+	"KP.": {'.', 'n'}, "KPEnter": {'\r', 'M'},
+}
+
 // named are the keys with a name that send a character.
 var named = map[string]rune{"Enter": '\r', "Escape": 0x1b, "Tab": '\t', "Space": ' ', "BSpace": 0x7f}
 
@@ -97,7 +113,14 @@ func (k Key) bytes(m InputModes) ([]byte, error) {
 	if s, ok := specials[name]; ok {
 		return s.bytes(held, m), nil
 	}
-	r, ok := named[name]
+	pad, ok := keypad[name]
+	if ok && m.Keypad && held == 0 {
+		return []byte{0x1b, 'O', pad[1]}, nil
+	}
+	r := rune(pad[0])
+	if !ok {
+		r, ok = named[name]
+	}
 	if !ok {
 		var size int
 		if r, size = utf8.DecodeRuneInString(name); size != len(name) || r == utf8.RuneError {
@@ -181,6 +204,9 @@ func keyNames() string {
 		all = append(all, name)
 	}
 	for name := range named {
+		all = append(all, name)
+	}
+	for name := range keypad {
 		all = append(all, name)
 	}
 	sort.Strings(all)

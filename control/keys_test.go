@@ -28,6 +28,16 @@ func TestKeys(t *testing.T) {
 			t.Errorf("%s, application cursor keys: %q, %v, want %q", name, got, err, want)
 		}
 	}
+	for name, want := range map[string][2]string{
+		"KP0": {"0", "\x1bOp"}, "KP9": {"9", "\x1bOy"}, "KP+": {"+", "\x1bOk"}, "KP.": {".", "\x1bOn"}, "KPEnter": {"\r", "\x1bOM"},
+		"M-KP5": {"\x1b5", "\x1b5"}, "KP-": {"-", "\x1bOm"},
+	} {
+		for i, keypad := range []bool{false, true} {
+			if got, err := Key(name).bytes(InputModes{Keypad: keypad}); err != nil || string(got) != want[i] {
+				t.Errorf("%s, application keypad %v: %q, %v, want %q", name, keypad, got, err, want[i])
+			}
+		}
+	}
 	for name, want := range map[string]string{
 		"": "no such key", "Entr": "no such key", "enter": "no such key", "C-": "no such key", "X-a": "no such key", "\xff": "no such key",
 		"F13": "no such key", "C-1": "no such control character", "C-é": "no such control character",

@@ -26,8 +26,9 @@ func (a *app) sendCmd() *cobra.Command {
 		Long: `send types TEXT, as it is, and then the keys, and returns when the terminal has them. It prints a cursor: where the output of
 the console stood before. What read and expect tell with --since CURSOR came after it.
 
-A key is one character, or Enter, Escape, Tab, Space, BSpace, Up, Down, Left, Right, Home, End, PageUp, PageDown, IC, DC or F1 to F12, with
-C- (control), M- (meta) and S- (shift) before it, as in C-c, M-x, S-Tab, C-Left.`,
+A key is one character, or Enter, Escape, Tab, Space, BSpace, Up, Down, Left, Right, Home, End, PageUp, PageDown, IC, DC, F1 to F12, or
+KP0 to KP9, KP+, KP-, KP*, KP/, KP. and KPEnter, with C- (control), M- (meta) and S- (shift) before it, as in C-c, M-x, S-Tab, C-Left.
+Cursor keys and the keypad send what the program has asked its terminal for, and what is pasted is in brackets where it wants that.`,
 		Example: `  muxctl send shell 'ls -l' --key Enter
   muxctl send editor --key Escape --key : --key w --key q --key Enter
   muxctl send editor --paste < text`,
