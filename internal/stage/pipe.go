@@ -1,7 +1,6 @@
 package stage
 
 import (
-	"errors"
 	"fmt"
 	"io"
 
@@ -74,9 +73,6 @@ func (p *pair) close() { fd.CloseAll(p.fds()) }
 // staged is how much is in the stage.
 func (p *pair) staged() (int, error) { return pending(p.stageR.Int()) }
 
-// pending is how much is in the pipe that n is an end of (FIONREAD, pipe(7), which has TIOCINQ's number).
-func pending(n int) (int, error) { return unix.IoctlGetInt(n, unix.TIOCINQ) }
-
 // grow makes the pair big, as far as the kernel allows.
 func (p *pair) grow() {
 	if p.size >= pipeBig {
@@ -103,15 +99,7 @@ func (p *pair) buffer() []byte {
 
 // fill moves at most n bytes from src into the empty stage. It does not block: EAGAIN where there is nothing. 0 is
 // the source's end.
-func (p *pair) fill(src, n int) (int, error) {
-	for {
-		k, err := unix.Splice(src, nil, p.stageW.Int(), nil, n, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
-		if err == unix.EINTR {
-			continue
-		}
-		return int(k), err
-	}
-}
+func (p *pair) fill(src, n int) (int, error) { return splice(src, p.stageW.Int(), n) }
 
 // copyIn is fill for a source that cannot be spliced from: a terminal on kernels from 5.10 to 6.4, which had lost
 // splice_read for ttys. A process killed between its read and its write loses what it read.
@@ -134,29 +122,19 @@ func (p *pair) copyIn(src, n int) (int, error) {
 // look returns the first bytes of the stage, at most n, without consuming them. They are valid until the next look.
 func (p *pair) look(n int) ([]byte, error) {
 	p.buffer()
-	var k int64
-	for {
-		var err error
-		k, err = unix.Tee(p.stageR.Int(), p.scratchW.Int(), n, unix.SPLICE_F_NONBLOCK)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("look into the stage: %w", err)
-		}
-		break
+	k, err := tee(p.stageR.Int(), p.scratchW.Int(), n)
+	if err != nil {
+		return nil, fmt.Errorf("look into the stage: %w", err)
 	}
-	for got := 0; got < int(k); {
-		r, err := unix.Read(p.scratchR.Int(), p.buf[got:k])
+	for got := 0; got < k; {
+		r, err := readNow(p.scratchR.Int(), p.buf[got:k])
 		switch {
-		case err == unix.EINTR:
 		case err != nil:
 			return nil, fmt.Errorf("read the scratch: %w", err)
 		case r == 0:
 			return nil, fmt.Errorf("read the scratch: %w", io.ErrUnexpectedEOF)
-		default:
-			got += r
 		}
+		got += r
 	}
 	return p.buf[:k], nil
 }
@@ -164,16 +142,14 @@ func (p *pair) look(n int) ([]byte, error) {
 // consume takes n bytes out of the stage.
 func (p *pair) consume(n int, null int) error {
 	for n > 0 {
-		k, err := unix.Splice(p.stageR.Int(), nil, null, nil, n, unix.SPLICE_F_MOVE)
+		k, err := splice(p.stageR.Int(), null, n)
 		switch {
-		case errors.Is(err, unix.EINTR):
 		case err != nil:
 			return fmt.Errorf("consume the stage: %w", err)
 		case k == 0:
 			return fmt.Errorf("consume the stage: %w", io.ErrUnexpectedEOF)
-		default:
-			n -= int(k)
 		}
+		n -= k
 	}
 	return nil
 }

@@ -22,7 +22,8 @@ const (
 	roundsMost = 32      // chunks of one source before others get their turn
 	ptyLone    = 256     // a read of less from a terminal is an echo, which somebody is waiting for
 	ptyRead    = 4 << 10 // a read of a terminal gives no more (N_TTY_BUF_SIZE), and the kernel allocates what is asked for
-	ptyReads   = 2       // of a busy terminal that make a chunk; see readPTY
+	ptyReads   = 2       // of a busy terminal that make a chunk
+	ptyMoment  = 30 * time.Microsecond
 )
 
 // work is a worker's life. Workers beyond the permanent ones end when nothing is ready.
@@ -151,9 +152,12 @@ func (w *worker) serve(s *Source) {
 			s.finish(err)
 			return
 		}
-		if n >= s.much(w.size) { // it filled what there was to fill: more is on the way
+		switch { // where it filled what there was to fill, more is on the way
+		case n >= s.much(w.size) && s.pty:
+			s.with(func(src int) (int, error) { comes(src); return 0, nil })
+		case n >= s.much(w.size):
 			w.speedUp(s)
-		} else if n >= s.lone && !s.isCut() {
+		case n >= s.lone && !s.isCut():
 			time.Sleep(batchWait)
 		}
 	}
@@ -170,9 +174,7 @@ func (w *worker) read(s *Source) (int, error) {
 	})
 }
 
-// readPTY is read for a terminal. A read empties the line discipline's buffer of a page, and has a kernel thread fill it
-// again from the 64 KiB that the terminal holds besides; a read that finds it empty waits for that thread (n_tty_read). So
-// there are few reads before what they gave is put out, and the thread is at work meanwhile.
+// readPTY is read for a terminal, which gives a page at a time.
 func (w *worker) readPTY(s *Source, src int) (n int, err error) {
 	for range ptyReads {
 		k := 0
@@ -186,7 +188,7 @@ func (w *worker) readPTY(s *Source, src int) (n int, err error) {
 		if err != nil || k == 0 {
 			break
 		}
-		if n += k; k < ptyRead/2 {
+		if n += k; k < s.much(w.size) || !comes(src) {
 			break
 		}
 	}
@@ -260,9 +262,6 @@ func (w *worker) end(s *Source) {
 
 // speedUp enlarges the pipes of a busy source, as far as the kernel allows.
 func (w *worker) speedUp(s *Source) {
-	if s.pty {
-		return // it gives little at once
-	}
 	w.grow()
 	if s.pipeSize < pipeBig && !s.noGrow {
 		s.with(func(src int) (int, error) {
