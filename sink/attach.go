@@ -27,8 +27,12 @@ func (s *server) Attach(ctx context.Context, req *sinkpb.AttachRequest) (*sinkpb
 	v := newViewer(conn)
 	v.ReadOnly, v.Replay, v.Hold = req.ReadOnly, req.Replay, req.Hold
 	v.Rows, v.Cols = int(req.Size.GetRows()), int(req.Size.GetCols())
+	if !v.ReadOnly {
+		v.typist = o.types(req.Viewer)
+	}
 	go func() {
 		defer o.countViewers(-1)
+		defer v.typist.leave()
 		defer v.Close()
 		if err := o.console.Attach(o.ctx, v); err != nil {
 			fmt.Fprintf(os.Stderr, "sink %s: viewer of %s: %v\n", s.plugin.Name, o.pub.ID, err)

@@ -33,6 +33,8 @@ type opening struct {
 	openErr   error                     // what it returned; set before opened is closed
 	viewers   sync.WaitGroup            // Attach calls
 	count     int                       // of viewers; server.mu
+	typists   map[*typist]bool          // viewers that may type; server.mu
+	typed     []*sinkpb.Typed           // by them, and not told yet; server.mu
 	memoryFD  *fd.FD                    // of Opening.Memory; server.mu
 	parking   sync.Mutex                // held while anything of it is parked, so that what Repark parks is never older than what is there
 	parked    map[string][]syscall.Conn // what the sink has parked, by tag; server.mu
@@ -382,6 +384,7 @@ func (f *flow) Eof(n uint64) {
 }
 
 func (f *flow) Done(n uint64, err error) {
+	f.op.tellTyped()
 	f.update(func() {
 		if errors.Is(err, context.Canceled) && f.op.ctx.Err() != nil && f.src != nil {
 			lost := len(f.chunk.Data) + f.chunk.Left() + f.src.Unread()

@@ -50,8 +50,9 @@ type Viewer struct {
 	Rows, Cols int    // of its terminal at the beginning; zero where it has none
 	Hold       bool   // it shall miss nothing: the console waits where it reads too slowly
 
-	conn *net.UnixConn
-	raw  syscall.RawConn
+	typist *typist // nil: what it types does not count
+	conn   *net.UnixConn
+	raw    syscall.RawConn
 
 	in        []byte // Recv's buffer, made when it is first called
 	begun     bool   // inputNext counts
@@ -168,6 +169,7 @@ func (v *Viewer) input(f viewer.Frame) (e ViewerEvent, ok bool, err error) {
 	}
 	e = ViewerEvent{Kind: ViewerInput, Offset: v.inputNext, Data: f.Data[v.inputNext-f.Offset:]}
 	v.inputNext = end
+	v.typist.count(len(e.Data))
 	return e, true, nil
 }
 

@@ -97,11 +97,13 @@ func (s *server) tell(w *watcher, out grpc.ServerStreamingServer[sinkpb.Event]) 
 	return nil
 }
 
-// events is the state of f as events: the same whether they are told once or again.
+// events is the state of f as events, the same whether they are told once or again, and what viewers have typed, which is told once.
 func (f *flow) events() []*sinkpb.Event {
 	f.op.srv.mu.Lock()
 	now, viewers := f.told, f.op.count
 	now.missed = maps.Clone(f.missed)
+	typed := f.op.typed
+	f.op.typed = nil
 	f.op.srv.mu.Unlock()
 	ev := func() *sinkpb.Event {
 		return &sinkpb.Event{Opening: f.op.pub.ID, Stream: sinkpb.Stream(f.stream)}
@@ -114,6 +116,11 @@ func (f *flow) events() []*sinkpb.Event {
 		v := ev()
 		v.What = &sinkpb.Event_Viewers{Viewers: &sinkpb.Viewers{Count: uint32(viewers)}}
 		out = append(out, v)
+	}
+	for _, t := range typed {
+		e := ev()
+		e.What = &sinkpb.Event_Typed{Typed: t}
+		out = append(out, e)
 	}
 	for branch, n := range now.missed {
 		e := ev()

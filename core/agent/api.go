@@ -395,7 +395,7 @@ func (s *api) Attach(ctx context.Context, req *controlpb.AttachRequest) (*contro
 func (a *Agent) attach(ctx context.Context, o *opening, session []byte, req *controlpb.AttachRequest) error {
 	return a.connect(ctx, o, session, req.Ticket, func(ctx context.Context, ticket []byte) error {
 		_, err := o.sinks().Attach(ctx, &sinkpb.AttachRequest{
-			Opening: o.id, Ticket: ticket, ReadOnly: req.ReadOnly, Replay: req.Replay, Hold: req.Hold,
+			Opening: o.id, Ticket: ticket, ReadOnly: req.ReadOnly, Replay: req.Replay, Hold: req.Hold, Viewer: a.sessions.viewer(session),
 			Size: &sinkpb.Size{Rows: req.Size.GetRows(), Cols: req.Size.GetCols()},
 		})
 		return err

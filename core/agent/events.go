@@ -55,6 +55,8 @@ func topic(ev *controlpb.Event) (about, what string) {
 	switch ev.Kind {
 	case "attached", "detached":
 		return "viewers/" + ev.Stream, ev.Kind + ev.Text
+	case "typed":
+		return ev.Kind + "/" + ev.Text, "" // the text names the viewer, whose count only grows
 	case "trouble", "spawned", "redirected":
 		return ev.Kind + "/" + ev.Stream, ev.Text
 	case "held":

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,7 +11,10 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/muxd/muxd/internal/fdchan"
+	"github.com/muxd/muxd/sink/sinkpb"
 )
 
 // acceptPause is between two attempts to accept while descriptors have run out.
@@ -22,11 +26,17 @@ const helloTimeout = 5 * time.Second
 // sessions are the clients' fd channels, by the ticket that each said hello with.
 type sessions struct {
 	mu       sync.Mutex
-	byTicket map[fdchan.Ticket]*fdchan.Endpoint
+	byTicket map[fdchan.Ticket]client
 	listener net.Listener
 	wg       sync.WaitGroup
 	closed   bool
 	done     chan struct{} // closed by close
+}
+
+// client is the other end of a session.
+type client struct {
+	*fdchan.Endpoint
+	cred unix.Ucred // of the process that connected
 }
 
 func newSessions() *sessions { return &sessions{done: make(chan struct{})} }
@@ -90,14 +100,14 @@ func (s *sessions) session(c *net.UnixConn) error {
 	c.SetReadDeadline(time.Time{})
 	ep := fdchan.NewEndpoint(conn, nil)
 	s.mu.Lock()
-	if s.closed || s.byTicket[p.Ticket] != nil {
+	if s.closed || s.byTicket[p.Ticket].Endpoint != nil {
 		s.mu.Unlock()
 		return ep.Close()
 	}
 	if s.byTicket == nil {
-		s.byTicket = map[fdchan.Ticket]*fdchan.Endpoint{}
+		s.byTicket = map[fdchan.Ticket]client{}
 	}
-	s.byTicket[p.Ticket] = ep
+	s.byTicket[p.Ticket] = client{ep, *cred}
 	s.mu.Unlock()
 	conn.Send(fdchan.Packet{Type: fdchan.Ack, Ticket: p.Ticket})
 	<-ep.Done()
@@ -107,18 +117,28 @@ func (s *sessions) session(c *net.UnixConn) error {
 	return nil
 }
 
-// find returns the fd channel of the client that said hello with that ticket.
-func (s *sessions) find(ticket []byte) (*fdchan.Endpoint, error) {
+// find returns the client that said hello with that ticket.
+func (s *sessions) find(ticket []byte) (client, error) {
 	t, err := fdchan.TicketFrom(ticket)
 	if err != nil {
-		return nil, fmt.Errorf("fd_session: %w", err)
+		return client{}, fmt.Errorf("fd_session: %w", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if ep := s.byTicket[t]; ep != nil {
-		return ep, nil
+	if c := s.byTicket[t]; c.Endpoint != nil {
+		return c, nil
 	}
-	return nil, errors.New("fd_session: no client has said hello with it")
+	return client{}, errors.New("fd_session: no client has said hello with it")
+}
+
+// viewer is who a client of a session is, as plugins are told.
+func (s *sessions) viewer(ticket []byte) *sinkpb.Viewer {
+	c, err := s.find(ticket)
+	if err != nil {
+		return nil // it will be refused
+	}
+	name := fdchan.NewTicket()
+	return &sinkpb.Viewer{Pid: uint32(c.cred.Pid), Uid: c.cred.Uid, Name: hex.EncodeToString(name[:4])}
 }
 
 // take returns the delivery that the client of a session gives under a ticket.

@@ -78,6 +78,9 @@ func (a *Agent) streamEvent(o *opening, s *stream, ev *sinkpb.Event) {
 		}
 	case *sinkpb.Event_Dropped:
 		a.branchDropped(o, w.Dropped.Branch, w.Dropped.Bytes)
+	case *sinkpb.Event_Typed:
+		v := w.Typed.Viewer
+		a.emit(c, "typed", r.Stream, fmt.Sprintf("%d bytes by process %d of user %d, viewer %s", w.Typed.Bytes, v.GetPid(), v.GetUid(), v.GetName()))
 	case *sinkpb.Event_Viewers:
 		switch n := w.Viewers.Count; {
 		case n > r.Viewers:

@@ -2012,6 +2012,7 @@ type Event struct {
 	//	*Event_Viewers
 	//	*Event_Snapshot
 	//	*Event_Dropped
+	//	*Event_Typed
 	What          isEvent_What `protobuf_oneof:"what"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2131,6 +2132,15 @@ func (x *Event) GetDropped() *Dropped {
 	return nil
 }
 
+func (x *Event) GetTyped() *Typed {
+	if x != nil {
+		if x, ok := x.What.(*Event_Typed); ok {
+			return x.Typed
+		}
+	}
+	return nil
+}
+
 type isEvent_What interface {
 	isEvent_What()
 }
@@ -2163,6 +2173,10 @@ type Event_Dropped struct {
 	Dropped *Dropped `protobuf:"bytes,9,opt,name=dropped,proto3,oneof"`
 }
 
+type Event_Typed struct {
+	Typed *Typed `protobuf:"bytes,10,opt,name=typed,proto3,oneof"`
+}
+
 func (*Event_Eof) isEvent_What() {}
 
 func (*Event_Flushed) isEvent_What() {}
@@ -2176,6 +2190,8 @@ func (*Event_Viewers) isEvent_What() {}
 func (*Event_Snapshot) isEvent_What() {}
 
 func (*Event_Dropped) isEvent_What() {}
+
+func (*Event_Typed) isEvent_What() {}
 
 // The stream has ended: its last writer is gone, or it was cut. Of STDIN: the sink has closed it, and the core closes the
 // copy of its far end that the keeper has.
@@ -2420,6 +2436,121 @@ func (x *Viewers) GetCount() uint32 {
 	return 0
 }
 
+// What a viewer that may type has typed, from its beginning until now. It is told when the viewer has typed nothing for two seconds,
+// after half a minute of typing, and when it has left; once, and to nobody where no Watch is on for so long that 256 are due.
+type Typed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Viewer        *Viewer                `protobuf:"bytes,1,opt,name=viewer,proto3" json:"viewer,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Typed) Reset() {
+	*x = Typed{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Typed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Typed) ProtoMessage() {}
+
+func (x *Typed) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Typed.ProtoReflect.Descriptor instead.
+func (*Typed) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *Typed) GetViewer() *Viewer {
+	if x != nil {
+		return x.Viewer
+	}
+	return nil
+}
+
+func (x *Typed) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+// The process that a viewer is, as of when it connected to muxd, and a name that no other viewer has.
+type Viewer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pid           uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	Uid           uint32                 `protobuf:"varint,2,opt,name=uid,proto3" json:"uid,omitempty"`
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Viewer) Reset() {
+	*x = Viewer{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Viewer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Viewer) ProtoMessage() {}
+
+func (x *Viewer) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Viewer.ProtoReflect.Descriptor instead.
+func (*Viewer) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *Viewer) GetPid() uint32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Viewer) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *Viewer) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 // A branch has lost so many bytes of the stream until now. It is told at once when that begins, and from then on once a second
 // at most.
 type Dropped struct {
@@ -2432,7 +2563,7 @@ type Dropped struct {
 
 func (x *Dropped) Reset() {
 	*x = Dropped{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2444,7 +2575,7 @@ func (x *Dropped) String() string {
 func (*Dropped) ProtoMessage() {}
 
 func (x *Dropped) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2457,7 +2588,7 @@ func (x *Dropped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dropped.ProtoReflect.Descriptor instead.
 func (*Dropped) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{38}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Dropped) GetBranch() string {
@@ -2483,7 +2614,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2495,7 +2626,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2508,7 +2639,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{39}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{41}
 }
 
 type OpeningsRequest struct {
@@ -2519,7 +2650,7 @@ type OpeningsRequest struct {
 
 func (x *OpeningsRequest) Reset() {
 	*x = OpeningsRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[40]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2531,7 +2662,7 @@ func (x *OpeningsRequest) String() string {
 func (*OpeningsRequest) ProtoMessage() {}
 
 func (x *OpeningsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[40]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2544,7 +2675,7 @@ func (x *OpeningsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpeningsRequest.ProtoReflect.Descriptor instead.
 func (*OpeningsRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{40}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{42}
 }
 
 type OpeningsResponse struct {
@@ -2556,7 +2687,7 @@ type OpeningsResponse struct {
 
 func (x *OpeningsResponse) Reset() {
 	*x = OpeningsResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2568,7 +2699,7 @@ func (x *OpeningsResponse) String() string {
 func (*OpeningsResponse) ProtoMessage() {}
 
 func (x *OpeningsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2581,7 +2712,7 @@ func (x *OpeningsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpeningsResponse.ProtoReflect.Descriptor instead.
 func (*OpeningsResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{41}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *OpeningsResponse) GetOpenings() []string {
@@ -2600,7 +2731,7 @@ type StatRequest struct {
 
 func (x *StatRequest) Reset() {
 	*x = StatRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[42]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2612,7 +2743,7 @@ func (x *StatRequest) String() string {
 func (*StatRequest) ProtoMessage() {}
 
 func (x *StatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[42]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2625,7 +2756,7 @@ func (x *StatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatRequest.ProtoReflect.Descriptor instead.
 func (*StatRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{42}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *StatRequest) GetOpening() string {
@@ -2644,7 +2775,7 @@ type StatResponse struct {
 
 func (x *StatResponse) Reset() {
 	*x = StatResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[43]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2656,7 +2787,7 @@ func (x *StatResponse) String() string {
 func (*StatResponse) ProtoMessage() {}
 
 func (x *StatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[43]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2669,7 +2800,7 @@ func (x *StatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatResponse.ProtoReflect.Descriptor instead.
 func (*StatResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{43}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *StatResponse) GetStreams() []*StreamStat {
@@ -2697,7 +2828,7 @@ type StreamStat struct {
 
 func (x *StreamStat) Reset() {
 	*x = StreamStat{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[44]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2709,7 +2840,7 @@ func (x *StreamStat) String() string {
 func (*StreamStat) ProtoMessage() {}
 
 func (x *StreamStat) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[44]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2722,7 +2853,7 @@ func (x *StreamStat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamStat.ProtoReflect.Descriptor instead.
 func (*StreamStat) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{44}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *StreamStat) GetStream() Stream {
@@ -2807,7 +2938,7 @@ type BranchStat struct {
 
 func (x *BranchStat) Reset() {
 	*x = BranchStat{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[45]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2819,7 +2950,7 @@ func (x *BranchStat) String() string {
 func (*BranchStat) ProtoMessage() {}
 
 func (x *BranchStat) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[45]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2832,7 +2963,7 @@ func (x *BranchStat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BranchStat.ProtoReflect.Descriptor instead.
 func (*BranchStat) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{45}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *BranchStat) GetId() string {
@@ -2872,14 +3003,15 @@ type AttachRequest struct {
 	Replay string `protobuf:"bytes,4,opt,name=replay,proto3" json:"replay,omitempty"`
 	Size   *Size  `protobuf:"bytes,5,opt,name=size,proto3" json:"size,omitempty"`
 	// The console waits for this viewer where it reads too slowly, as a pipe would, in place of redrawing it later.
-	Hold          bool `protobuf:"varint,6,opt,name=hold,proto3" json:"hold,omitempty"`
+	Hold          bool    `protobuf:"varint,6,opt,name=hold,proto3" json:"hold,omitempty"`
+	Viewer        *Viewer `protobuf:"bytes,7,opt,name=viewer,proto3" json:"viewer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[46]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2891,7 +3023,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[46]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2904,7 +3036,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{46}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *AttachRequest) GetOpening() string {
@@ -2949,6 +3081,13 @@ func (x *AttachRequest) GetHold() bool {
 	return false
 }
 
+func (x *AttachRequest) GetViewer() *Viewer {
+	if x != nil {
+		return x.Viewer
+	}
+	return nil
+}
+
 type AttachResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2957,7 +3096,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[47]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2969,7 +3108,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[47]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2982,7 +3121,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{47}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{49}
 }
 
 type ResizeRequest struct {
@@ -2995,7 +3134,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3007,7 +3146,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3020,7 +3159,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{48}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ResizeRequest) GetOpening() string {
@@ -3045,7 +3184,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3057,7 +3196,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3070,7 +3209,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{49}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{51}
 }
 
 type MarkRequest struct {
@@ -3083,7 +3222,7 @@ type MarkRequest struct {
 
 func (x *MarkRequest) Reset() {
 	*x = MarkRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3095,7 +3234,7 @@ func (x *MarkRequest) String() string {
 func (*MarkRequest) ProtoMessage() {}
 
 func (x *MarkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3108,7 +3247,7 @@ func (x *MarkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkRequest.ProtoReflect.Descriptor instead.
 func (*MarkRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{50}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *MarkRequest) GetOpening() string {
@@ -3133,7 +3272,7 @@ type MarkResponse struct {
 
 func (x *MarkResponse) Reset() {
 	*x = MarkResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[51]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3145,7 +3284,7 @@ func (x *MarkResponse) String() string {
 func (*MarkResponse) ProtoMessage() {}
 
 func (x *MarkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[51]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3158,7 +3297,7 @@ func (x *MarkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkResponse.ProtoReflect.Descriptor instead.
 func (*MarkResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{51}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{53}
 }
 
 type ScreenRequest struct {
@@ -3170,7 +3309,7 @@ type ScreenRequest struct {
 
 func (x *ScreenRequest) Reset() {
 	*x = ScreenRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3182,7 +3321,7 @@ func (x *ScreenRequest) String() string {
 func (*ScreenRequest) ProtoMessage() {}
 
 func (x *ScreenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3195,7 +3334,7 @@ func (x *ScreenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScreenRequest.ProtoReflect.Descriptor instead.
 func (*ScreenRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{52}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ScreenRequest) GetOpening() string {
@@ -3224,7 +3363,7 @@ type ScreenResponse struct {
 
 func (x *ScreenResponse) Reset() {
 	*x = ScreenResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[53]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3236,7 +3375,7 @@ func (x *ScreenResponse) String() string {
 func (*ScreenResponse) ProtoMessage() {}
 
 func (x *ScreenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[53]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3249,7 +3388,7 @@ func (x *ScreenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScreenResponse.ProtoReflect.Descriptor instead.
 func (*ScreenResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{53}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ScreenResponse) GetSize() *Size {
@@ -3335,7 +3474,7 @@ type Cursor struct {
 
 func (x *Cursor) Reset() {
 	*x = Cursor{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[54]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3347,7 +3486,7 @@ func (x *Cursor) String() string {
 func (*Cursor) ProtoMessage() {}
 
 func (x *Cursor) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[54]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3360,7 +3499,7 @@ func (x *Cursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cursor.ProtoReflect.Descriptor instead.
 func (*Cursor) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{54}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Cursor) GetRow() uint32 {
@@ -3408,7 +3547,7 @@ type Line struct {
 
 func (x *Line) Reset() {
 	*x = Line{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[55]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3420,7 +3559,7 @@ func (x *Line) String() string {
 func (*Line) ProtoMessage() {}
 
 func (x *Line) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[55]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3433,7 +3572,7 @@ func (x *Line) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Line.ProtoReflect.Descriptor instead.
 func (*Line) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{55}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Line) GetCells() []*Cell {
@@ -3461,7 +3600,7 @@ type Cell struct {
 
 func (x *Cell) Reset() {
 	*x = Cell{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3473,7 +3612,7 @@ func (x *Cell) String() string {
 func (*Cell) ProtoMessage() {}
 
 func (x *Cell) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3486,7 +3625,7 @@ func (x *Cell) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cell.ProtoReflect.Descriptor instead.
 func (*Cell) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{56}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Cell) GetText() string {
@@ -3532,7 +3671,7 @@ type Style struct {
 
 func (x *Style) Reset() {
 	*x = Style{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[57]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3544,7 +3683,7 @@ func (x *Style) String() string {
 func (*Style) ProtoMessage() {}
 
 func (x *Style) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[57]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3557,7 +3696,7 @@ func (x *Style) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Style.ProtoReflect.Descriptor instead.
 func (*Style) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{57}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Style) GetFg() uint32 {
@@ -3674,7 +3813,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3686,7 +3825,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3699,7 +3838,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{58}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *LogsRequest) GetSpec() *Spec {
@@ -3780,7 +3919,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[59]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3792,7 +3931,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[59]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3805,7 +3944,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{59}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{61}
 }
 
 type RotateRequest struct {
@@ -3817,7 +3956,7 @@ type RotateRequest struct {
 
 func (x *RotateRequest) Reset() {
 	*x = RotateRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[60]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3829,7 +3968,7 @@ func (x *RotateRequest) String() string {
 func (*RotateRequest) ProtoMessage() {}
 
 func (x *RotateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[60]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3842,7 +3981,7 @@ func (x *RotateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateRequest.ProtoReflect.Descriptor instead.
 func (*RotateRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{60}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *RotateRequest) GetOpening() string {
@@ -3860,7 +3999,7 @@ type RotateResponse struct {
 
 func (x *RotateResponse) Reset() {
 	*x = RotateResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[61]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3872,7 +4011,7 @@ func (x *RotateResponse) String() string {
 func (*RotateResponse) ProtoMessage() {}
 
 func (x *RotateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[61]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3885,7 +4024,7 @@ func (x *RotateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateResponse.ProtoReflect.Descriptor instead.
 func (*RotateResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{61}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{63}
 }
 
 // One line, as a packet on the socket that Logs gives. The last packet of a log that ends well has `end` set;
@@ -3905,7 +4044,7 @@ type LogRecord struct {
 
 func (x *LogRecord) Reset() {
 	*x = LogRecord{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[62]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3917,7 +4056,7 @@ func (x *LogRecord) String() string {
 func (*LogRecord) ProtoMessage() {}
 
 func (x *LogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[62]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3930,7 +4069,7 @@ func (x *LogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRecord.ProtoReflect.Descriptor instead.
 func (*LogRecord) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{62}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *LogRecord) GetTime() int64 {
@@ -3992,7 +4131,7 @@ type RecoverRequest_Parked struct {
 
 func (x *RecoverRequest_Parked) Reset() {
 	*x = RecoverRequest_Parked{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[64]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4004,7 +4143,7 @@ func (x *RecoverRequest_Parked) String() string {
 func (*RecoverRequest_Parked) ProtoMessage() {}
 
 func (x *RecoverRequest_Parked) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[64]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4161,7 +4300,7 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\rForgetRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\"\x10\n" +
 	"\x0eForgetResponse\"\x0e\n" +
-	"\fWatchRequest\"\xb0\x03\n" +
+	"\fWatchRequest\"\xdd\x03\n" +
 	"\x05Event\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\x12,\n" +
 	"\x06stream\x18\x02 \x01(\x0e2\x14.muxd.sink.v1.StreamR\x06stream\x12%\n" +
@@ -4171,7 +4310,9 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\atrouble\x18\x06 \x01(\v2\x15.muxd.sink.v1.TroubleH\x00R\atrouble\x121\n" +
 	"\aviewers\x18\a \x01(\v2\x15.muxd.sink.v1.ViewersH\x00R\aviewers\x124\n" +
 	"\bsnapshot\x18\b \x01(\v2\x16.muxd.sink.v1.SnapshotH\x00R\bsnapshot\x121\n" +
-	"\adropped\x18\t \x01(\v2\x15.muxd.sink.v1.DroppedH\x00R\adroppedB\x06\n" +
+	"\adropped\x18\t \x01(\v2\x15.muxd.sink.v1.DroppedH\x00R\adropped\x12+\n" +
+	"\x05typed\x18\n" +
+	" \x01(\v2\x13.muxd.sink.v1.TypedH\x00R\x05typedB\x06\n" +
 	"\x04what\"\x1b\n" +
 	"\x03Eof\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"\x1f\n" +
@@ -4184,7 +4325,14 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x12\n" +
 	"\x04held\x18\x02 \x01(\bR\x04held\"\x1f\n" +
 	"\aViewers\x12\x14\n" +
-	"\x05count\x18\x01 \x01(\rR\x05count\"7\n" +
+	"\x05count\x18\x01 \x01(\rR\x05count\"K\n" +
+	"\x05Typed\x12,\n" +
+	"\x06viewer\x18\x01 \x01(\v2\x14.muxd.sink.v1.ViewerR\x06viewer\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"@\n" +
+	"\x06Viewer\x12\x10\n" +
+	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x10\n" +
+	"\x03uid\x18\x02 \x01(\rR\x03uid\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"7\n" +
 	"\aDropped\x12\x16\n" +
 	"\x06branch\x18\x01 \x01(\tR\x06branch\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"\n" +
@@ -4215,14 +4363,15 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x18\n" +
 	"\adropped\x18\x03 \x01(\x04R\adropped\x12\x18\n" +
-	"\awaiting\x18\x04 \x01(\x04R\awaiting\"\xb2\x01\n" +
+	"\awaiting\x18\x04 \x01(\x04R\awaiting\"\xe0\x01\n" +
 	"\rAttachRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\x12\x16\n" +
 	"\x06ticket\x18\x02 \x01(\fR\x06ticket\x12\x1b\n" +
 	"\tread_only\x18\x03 \x01(\bR\breadOnly\x12\x16\n" +
 	"\x06replay\x18\x04 \x01(\tR\x06replay\x12&\n" +
 	"\x04size\x18\x05 \x01(\v2\x12.muxd.sink.v1.SizeR\x04size\x12\x12\n" +
-	"\x04hold\x18\x06 \x01(\bR\x04hold\"\x10\n" +
+	"\x04hold\x18\x06 \x01(\bR\x04hold\x12,\n" +
+	"\x06viewer\x18\a \x01(\v2\x14.muxd.sink.v1.ViewerR\x06viewer\"\x10\n" +
 	"\x0eAttachResponse\"Q\n" +
 	"\rResizeRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\x12&\n" +
@@ -4355,7 +4504,7 @@ func file_sink_sinkpb_sink_proto_rawDescGZIP() []byte {
 }
 
 var file_sink_sinkpb_sink_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
+var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
 var file_sink_sinkpb_sink_proto_goTypes = []any{
 	(Stream)(0),                   // 0: muxd.sink.v1.Stream
 	(Wiring)(0),                   // 1: muxd.sink.v1.Wiring
@@ -4399,33 +4548,35 @@ var file_sink_sinkpb_sink_proto_goTypes = []any{
 	(*Failed)(nil),                // 39: muxd.sink.v1.Failed
 	(*Trouble)(nil),               // 40: muxd.sink.v1.Trouble
 	(*Viewers)(nil),               // 41: muxd.sink.v1.Viewers
-	(*Dropped)(nil),               // 42: muxd.sink.v1.Dropped
-	(*Snapshot)(nil),              // 43: muxd.sink.v1.Snapshot
-	(*OpeningsRequest)(nil),       // 44: muxd.sink.v1.OpeningsRequest
-	(*OpeningsResponse)(nil),      // 45: muxd.sink.v1.OpeningsResponse
-	(*StatRequest)(nil),           // 46: muxd.sink.v1.StatRequest
-	(*StatResponse)(nil),          // 47: muxd.sink.v1.StatResponse
-	(*StreamStat)(nil),            // 48: muxd.sink.v1.StreamStat
-	(*BranchStat)(nil),            // 49: muxd.sink.v1.BranchStat
-	(*AttachRequest)(nil),         // 50: muxd.sink.v1.AttachRequest
-	(*AttachResponse)(nil),        // 51: muxd.sink.v1.AttachResponse
-	(*ResizeRequest)(nil),         // 52: muxd.sink.v1.ResizeRequest
-	(*ResizeResponse)(nil),        // 53: muxd.sink.v1.ResizeResponse
-	(*MarkRequest)(nil),           // 54: muxd.sink.v1.MarkRequest
-	(*MarkResponse)(nil),          // 55: muxd.sink.v1.MarkResponse
-	(*ScreenRequest)(nil),         // 56: muxd.sink.v1.ScreenRequest
-	(*ScreenResponse)(nil),        // 57: muxd.sink.v1.ScreenResponse
-	(*Cursor)(nil),                // 58: muxd.sink.v1.Cursor
-	(*Line)(nil),                  // 59: muxd.sink.v1.Line
-	(*Cell)(nil),                  // 60: muxd.sink.v1.Cell
-	(*Style)(nil),                 // 61: muxd.sink.v1.Style
-	(*LogsRequest)(nil),           // 62: muxd.sink.v1.LogsRequest
-	(*LogsResponse)(nil),          // 63: muxd.sink.v1.LogsResponse
-	(*RotateRequest)(nil),         // 64: muxd.sink.v1.RotateRequest
-	(*RotateResponse)(nil),        // 65: muxd.sink.v1.RotateResponse
-	(*LogRecord)(nil),             // 66: muxd.sink.v1.LogRecord
-	nil,                           // 67: muxd.sink.v1.Spec.OptionsEntry
-	(*RecoverRequest_Parked)(nil), // 68: muxd.sink.v1.RecoverRequest.Parked
+	(*Typed)(nil),                 // 42: muxd.sink.v1.Typed
+	(*Viewer)(nil),                // 43: muxd.sink.v1.Viewer
+	(*Dropped)(nil),               // 44: muxd.sink.v1.Dropped
+	(*Snapshot)(nil),              // 45: muxd.sink.v1.Snapshot
+	(*OpeningsRequest)(nil),       // 46: muxd.sink.v1.OpeningsRequest
+	(*OpeningsResponse)(nil),      // 47: muxd.sink.v1.OpeningsResponse
+	(*StatRequest)(nil),           // 48: muxd.sink.v1.StatRequest
+	(*StatResponse)(nil),          // 49: muxd.sink.v1.StatResponse
+	(*StreamStat)(nil),            // 50: muxd.sink.v1.StreamStat
+	(*BranchStat)(nil),            // 51: muxd.sink.v1.BranchStat
+	(*AttachRequest)(nil),         // 52: muxd.sink.v1.AttachRequest
+	(*AttachResponse)(nil),        // 53: muxd.sink.v1.AttachResponse
+	(*ResizeRequest)(nil),         // 54: muxd.sink.v1.ResizeRequest
+	(*ResizeResponse)(nil),        // 55: muxd.sink.v1.ResizeResponse
+	(*MarkRequest)(nil),           // 56: muxd.sink.v1.MarkRequest
+	(*MarkResponse)(nil),          // 57: muxd.sink.v1.MarkResponse
+	(*ScreenRequest)(nil),         // 58: muxd.sink.v1.ScreenRequest
+	(*ScreenResponse)(nil),        // 59: muxd.sink.v1.ScreenResponse
+	(*Cursor)(nil),                // 60: muxd.sink.v1.Cursor
+	(*Line)(nil),                  // 61: muxd.sink.v1.Line
+	(*Cell)(nil),                  // 62: muxd.sink.v1.Cell
+	(*Style)(nil),                 // 63: muxd.sink.v1.Style
+	(*LogsRequest)(nil),           // 64: muxd.sink.v1.LogsRequest
+	(*LogsResponse)(nil),          // 65: muxd.sink.v1.LogsResponse
+	(*RotateRequest)(nil),         // 66: muxd.sink.v1.RotateRequest
+	(*RotateResponse)(nil),        // 67: muxd.sink.v1.RotateResponse
+	(*LogRecord)(nil),             // 68: muxd.sink.v1.LogRecord
+	nil,                           // 69: muxd.sink.v1.Spec.OptionsEntry
+	(*RecoverRequest_Parked)(nil), // 70: muxd.sink.v1.RecoverRequest.Parked
 }
 var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	2,  // 0: muxd.sink.v1.Branch.policy:type_name -> muxd.sink.v1.Policy
@@ -4434,12 +4585,12 @@ var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	7,  // 3: muxd.sink.v1.Description.options:type_name -> muxd.sink.v1.Option
 	0,  // 4: muxd.sink.v1.Description.by_name:type_name -> muxd.sink.v1.Stream
 	3,  // 5: muxd.sink.v1.Option.type:type_name -> muxd.sink.v1.Option.Type
-	67, // 6: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
+	69, // 6: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
 	9,  // 7: muxd.sink.v1.CheckRequest.spec:type_name -> muxd.sink.v1.Spec
 	8,  // 8: muxd.sink.v1.CheckRequest.child:type_name -> muxd.sink.v1.Child
 	0,  // 9: muxd.sink.v1.CheckRequest.streams:type_name -> muxd.sink.v1.Stream
 	1,  // 10: muxd.sink.v1.CheckResponse.wiring:type_name -> muxd.sink.v1.Wiring
-	68, // 11: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
+	70, // 11: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
 	9,  // 12: muxd.sink.v1.OpenRequest.spec:type_name -> muxd.sink.v1.Spec
 	8,  // 13: muxd.sink.v1.OpenRequest.child:type_name -> muxd.sink.v1.Child
 	0,  // 14: muxd.sink.v1.OpenRequest.streams:type_name -> muxd.sink.v1.Stream
@@ -4455,72 +4606,75 @@ var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	39, // 24: muxd.sink.v1.Event.failed:type_name -> muxd.sink.v1.Failed
 	40, // 25: muxd.sink.v1.Event.trouble:type_name -> muxd.sink.v1.Trouble
 	41, // 26: muxd.sink.v1.Event.viewers:type_name -> muxd.sink.v1.Viewers
-	43, // 27: muxd.sink.v1.Event.snapshot:type_name -> muxd.sink.v1.Snapshot
-	42, // 28: muxd.sink.v1.Event.dropped:type_name -> muxd.sink.v1.Dropped
-	48, // 29: muxd.sink.v1.StatResponse.streams:type_name -> muxd.sink.v1.StreamStat
-	0,  // 30: muxd.sink.v1.StreamStat.stream:type_name -> muxd.sink.v1.Stream
-	10, // 31: muxd.sink.v1.StreamStat.size:type_name -> muxd.sink.v1.Size
-	49, // 32: muxd.sink.v1.StreamStat.branches:type_name -> muxd.sink.v1.BranchStat
-	10, // 33: muxd.sink.v1.AttachRequest.size:type_name -> muxd.sink.v1.Size
-	10, // 34: muxd.sink.v1.ResizeRequest.size:type_name -> muxd.sink.v1.Size
-	10, // 35: muxd.sink.v1.ScreenResponse.size:type_name -> muxd.sink.v1.Size
-	58, // 36: muxd.sink.v1.ScreenResponse.cursor:type_name -> muxd.sink.v1.Cursor
-	61, // 37: muxd.sink.v1.ScreenResponse.styles:type_name -> muxd.sink.v1.Style
-	59, // 38: muxd.sink.v1.ScreenResponse.lines:type_name -> muxd.sink.v1.Line
-	60, // 39: muxd.sink.v1.Line.cells:type_name -> muxd.sink.v1.Cell
-	9,  // 40: muxd.sink.v1.LogsRequest.spec:type_name -> muxd.sink.v1.Spec
-	8,  // 41: muxd.sink.v1.LogsRequest.child:type_name -> muxd.sink.v1.Child
-	0,  // 42: muxd.sink.v1.LogsRequest.streams:type_name -> muxd.sink.v1.Stream
-	0,  // 43: muxd.sink.v1.LogRecord.stream:type_name -> muxd.sink.v1.Stream
-	5,  // 44: muxd.sink.v1.Sink.Describe:input_type -> muxd.sink.v1.DescribeRequest
-	13, // 45: muxd.sink.v1.Sink.Recover:input_type -> muxd.sink.v1.RecoverRequest
-	15, // 46: muxd.sink.v1.Sink.Repark:input_type -> muxd.sink.v1.ReparkRequest
-	11, // 47: muxd.sink.v1.Sink.Check:input_type -> muxd.sink.v1.CheckRequest
-	17, // 48: muxd.sink.v1.Sink.Open:input_type -> muxd.sink.v1.OpenRequest
-	19, // 49: muxd.sink.v1.Sink.End:input_type -> muxd.sink.v1.EndRequest
-	21, // 50: muxd.sink.v1.Sink.Cut:input_type -> muxd.sink.v1.CutRequest
-	23, // 51: muxd.sink.v1.Sink.Leave:input_type -> muxd.sink.v1.LeaveRequest
-	25, // 52: muxd.sink.v1.Sink.Rewire:input_type -> muxd.sink.v1.RewireRequest
-	27, // 53: muxd.sink.v1.Sink.AddBranch:input_type -> muxd.sink.v1.AddBranchRequest
-	29, // 54: muxd.sink.v1.Sink.RemoveBranch:input_type -> muxd.sink.v1.RemoveBranchRequest
-	31, // 55: muxd.sink.v1.Sink.Pause:input_type -> muxd.sink.v1.PauseRequest
-	33, // 56: muxd.sink.v1.Sink.Forget:input_type -> muxd.sink.v1.ForgetRequest
-	35, // 57: muxd.sink.v1.Sink.Watch:input_type -> muxd.sink.v1.WatchRequest
-	44, // 58: muxd.sink.v1.Sink.Openings:input_type -> muxd.sink.v1.OpeningsRequest
-	46, // 59: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
-	50, // 60: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
-	52, // 61: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
-	56, // 62: muxd.sink.v1.Sink.Screen:input_type -> muxd.sink.v1.ScreenRequest
-	54, // 63: muxd.sink.v1.Sink.Mark:input_type -> muxd.sink.v1.MarkRequest
-	62, // 64: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
-	64, // 65: muxd.sink.v1.Sink.Rotate:input_type -> muxd.sink.v1.RotateRequest
-	6,  // 66: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
-	14, // 67: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
-	16, // 68: muxd.sink.v1.Sink.Repark:output_type -> muxd.sink.v1.ReparkResponse
-	12, // 69: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
-	18, // 70: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
-	20, // 71: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
-	22, // 72: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
-	24, // 73: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
-	26, // 74: muxd.sink.v1.Sink.Rewire:output_type -> muxd.sink.v1.RewireResponse
-	28, // 75: muxd.sink.v1.Sink.AddBranch:output_type -> muxd.sink.v1.AddBranchResponse
-	30, // 76: muxd.sink.v1.Sink.RemoveBranch:output_type -> muxd.sink.v1.RemoveBranchResponse
-	32, // 77: muxd.sink.v1.Sink.Pause:output_type -> muxd.sink.v1.PauseResponse
-	34, // 78: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
-	36, // 79: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
-	45, // 80: muxd.sink.v1.Sink.Openings:output_type -> muxd.sink.v1.OpeningsResponse
-	47, // 81: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
-	51, // 82: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
-	53, // 83: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
-	57, // 84: muxd.sink.v1.Sink.Screen:output_type -> muxd.sink.v1.ScreenResponse
-	55, // 85: muxd.sink.v1.Sink.Mark:output_type -> muxd.sink.v1.MarkResponse
-	63, // 86: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
-	65, // 87: muxd.sink.v1.Sink.Rotate:output_type -> muxd.sink.v1.RotateResponse
-	66, // [66:88] is the sub-list for method output_type
-	44, // [44:66] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	45, // 27: muxd.sink.v1.Event.snapshot:type_name -> muxd.sink.v1.Snapshot
+	44, // 28: muxd.sink.v1.Event.dropped:type_name -> muxd.sink.v1.Dropped
+	42, // 29: muxd.sink.v1.Event.typed:type_name -> muxd.sink.v1.Typed
+	43, // 30: muxd.sink.v1.Typed.viewer:type_name -> muxd.sink.v1.Viewer
+	50, // 31: muxd.sink.v1.StatResponse.streams:type_name -> muxd.sink.v1.StreamStat
+	0,  // 32: muxd.sink.v1.StreamStat.stream:type_name -> muxd.sink.v1.Stream
+	10, // 33: muxd.sink.v1.StreamStat.size:type_name -> muxd.sink.v1.Size
+	51, // 34: muxd.sink.v1.StreamStat.branches:type_name -> muxd.sink.v1.BranchStat
+	10, // 35: muxd.sink.v1.AttachRequest.size:type_name -> muxd.sink.v1.Size
+	43, // 36: muxd.sink.v1.AttachRequest.viewer:type_name -> muxd.sink.v1.Viewer
+	10, // 37: muxd.sink.v1.ResizeRequest.size:type_name -> muxd.sink.v1.Size
+	10, // 38: muxd.sink.v1.ScreenResponse.size:type_name -> muxd.sink.v1.Size
+	60, // 39: muxd.sink.v1.ScreenResponse.cursor:type_name -> muxd.sink.v1.Cursor
+	63, // 40: muxd.sink.v1.ScreenResponse.styles:type_name -> muxd.sink.v1.Style
+	61, // 41: muxd.sink.v1.ScreenResponse.lines:type_name -> muxd.sink.v1.Line
+	62, // 42: muxd.sink.v1.Line.cells:type_name -> muxd.sink.v1.Cell
+	9,  // 43: muxd.sink.v1.LogsRequest.spec:type_name -> muxd.sink.v1.Spec
+	8,  // 44: muxd.sink.v1.LogsRequest.child:type_name -> muxd.sink.v1.Child
+	0,  // 45: muxd.sink.v1.LogsRequest.streams:type_name -> muxd.sink.v1.Stream
+	0,  // 46: muxd.sink.v1.LogRecord.stream:type_name -> muxd.sink.v1.Stream
+	5,  // 47: muxd.sink.v1.Sink.Describe:input_type -> muxd.sink.v1.DescribeRequest
+	13, // 48: muxd.sink.v1.Sink.Recover:input_type -> muxd.sink.v1.RecoverRequest
+	15, // 49: muxd.sink.v1.Sink.Repark:input_type -> muxd.sink.v1.ReparkRequest
+	11, // 50: muxd.sink.v1.Sink.Check:input_type -> muxd.sink.v1.CheckRequest
+	17, // 51: muxd.sink.v1.Sink.Open:input_type -> muxd.sink.v1.OpenRequest
+	19, // 52: muxd.sink.v1.Sink.End:input_type -> muxd.sink.v1.EndRequest
+	21, // 53: muxd.sink.v1.Sink.Cut:input_type -> muxd.sink.v1.CutRequest
+	23, // 54: muxd.sink.v1.Sink.Leave:input_type -> muxd.sink.v1.LeaveRequest
+	25, // 55: muxd.sink.v1.Sink.Rewire:input_type -> muxd.sink.v1.RewireRequest
+	27, // 56: muxd.sink.v1.Sink.AddBranch:input_type -> muxd.sink.v1.AddBranchRequest
+	29, // 57: muxd.sink.v1.Sink.RemoveBranch:input_type -> muxd.sink.v1.RemoveBranchRequest
+	31, // 58: muxd.sink.v1.Sink.Pause:input_type -> muxd.sink.v1.PauseRequest
+	33, // 59: muxd.sink.v1.Sink.Forget:input_type -> muxd.sink.v1.ForgetRequest
+	35, // 60: muxd.sink.v1.Sink.Watch:input_type -> muxd.sink.v1.WatchRequest
+	46, // 61: muxd.sink.v1.Sink.Openings:input_type -> muxd.sink.v1.OpeningsRequest
+	48, // 62: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
+	52, // 63: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
+	54, // 64: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
+	58, // 65: muxd.sink.v1.Sink.Screen:input_type -> muxd.sink.v1.ScreenRequest
+	56, // 66: muxd.sink.v1.Sink.Mark:input_type -> muxd.sink.v1.MarkRequest
+	64, // 67: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
+	66, // 68: muxd.sink.v1.Sink.Rotate:input_type -> muxd.sink.v1.RotateRequest
+	6,  // 69: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
+	14, // 70: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
+	16, // 71: muxd.sink.v1.Sink.Repark:output_type -> muxd.sink.v1.ReparkResponse
+	12, // 72: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
+	18, // 73: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
+	20, // 74: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
+	22, // 75: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
+	24, // 76: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
+	26, // 77: muxd.sink.v1.Sink.Rewire:output_type -> muxd.sink.v1.RewireResponse
+	28, // 78: muxd.sink.v1.Sink.AddBranch:output_type -> muxd.sink.v1.AddBranchResponse
+	30, // 79: muxd.sink.v1.Sink.RemoveBranch:output_type -> muxd.sink.v1.RemoveBranchResponse
+	32, // 80: muxd.sink.v1.Sink.Pause:output_type -> muxd.sink.v1.PauseResponse
+	34, // 81: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
+	36, // 82: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
+	47, // 83: muxd.sink.v1.Sink.Openings:output_type -> muxd.sink.v1.OpeningsResponse
+	49, // 84: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
+	53, // 85: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
+	55, // 86: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
+	59, // 87: muxd.sink.v1.Sink.Screen:output_type -> muxd.sink.v1.ScreenResponse
+	57, // 88: muxd.sink.v1.Sink.Mark:output_type -> muxd.sink.v1.MarkResponse
+	65, // 89: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
+	67, // 90: muxd.sink.v1.Sink.Rotate:output_type -> muxd.sink.v1.RotateResponse
+	69, // [69:91] is the sub-list for method output_type
+	47, // [47:69] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_sink_sinkpb_sink_proto_init() }
@@ -4536,6 +4690,7 @@ func file_sink_sinkpb_sink_proto_init() {
 		(*Event_Viewers)(nil),
 		(*Event_Snapshot)(nil),
 		(*Event_Dropped)(nil),
+		(*Event_Typed)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4543,7 +4698,7 @@ func file_sink_sinkpb_sink_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sink_sinkpb_sink_proto_rawDesc), len(file_sink_sinkpb_sink_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   65,
+			NumMessages:   67,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
