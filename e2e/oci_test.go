@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/muxd/muxd/internal/need"
@@ -28,7 +29,16 @@ func TestRuntimes(t *testing.T) {
 				}
 			}
 			needContainers(t, path)
-			run(t, "testdata/oci/run.txtar", "RUNTIME="+path)
+			scripts, err := filepath.Glob("testdata/oci/*.txtar")
+			if err != nil || len(scripts) == 0 {
+				t.Fatal("no scripts", err)
+			}
+			for _, script := range scripts {
+				t.Run(strings.TrimSuffix(filepath.Base(script), ".txtar"), func(t *testing.T) {
+					t.Parallel()
+					run(t, script, "RUNTIME="+path)
+				})
+			}
 		})
 	}
 }

@@ -129,7 +129,7 @@ func (s *server) Open(ctx context.Context, req *sinkpb.OpenRequest) (*sinkpb.Ope
 	if req.Given && !isConsole || wiring == ConsoleSocket && !req.Given && !req.Again {
 		return nil, status.Errorf(codes.InvalidArgument, "open: whether sink %s makes a terminal, or is given one, is contradictory", s.plugin.Name)
 	}
-	takes := s.plugin.Copies || isConsole && req.Again
+	takes := s.plugin.Copies || isConsole && (req.Again || req.Given)
 	if s.plugin.Copies && len(req.Streams) != 1 || !takes && len(req.Branches) > 0 {
 		return nil, status.Errorf(codes.InvalidArgument, "open: sink %s with %d branches for %d streams", s.plugin.Name, len(req.Branches), len(req.Streams))
 	}

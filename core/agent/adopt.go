@@ -168,7 +168,6 @@ func (a *Agent) takeIn(ctx context.Context, c *child, pid int32, far map[sinkpb.
 		}
 	}()
 	ends := map[*stream]*fd.FD{} // far ends, of branches too
-	inputs := map[*stream]*fd.FD{}
 	var made []*fd.FD
 	defer func() { fd.CloseAll(made) }()
 	for _, o := range openings {
@@ -179,7 +178,7 @@ func (a *Agent) takeIn(ctx context.Context, c *child, pid int32, far map[sinkpb.
 				if err != nil {
 					return spawnError(err)
 				}
-				ends[s], inputs[s] = r, w
+				ends[s] = r
 				made = append(made, r, w)
 				if err := a.keeper.Hold(ctx, branch{o, s}.input(), nil, w.Int()); err != nil {
 					return spawnError(err)
@@ -199,7 +198,7 @@ func (a *Agent) takeIn(ctx context.Context, c *child, pid int32, far map[sinkpb.
 	for n := len(openings); n > 0; n-- { // what is copied to first
 		o := openings[n-1]
 		// A plugin that dies over it may have read some of the stream, which its successor has then.
-		if err := a.giveFar(ctx, o, ends, inputs); err != nil && !pluginGone(err) {
+		if err := a.giveFar(ctx, o, ends); err != nil && !pluginGone(err) {
 			return plainStatus(err)
 		}
 		left = openings[:n-1]
@@ -227,7 +226,7 @@ func (a *Agent) chooseFar(ctx context.Context, c *child, far map[sinkpb.Stream]*
 }
 
 // giveFar opens o, whose far ends were made elsewhere, at its plugin, when what stands behind it is open, with the inputs of that.
-func (a *Agent) giveFar(ctx context.Context, o *opening, ends, inputs map[*stream]*fd.FD) error {
+func (a *Agent) giveFar(ctx context.Context, o *opening, ends map[*stream]*fd.FD) error {
 	p, err := a.host.Get(ctx, o.choice.spec.Name)
 	if err != nil {
 		return invalid(err)
@@ -238,30 +237,18 @@ func (a *Agent) giveFar(ctx context.Context, o *opening, ends, inputs map[*strea
 		give = append(give, ends[s].Int())
 	}
 	c := o.child
-	a.mu.Lock()
-	behind := o.branches()
-	a.mu.Unlock()
-	var branches []branch
-	if !o.isConsole() {
-		branches = behind
+	branches, in, err := a.fetchInputs(ctx, o)
+	if err != nil {
+		return err
 	}
-	for _, b := range branches {
-		give = append(give, inputs[b.s].Int())
-	}
-	err = p.Give(ctx, give, func(ctx context.Context, ticket []byte) error {
+	defer fd.CloseAll(in)
+	return p.Give(ctx, append(give, fd.Ints(in)...), func(ctx context.Context, ticket []byte) error {
 		_, err := p.Sinks().Open(ctx, &sinkpb.OpenRequest{
 			Opening: o.id, Spec: wireSpec(o.choice.spec), Child: c.described(o.run), Streams: o.choice.streams, Ticket: ticket,
-			Given: o.isConsole(), Size: &sinkpb.Size{Rows: c.spec.Size.Rows, Cols: c.spec.Size.Cols},
-			Branches: wireBranches(branches),
+			Branches: branches, Given: o.isConsole(), Size: &sinkpb.Size{Rows: c.spec.Size.Rows, Cols: c.spec.Size.Cols},
 		})
 		return err
 	})
-	for _, b := range behind[len(branches):] {
-		if err == nil {
-			err = a.giveBranch(ctx, o, b, inputs[b.s].Int())
-		}
-	}
-	return err
 }
 
 // resumeAdopted goes on with an adoption that the agent before had begun. It returns before any client is served, so that one that

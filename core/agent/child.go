@@ -81,6 +81,9 @@ type child struct {
 	configured bool          // it is a [[child]] of the configuration
 	request    string        // the client's request id of its spawn
 
+	runtime *ociRuntime     // its command starts a container; nil: it does not
+	start   *containerStart // of which the start is under way; nil: none is
+
 	backoff, backoffFirst, backoffMax time.Duration
 
 	ready    chan struct{} // closed when its first start is done, after failed is set
@@ -124,7 +127,7 @@ type stream struct {
 
 func newChild(cs *controlpb.ChildSpec) *child {
 	return &child{
-		spec: cs, finished: make(chan struct{}), ready: make(chan struct{}),
+		spec: cs, runtime: runtimeOf(cs.Argv), finished: make(chan struct{}), ready: make(chan struct{}),
 		backoff: backoffFirst, backoffFirst: backoffFirst, backoffMax: backoffMost,
 	}
 }
@@ -149,6 +152,9 @@ func (c *child) over() bool {
 func (a *Agent) exited(c *child, p *keeperpb.Process) {
 	if c.rec.State == stStarting {
 		c.pending = p // the reply of its spawn is on the way
+		if c.start != nil {
+			poke(c.start.ended)
+		}
 		return
 	}
 	delete(a.byKey, p.Key)
@@ -343,6 +349,14 @@ func (a *Agent) finish(c *child) {
 	a.save(c)
 }
 
+// poke wakes whoever waits on ch, a channel of capacity 1.
+func poke(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
 // over moves c to its last state. Agent.mu is held.
 func (a *Agent) over(c *child, state string) {
 	c.rec.State = state
@@ -418,7 +432,11 @@ func (a *Agent) stop(c *child, grace time.Duration) {
 	case stRunning:
 	case stExited: // its process is gone; what keeps its streams open may be of its group
 	default: // a spawn that is under way looks at c.stopping when it is done
+		starting := c.start != nil
 		a.mu.Unlock()
+		if starting { // it need not wait for the runtime
+			a.keeper.Signal(a.ctx, key, unix.SIGTERM, true)
+		}
 		return
 	}
 	a.emit(c, "stopping", "", "")

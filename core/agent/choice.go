@@ -236,9 +236,6 @@ func (a *Agent) resolve(ctx context.Context, text string, streams []sinkpb.Strea
 		return c, plainError(err)
 	}
 	c.wiring, c.location = strings.ToLower(resp.Wiring.String()), resp.Location
-	if c.wiring == wiringSocket {
-		return c, fmt.Errorf("sink %s: there is no console socket", text)
-	}
 	return c, nil
 }
 

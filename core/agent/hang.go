@@ -19,6 +19,10 @@ func (a *Agent) streamStirred(name string) {
 	if o == nil {
 		return
 	}
+	if o.child.start != nil {
+		poke(o.child.start.stir)
+		return
+	}
 	for _, s := range o.streams {
 		if s.rec.Stream == strings.TrimPrefix(rest[i:], "/") {
 			s.armed = false

@@ -210,7 +210,7 @@ func (c *child) message() *agentpb.Child {
 // childFrom makes a child of what the journal has.
 func childFrom(m *agentpb.Child) (*child, error) {
 	c := &child{
-		spec: m.Spec, rec: m.Record, key: m.Key, stopping: m.Stopping, waited: m.Waited, cut: m.Cut, forks: m.Forks, adopted: m.Record.GetAdopted(),
+		spec: m.Spec, runtime: runtimeOf(m.Spec.Argv), rec: m.Record, key: m.Key, stopping: m.Stopping, waited: m.Waited, cut: m.Cut, forks: m.Forks, adopted: m.Record.GetAdopted(),
 		attached: m.Attached, request: m.RequestId, move: m.Move, moving: m.Move != nil,
 		started: m.ProcessStarted, finished: make(chan struct{}), ready: make(chan struct{}),
 		backoff: time.Duration(m.Backoff), backoffFirst: time.Duration(m.BackoffFirst), backoffMax: time.Duration(m.BackoffMax),

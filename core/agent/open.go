@@ -46,6 +46,8 @@ func (a *Agent) open(ctx context.Context, c *child, ch *choice, n int, pbChild *
 		return a.openNull(c, ch, near)
 	case wiringInherit:
 		return a.openInherit(c, ch, near, by)
+	case wiringSocket:
+		return a.openSocket(ctx, c, ch, n, pbChild, near)
 	}
 	switch {
 	case ch.from != nil:

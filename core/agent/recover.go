@@ -115,7 +115,7 @@ func (a *Agent) adopt(ctx context.Context, children []*child, processes []*keepe
 		known[p.Key] = true
 	}
 	for _, c := range children {
-		if known[c.key] || c.rec.State != stRunning || c.started == 0 {
+		if running := c.rec.State == stRunning || c.rec.State == stStarting; known[c.key] || !running || c.started == 0 {
 			continue
 		}
 		pidfd, err := keeper.OpenProcess(int(c.rec.Pid), c.started)
@@ -185,7 +185,16 @@ func (a *Agent) resume(ctx context.Context, c *child, p *keeperpb.Process) {
 	a.mu.Lock()
 	state := c.rec.State
 	a.mu.Unlock()
+	if c.runtime != nil && c.key != runtimeKey(c) {
+		a.keeper.Forget(ctx, runtimeKey(c)) // the agent before may not have come so far
+	}
 	switch {
+	case state == stStarting && c.runtime != nil && (p != nil || c.started != 0):
+		if p == nil {
+			p = &keeperpb.Process{Key: c.key, Pid: c.rec.Pid, Started: c.rec.Started, Exited: true, Ended: time.Now().UnixNano()}
+		}
+		c.ready, c.failed = make(chan struct{}), nil
+		a.follow(func() { a.resumeContainer(c, p) })
 	case state == stStarting && c.adopted:
 		a.resumeAdopted(ctx, c, p)
 	case state == stStarting && p != nil:

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -218,7 +219,7 @@ func (a *Agent) start(ctx context.Context, c *child, by caller) (err error) {
 	c.rec.Run++
 	run := c.rec.Run
 	c.forgetRemoved()
-	c.openings, c.rec.Sinks, c.cut, c.pending = nil, nil, false, nil
+	c.openings, c.rec.Sinks, c.cut, c.pending, c.started = nil, nil, false, nil, 0
 	c.key = fmt.Sprintf("child/%s/%d", c.id(), run)
 	a.mu.Unlock()
 	pbChild := c.described(run)
@@ -227,8 +228,13 @@ func (a *Agent) start(ctx context.Context, c *child, by caller) (err error) {
 			return invalid(err)
 		}
 	}
-	if err := checkCaller(c, by); err != nil {
+	if err := errors.Join(checkCaller(c, by), checkRuntime(c)); err != nil {
 		return invalid(err)
+	}
+	if c.runtime != nil {
+		if err := a.makeRuntimeDir(c); err != nil {
+			return status.Error(codes.FailedPrecondition, err.Error())
+		}
 	}
 	defer func() {
 		if err != nil {
@@ -245,7 +251,7 @@ func (a *Agent) start(ctx context.Context, c *child, by caller) (err error) {
 			return status.Error(codes.FailedPrecondition, err.Error())
 		}
 	}
-	if o, err := a.console(c); err == nil && by.attach != nil {
+	if o, err := a.console(c); err == nil && by.attach != nil && o.choice.wiring != wiringSocket {
 		if err := a.attach(ctx, o, by.session, by.attach); err != nil {
 			return err
 		}
@@ -266,7 +272,11 @@ func (a *Agent) start(ctx context.Context, c *child, by caller) (err error) {
 	a.byKey[c.key] = c
 	a.save(c) // before the process is there: an agent that takes over finds either both or neither
 	a.mu.Unlock()
-	p, err := a.keeper.Spawn(ctx, c.spawnMessage(env, &near), near.order())
+	p, err := a.keeper.Spawn(ctx, a.spawnMessage(c, env, &near), near.order())
+	if err == nil && c.runtime != nil {
+		near.close()
+		p, err = a.beginContainer(c, p).finish(p, by)
+	}
 	if err != nil {
 		a.mu.Lock()
 		delete(a.byKey, c.key)
@@ -331,9 +341,19 @@ func (a *Agent) undo(c *child) {
 	c.openings, c.rec.Sinks = nil, nil
 	for _, o := range openings {
 		o.undone = make(chan struct{})
+		select {
+		case <-o.plugin.Load().Gone(): // nobody will tell of it
+			for _, s := range o.streams {
+				s.done = true
+			}
+		default:
+		}
 		a.undoneIfDone(o)
 	}
 	a.mu.Unlock()
+	if c.runtime != nil {
+		os.RemoveAll(a.runtimeDir(c))
+	}
 	for _, o := range openings {
 		o.sinks().End(ctx, &sinkpb.EndRequest{Opening: o.id})
 		o.sinks().Cut(ctx, &sinkpb.CutRequest{Opening: o.id})
@@ -354,10 +374,11 @@ func (a *Agent) undo(c *child) {
 }
 
 // spawnMessage is the keeper's request for c's process, which gets env.
-func (c *child) spawnMessage(env [][]byte, near *nearEnds) *keeperpb.Spawn {
+func (a *Agent) spawnMessage(c *child, env [][]byte, near *nearEnds) *keeperpb.Spawn {
 	s := &keeperpb.Spawn{
-		Key: c.key, Path: c.spec.Path, Argv: c.spec.Argv, Env: c.user.environment(env), Cwd: c.spec.Cwd,
-		Fds: []uint32{0, 1, 2}, Umask: c.spec.Umask, ControllingTerminal: near.terminal, Hold: near.holdNames,
+		Key: c.key, Path: c.spec.Path, Argv: a.command(c), Env: c.user.environment(env), Cwd: c.spec.Cwd,
+		Detaches: c.runtime != nil && c.runtime.pidFile,
+		Fds:      []uint32{0, 1, 2}, Umask: c.spec.Umask, ControllingTerminal: near.terminal, Hold: near.holdNames,
 	}
 	if c.user != nil {
 		s.Credential = c.user.cred
@@ -425,6 +446,9 @@ func invalid(err error) error {
 
 // spawnError gives an error of the keeper its gRPC code.
 func spawnError(err error) error {
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
 	code := codes.FailedPrecondition
 	switch {
 	case errors.Is(err, keeper.ErrGone):

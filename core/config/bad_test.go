@@ -58,7 +58,8 @@ default_sink = "Pty"
 size = "0x80"
 keep_finished = -1
 plugin_start_timeout = "0s"
-plugin_hang = "-1s"`, []string{
+plugin_hang = "-1s"
+container_start_timeout = "0s"`, []string{
 			`2: [agent] runtime_dir: "run" is not an absolute path`,
 			`3: [agent] log_level: "warning" is not one of debug, info, warn, error`,
 			`4: [agent] log_format: "jsno" is not one of text, json; did you mean "json"?`,
@@ -69,6 +70,7 @@ plugin_hang = "-1s"`, []string{
 			"9: [agent] keep_finished: -1 is negative; 0 forgets a child when it has finished",
 			"10: [agent] plugin_start_timeout: 0s is not more than zero",
 			"11: [agent] plugin_hang: -1s is negative; 0s lets a plugin hang for ever",
+			"12: [agent] container_start_timeout: 0s is not more than zero",
 		}},
 		{"an empty runtime_dir", "[agent]\nruntime_dir = \"\"", []string{`2: [agent] runtime_dir: "" is not an absolute path`}},
 		{"inherit by default", "[agent]\ndefault_sink = \"inherit\"",

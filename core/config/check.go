@@ -51,6 +51,7 @@ func (d *decoder) checkAgent(c *Config) {
 	}
 	d.checkPositive(at.key("grace"), a.Grace)
 	d.checkPositive(at.key("plugin_start_timeout"), a.PluginStartTimeout)
+	d.checkPositive(at.key("container_start_timeout"), a.ContainerStartTimeout)
 	if a.PluginHang < 0 {
 		d.fail(at.key("plugin_hang"), "%v is negative; 0s lets a plugin hang for ever", a.PluginHang)
 	}

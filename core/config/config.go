@@ -32,16 +32,17 @@ type Config struct {
 
 // Agent is the table [agent].
 type Agent struct {
-	RuntimeDir         string        `toml:"runtime_dir"` // absolute, or "" where the file does not say: see Dir
-	LogLevel           slog.Level    `toml:"log_level"`
-	LogFormat          string        `toml:"log_format"`           // text or json
-	Drain              time.Duration `toml:"drain"`                // from a child's exit to the cutting of its streams
-	Grace              time.Duration `toml:"grace"`                // from SIGTERM to SIGKILL
-	DefaultSink        string        `toml:"default_sink"`         // a spec, for a spawn that names no sink at all
-	Size               Size          `toml:"size"`                 // of a console that has no viewer
-	KeepFinished       int           `toml:"keep_finished"`        // finished children that are remembered
-	PluginStartTimeout time.Duration `toml:"plugin_start_timeout"` // from a plugin's exec to the end of its handshake
-	PluginHang         time.Duration `toml:"plugin_hang"`          // of a plugin's silence until it is killed; 0: never
+	RuntimeDir            string        `toml:"runtime_dir"` // absolute, or "" where the file does not say: see Dir
+	LogLevel              slog.Level    `toml:"log_level"`
+	LogFormat             string        `toml:"log_format"`              // text or json
+	Drain                 time.Duration `toml:"drain"`                   // from a child's exit to the cutting of its streams
+	Grace                 time.Duration `toml:"grace"`                   // from SIGTERM to SIGKILL
+	DefaultSink           string        `toml:"default_sink"`            // a spec, for a spawn that names no sink at all
+	Size                  Size          `toml:"size"`                    // of a console that has no viewer
+	KeepFinished          int           `toml:"keep_finished"`           // finished children that are remembered
+	PluginStartTimeout    time.Duration `toml:"plugin_start_timeout"`    // from a plugin's exec to the end of its handshake
+	ContainerStartTimeout time.Duration `toml:"container_start_timeout"` // from an OCI runtime's start to that of its container
+	PluginHang            time.Duration `toml:"plugin_hang"`             // of a plugin's silence until it is killed; 0: never
 }
 
 // Plugin is a table [plugins.NAME].
@@ -94,15 +95,16 @@ const (
 // Default is what an empty config.toml means.
 func Default() *Config {
 	return &Config{Agent: Agent{
-		LogLevel:           slog.LevelInfo,
-		LogFormat:          "text",
-		Drain:              10 * time.Second,
-		Grace:              10 * time.Second,
-		DefaultSink:        "pty",
-		Size:               Size{Rows: 24, Cols: 80},
-		KeepFinished:       1000,
-		PluginStartTimeout: 10 * time.Second,
-		PluginHang:         10 * time.Second,
+		LogLevel:              slog.LevelInfo,
+		LogFormat:             "text",
+		Drain:                 10 * time.Second,
+		Grace:                 10 * time.Second,
+		DefaultSink:           "pty",
+		Size:                  Size{Rows: 24, Cols: 80},
+		KeepFinished:          1000,
+		PluginStartTimeout:    10 * time.Second,
+		ContainerStartTimeout: 30 * time.Second,
+		PluginHang:            10 * time.Second,
 	}}
 }
 

@@ -111,6 +111,7 @@ size = "50x132"
 keep_finished = 7
 plugin_start_timeout = "1m"
 plugin_hang = "0s"
+container_start_timeout = "9s"
 
 [plugins.file]
 args = ["-v"]
@@ -161,7 +162,7 @@ size = "25x80"
 	want := &Config{
 		Agent: Agent{
 			RuntimeDir: "/run/m", LogLevel: -4, LogFormat: "json", Grace: 3 * time.Second, DefaultSink: "weblog",
-			Size: Size{50, 132}, KeepFinished: 7, PluginStartTimeout: time.Minute,
+			Size: Size{50, 132}, KeepFinished: 7, PluginStartTimeout: time.Minute, ContainerStartTimeout: 9 * time.Second,
 		},
 		PluginDirs: []string{"/opt/muxd"},
 		Plugins: map[string]Plugin{

@@ -1,6 +1,10 @@
 package keeper
 
 import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -37,7 +41,9 @@ func (k *keeper) follow(f *keeperpb.Follow, fds []*fd.FD) (*keeperpb.Process, *E
 		return nil, fail(syscall.EEXIST, "follow %s: pid %d is another process of muxd's", f.GetKey(), pid)
 	}
 	if !isChild(pid) {
-		if of := k.procs[f.GetOf()]; (of == nil || of.watched) && len(fds) == 1 {
+		// crun leaves besides a process that ends at once, and until then is the parent of what is followed: what is watched is
+		// reaped here too, when it has become a child.
+		if of := k.procs[f.GetOf()]; len(fds) == 1 && (of == nil || of.watched || descends(pid)) {
 			return k.watch(&keeperpb.Watch{Key: f.GetKey(), Pid: f.GetPid()}, fds)
 		}
 		return nil, fail(syscall.ECHILD, "follow %s: process %d is no child of muxd's keeper", f.GetKey(), pid)
@@ -73,6 +79,30 @@ func isChild(pid int) bool {
 			return err == nil
 		}
 	}
+}
+
+// descends says whether a process descends from this one. Where that changes meanwhile, it is by a parent's end, which makes it or one
+// above it a child of this process.
+func descends(pid int) bool {
+	for me := os.Getpid(); pid > 1; {
+		fields := statFields(pid)
+		if len(fields) < 2 {
+			return false
+		}
+		if pid, _ = strconv.Atoi(string(fields[1])); pid == me {
+			return true
+		}
+	}
+	return false
+}
+
+// statFields is /proc/PID/stat from the state on: field 3 of proc_pid_stat(5). The name before it may have spaces and parentheses.
+func statFields(pid int) [][]byte {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil
+	}
+	return bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
 }
 
 // accept holds a connection. The socket must not block: nor may the keeper.

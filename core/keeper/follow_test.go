@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -109,11 +110,39 @@ func TestFollowWhatRuns(t *testing.T) {
 	if !zombie(t, stray) {
 		t.Error("the other one's was reaped too early")
 	}
+	reaped := pidfd(t, stray)
 	a.Forget(a.ctx(), "stray")
-	if zombie(t, stray) {
-		t.Error("it is not reaped")
-	}
+	gone(t, reaped, 0)
 	a.leaves("late", "exit 1") // the end does not wait for what is kept
+	a.stop()
+}
+
+// TestFollowBeforeItIsAChild has the runtime leave a process in between, which ends later.
+func TestFollowBeforeItIsAChild(t *testing.T) {
+	_, a := ready(t, setup{})
+	dir := t.TempDir()
+	between := a.leaves("runtime", `sh -c "until [ -e `+dir+`/end ]; do sleep 0.01; done; exit 9" & echo $! >`+dir+`/pid.new; mv `+dir+`/pid.new `+dir+`/pid; until [ -e `+dir+`/go ]; do sleep 0.01; done`)
+	var pid int
+	for deadline := time.Now().Add(patience); pid == 0; {
+		b, _ := os.ReadFile(dir + "/pid")
+		pid, _ = strconv.Atoi(strings.TrimSpace(string(b)))
+		if time.Now().After(deadline) {
+			t.Fatal("no pid")
+		}
+	}
+	if _, err := a.Follow(a.ctx(), "container", "runtime", pid, pidfd(t, pid)); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Forget(a.ctx(), "runtime"); err != nil {
+		t.Fatal(err)
+	}
+	reaped := pidfd(t, between)
+	os.WriteFile(dir+"/go", nil, 0o600)
+	gone(t, reaped, 0)
+	os.WriteFile(dir+"/end", nil, 0o600)
+	if ws := syscall.WaitStatus(a.exited("container").GetStatus()); ws.ExitStatus() != 9 {
+		t.Errorf("exit: %v", ws)
+	}
 	a.stop()
 }
 

@@ -229,7 +229,7 @@ func bindPrivate(n int, path string) error {
 
 // leftovers are names of what agent and plugins put into the runtime dir (filepath.Match), next to sockets of
 // any name.
-var leftovers = []string{"agent*", "plugin*", "journal*"}
+var leftovers = []string{"agent*", "plugin*", "journal*", "containers"}
 
 // removeLeftovers removes what agent and plugins left, when they are gone for good.
 func (d *runtimeDir) removeLeftovers() {

@@ -61,7 +61,7 @@ func TestMuxctl(t *testing.T) {
 			help += helpOf(t, "muxctl", c, sub)
 		}
 	}
-	flags := append(all(`(?m)^\s+(?:-\w, )?(--[a-z-]+)`, help), "--log-uri") // that one is ctr's
+	flags := append(all(`(?m)^\s+(?:-\w, )?(--[a-z-]+)`, help), "--log-uri", "--console-socket", "--pid-file") // ctr's, and runc's
 	for _, name := range documents {
 		text := document(t, name)
 		for _, flag := range all("(?:^|[\\s`\"(])(--[a-z][a-z-]+)", text) {

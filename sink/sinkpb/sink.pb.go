@@ -1071,7 +1071,7 @@ type OpenRequest struct {
 	// under `ticket` whatever the wiring: of a console its PTY master.
 	Again bool `protobuf:"varint,7,opt,name=again,proto3" json:"again,omitempty"`
 	// Where to copy the stream, of which there is one then. The write ends arrive under `ticket`, behind the far end, in their
-	// order. Of a console only with `again`.
+	// order. Of a console only with `again` or `given`.
 	Branches []*Branch `protobuf:"bytes,8,rep,name=branches,proto3" json:"branches,omitempty"`
 	// Somebody else has made the console's terminal: its PTY master arrives under `ticket`, and nothing is given back.
 	Given         bool `protobuf:"varint,9,opt,name=given,proto3" json:"given,omitempty"`

@@ -1596,8 +1596,9 @@ func (x *Watch) GetNote() []byte {
 }
 
 // Follow makes a record of a process that the one called `of` has left behind, and that is the keeper's child by now, as orphans
-// of a subreaper's are; it may have exited already. ECHILD where it is not. Where the keeper is not the parent of `of` either,
-// since that was another keeper's, the process is watched, by the packet's one pidfd. A key that is known already gets its record.
+// of a subreaper's are; it may have exited already. ECHILD where it is not. Where it will be one later, since another
+// descendant of the keeper's is still its parent, or where `of` was another keeper's child too, it is watched by the packet's one
+// pidfd. A key that is known already gets its record.
 type Follow struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
