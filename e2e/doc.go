@@ -40,8 +40,8 @@
 //	bundle [-terminal] DIR COMMAND...
 //		makes an OCI bundle in DIR whose process is COMMAND, on a terminal if wanted, in a root file system with a
 //		static busybox.
-//	module DIR EXECUTABLE
-//		builds the program of a Go module of its own.
+//	module [-X NAME=VALUE] DIR EXECUTABLE
+//		builds the program of a Go module of its own, or one of this module, with a variable set by the linker.
 //	tty NAME run ROWSxCOLS COMMAND...
 //		runs a command in a session of its own, on a new terminal that has the NAME from then on.
 //	tty NAME send TEXT

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -11,22 +12,29 @@ import (
 // module builds a module that is not this one, as a plugin of somebody else's is. The tree is not touched: what its go.mod
 // does not say of the modules that muxd has by now is added to a copy.
 func module(ts *testscript.TestScript, neg bool, args []string) {
+	var flags []string
+	if len(args) > 1 && args[0] == "-X" {
+		flags, args = []string{"-ldflags", "-X " + args[1]}, args[2:]
+	}
 	if neg || len(args) != 2 {
-		ts.Fatalf("usage: module DIR EXECUTABLE")
+		ts.Fatalf("usage: module [-X NAME=VALUE] DIR EXECUTABLE")
 	}
 	dir, out := ts.MkAbs(args[0]), ts.MkAbs(args[1])
 	scratch, err := os.MkdirTemp("", "module")
 	ts.Check(err)
 	defer os.RemoveAll(scratch)
+	if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+		flags = append(flags, "-mod=mod", "-modfile="+filepath.Join(scratch, "go.mod"))
+	}
 	for _, name := range []string{"go.mod", "go.sum"} {
 		b, err := os.ReadFile(filepath.Join(dir, name))
-		if name == "go.sum" && os.IsNotExist(err) {
+		if os.IsNotExist(err) {
 			continue
 		}
 		ts.Check(err)
 		ts.Check(os.WriteFile(filepath.Join(scratch, name), b, 0o600))
 	}
-	c := exec.Command("go", "build", "-mod=mod", "-modfile="+filepath.Join(scratch, "go.mod"), "-o", out, ".")
+	c := exec.Command("go", slices.Concat([]string{"build", "-o", out}, flags, []string{"."})...)
 	c.Dir = dir
 	c.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=")
 	if text, err := c.CombinedOutput(); err != nil {

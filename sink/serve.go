@@ -17,11 +17,13 @@ import (
 	"github.com/muxd/muxd/internal/fd"
 	"github.com/muxd/muxd/internal/fdchan"
 	"github.com/muxd/muxd/internal/peercred"
+	"github.com/muxd/muxd/internal/protocols"
 	"github.com/muxd/muxd/sink/sinkpb"
 )
 
-// ProtocolVersion is the version of the sink protocol that this SDK speaks.
-const ProtocolVersion = 1
+// speaks is the versions of the sink protocol that this SDK speaks. It is a variable for the linker (-X), so that a test can have a plugin
+// of another time.
+var speaks = "1"
 
 // The handshake of PROTOCOL.md.
 const (
@@ -85,11 +87,15 @@ func serve(p *Plugin) error {
 
 	// Serve of go-plugin points os.Stdout and os.Stderr at pipes that its client reads. With no client they would
 	// block whoever prints; muxd's log does not.
+	versions := map[int]plugin.PluginSet{}
+	for _, v := range protocols.Of(speaks).All() {
+		versions[v] = plugin.PluginSet{"sink": &servedPlugin{srv: srv}}
+	}
 	var once sync.Once
 	swap := func() { once.Do(func() { os.Stdout, os.Stderr = logFile, logFile }) }
 	plugin.Serve(&plugin.ServeConfig{
 		HandshakeConfig:  plugin.HandshakeConfig{MagicCookieKey: cookieKey, MagicCookieValue: cookieValue},
-		VersionedPlugins: map[int]plugin.PluginSet{ProtocolVersion: {"sink": &servedPlugin{srv: srv}}},
+		VersionedPlugins: versions,
 		Logger:           hclog.New(&hclog.LoggerOptions{Name: p.Name, Level: hclog.Warn, Output: logFile}),
 		GRPCServer: func(opts []grpc.ServerOption) *grpc.Server {
 			return grpc.NewServer(append(opts, grpc.Creds(peercred.Server{}), grpc.UnaryInterceptor(

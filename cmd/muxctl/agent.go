@@ -203,6 +203,7 @@ func printPlugins(plugins []*controlpb.Plugin) error {
 		State    string   `json:"state"`
 		PID      int32    `json:"pid"`
 		Version  string   `json:"version,omitempty"`
+		Protocol uint32   `json:"protocol,omitempty"`
 		Command  []string `json:"command"`
 		Openings uint32   `json:"openings"`
 		Restarts uint32   `json:"restarts"`
@@ -216,7 +217,7 @@ func printPlugins(plugins []*controlpb.Plugin) error {
 	}
 	out := []view{}
 	for _, p := range plugins {
-		v := view{p.Name, p.State, p.Pid, p.Version, p.Command, p.Openings, p.Restarts, p.Error, p.LastEnd, p.Help, nil, nil, p.Uid, nil}
+		v := view{p.Name, p.State, p.Pid, p.Version, p.Protocol, p.Command, p.Openings, p.Restarts, p.Error, p.LastEnd, p.Help, nil, nil, p.Uid, nil}
 		if b := p.Bounds; b != nil {
 			v.Bounds = &bounds{b.Paths, b.ReadPaths, b.Landlock}
 		}

@@ -3194,6 +3194,8 @@ type Plugin struct {
 	Arg *PluginOption `protobuf:"bytes,12,opt,name=arg,proto3" json:"arg,omitempty"`
 	// Its sinks cannot be named in specs: muxd uses it.
 	Internal bool `protobuf:"varint,13,opt,name=internal,proto3" json:"internal,omitempty"`
+	// The version of the sink protocol that was agreed on with the running process.
+	Protocol uint32 `protobuf:"varint,14,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	// How the process before this one ended; empty where there was none.
 	LastEnd string `protobuf:"bytes,20,opt,name=last_end,json=lastEnd,proto3" json:"last_end,omitempty"`
 	// What it may reach beside the streams that it is given; absent: all that its user may.
@@ -3322,6 +3324,13 @@ func (x *Plugin) GetInternal() bool {
 		return x.Internal
 	}
 	return false
+}
+
+func (x *Plugin) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
 }
 
 func (x *Plugin) GetLastEnd() string {
@@ -4313,7 +4322,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\awirings\x18\x04 \x03(\tR\awirings\"0\n" +
 	"\x06Preset\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04sink\x18\x02 \x01(\tR\x04sink\"\xeb\x03\n" +
+	"\x04sink\x18\x02 \x01(\tR\x04sink\"\x87\x04\n" +
 	"\x06Plugin\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x10\n" +
@@ -4328,7 +4337,8 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	" \x01(\tR\x04help\x127\n" +
 	"\aoptions\x18\v \x03(\v2\x1d.muxd.control.v1.PluginOptionR\aoptions\x12/\n" +
 	"\x03arg\x18\f \x01(\v2\x1d.muxd.control.v1.PluginOptionR\x03arg\x12\x1a\n" +
-	"\binternal\x18\r \x01(\bR\binternal\x12\x19\n" +
+	"\binternal\x18\r \x01(\bR\binternal\x12\x1a\n" +
+	"\bprotocol\x18\x0e \x01(\rR\bprotocol\x12\x19\n" +
 	"\blast_end\x18\x14 \x01(\tR\alastEnd\x125\n" +
 	"\x06bounds\x18\x1e \x01(\v2\x1d.muxd.control.v1.PluginBoundsR\x06bounds\x12\x15\n" +
 	"\x03uid\x18\x1f \x01(\rH\x00R\x03uid\x88\x01\x01B\x06\n" +

@@ -153,7 +153,7 @@ func (a *Agent) listPlugins(ctx context.Context, describe bool, sink string) []*
 			p.Bounds = &controlpb.PluginBounds{Paths: b.Write, ReadPaths: b.Read, Landlock: uint32(keeper.LandlockABI())}
 		}
 		if s.Running {
-			p.State, p.Started = "running", s.Started.UnixNano()
+			p.State, p.Started, p.Protocol = "running", s.Started.UnixNano(), uint32(s.Protocol)
 		} else if s.Error != "" {
 			p.State = "failed"
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/muxd/muxd/core/host"
 	"github.com/muxd/muxd/internal/fdchan"
+	"github.com/muxd/muxd/internal/protocols"
 )
 
 // Protocols is what a program of muxd speaks with those that it takes over from, or meets: the answer of "muxd protocols".
@@ -19,7 +20,7 @@ type Protocols struct {
 	Version   string `json:"version"`
 	Journal   int    `json:"journal"`
 	Keeper    int    `json:"keeper"`
-	Sink      int    `json:"sink"`
+	Sink      string `json:"sink_versions"` // a range
 	FDChannel int    `json:"fd_channel"`
 }
 
@@ -31,7 +32,7 @@ const (
 
 // ProtocolsOf is what this program speaks, whose version is given.
 func ProtocolsOf(version string) Protocols {
-	return Protocols{Version: version, Journal: journalVersion, Keeper: keeperVersion, Sink: host.Protocol, FDChannel: fdchan.Version}
+	return Protocols{Version: version, Journal: journalVersion, Keeper: keeperVersion, Sink: host.Protocols().String(), FDChannel: fdchan.Version}
 }
 
 // against says why a muxd that speaks ours cannot be upgraded to one that speaks p; nil: it can.
@@ -41,7 +42,7 @@ func (p Protocols) against(ours Protocols) error {
 		theirs, our int
 	}{
 		{"journal", p.Journal, ours.Journal}, {"keeper protocol", p.Keeper, ours.Keeper},
-		{"sink protocol", p.Sink, ours.Sink}, {"fd channel", p.FDChannel, ours.FDChannel},
+		{"fd channel", p.FDChannel, ours.FDChannel},
 	} {
 		switch {
 		case x.theirs < x.our:
@@ -53,6 +54,22 @@ func (p Protocols) against(ours Protocols) error {
 		}
 	}
 	return nil
+}
+
+// speaksTo says why a muxd that speaks p cannot take a running plugin over with which a version of the sink protocol was agreed on; nil: it can.
+func (p Protocols) speaksTo(plugin string, version int) error {
+	theirs, err := protocols.Parse(p.Sink)
+	if err != nil {
+		return fmt.Errorf("version %s does not say which versions of the sink protocol it speaks: %w", p.Version, err)
+	}
+	if theirs.Has(version) {
+		return nil
+	}
+	update := "the plugin"
+	if version > theirs.Newest {
+		update = "what is to be upgraded to"
+	}
+	return fmt.Errorf("plugin %s speaks version %d of the sink protocol, and version %s speaks %s: update %s first", plugin, version, p.Version, theirs, update)
 }
 
 // askMost is how long a program may take to say what it speaks.

@@ -178,6 +178,11 @@ func (a *Agent) examine(u *upgrade) (*fd.FD, error) {
 		if err == nil {
 			err = p.against(ProtocolsOf(a.o.Version))
 		}
+		for _, running := range a.host.All() {
+			if err == nil {
+				err = p.speaksTo(running.Name(), running.Protocol())
+			}
+		}
 		if err == nil && a.o.ConfigPath != "" {
 			_, err = ask(a.ctx, f, "--config", a.o.ConfigPath, "--check-config")
 		}

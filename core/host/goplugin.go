@@ -35,11 +35,10 @@ import (
 
 const seqpacket = unix.SOCK_SEQPACKET
 
-// The handshake of PROTOCOL.md, and the protocol versions that this host speaks.
+// The handshake of PROTOCOL.md.
 const (
 	cookieKey   = "MUXD_SINK_PLUGIN"
 	cookieValue = "5d6d1c1f-muxd-sink"
-	protocol    = 1
 )
 
 // start starts the process, shakes hands, and hands it what its predecessor left. On an error the process, if there is one, is killed.
@@ -75,7 +74,7 @@ func (p *Plugin) launch(then func(ctx context.Context) error) (err error) {
 	run := &keeperRunner{p: p, channel: theirs, listen: listen}
 	p.client = plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  plugin.HandshakeConfig{MagicCookieKey: cookieKey, MagicCookieValue: cookieValue},
-		VersionedPlugins: map[int]plugin.PluginSet{protocol: {"sink": clientPlugin{}}},
+		VersionedPlugins: versioned(),
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		StartTimeout:     h.o.StartTimeout(),
 		SkipHostEnv:      true,
@@ -112,8 +111,8 @@ func (p *Plugin) explain(err error, run *keeperRunner) error {
 	fix := ""
 	switch m := versionRE.FindStringSubmatch(text); {
 	case m != nil:
-		text = fmt.Sprintf("it speaks version %s of the sink protocol, and this muxd speaks %d", m[1], protocol)
-		fix = "; update " + older(m[1])
+		version, _ := strconv.Atoi(m[1])
+		text = foreign(version).Error()
 	case strings.Contains(text, "Unrecognized remote plugin message"):
 		said := strings.TrimSpace(run.said.String())
 		if said == "" {
@@ -134,12 +133,13 @@ func (p *Plugin) explain(err error, run *keeperRunner) error {
 	return fmt.Errorf("start plugin %s (%s): %s%s", p.name, p.command.Path, text, fix)
 }
 
-// older says which side to update when the plugin speaks version v.
-func older(v string) string {
-	if n, err := strconv.Atoi(v); err == nil && n < protocol {
-		return "the plugin"
+// versioned is the service in every version that this host speaks.
+func versioned() map[int]plugin.PluginSet {
+	out := map[int]plugin.PluginSet{}
+	for _, v := range Protocols().All() {
+		out[v] = plugin.PluginSet{"sink": clientPlugin{}}
 	}
-	return "muxd"
+	return out
 }
 
 // clientPlugin is the host's half of the sink service.

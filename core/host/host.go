@@ -84,6 +84,7 @@ type Status struct {
 	Error       string // why it ended last, or could not be started
 	LastEnd     string // how the process before that one ended; empty: there was none
 	Running     bool
+	Protocol    int                 // the version that was agreed on with the running process
 	Description *sinkpb.Description // of its last start
 	crashed     bool                // its last end was not of somebody's making
 	ended       string              // how its last process ended, until there is another

@@ -30,6 +30,7 @@ type Plugin struct {
 	client   *plugin.Client
 	sinks    sinkpb.SinkClient
 	desc     *sinkpb.Description
+	protocol int // the version that was agreed on
 	fds      *fdchan.Endpoint
 	listener string // path of the socket on which a later muxd opens another fd channel
 	file     fileID // of the executable that was started
@@ -166,7 +167,7 @@ func (p *Plugin) run(start func() error, begun string) {
 			s.Error = err.Error()
 			return
 		}
-		s.PID, s.Started, s.Running, s.Description = int(p.process.Pid), time.Now(), true, p.desc
+		s.PID, s.Started, s.Running, s.Description, s.Protocol = int(p.process.Pid), time.Now(), true, p.desc, p.protocol
 	})
 	if err != nil {
 		h.fail(p, err)

@@ -49,7 +49,7 @@ func (p *Plugin) remember() error {
 	addr := p.client.ReattachConfig().Addr
 	b, err := json.Marshal(address{
 		Key: p.key, PID: p.PID(), Started: started, Network: addr.Network(), Addr: addr.String(), Listener: p.listener,
-		Version: protocol, Command: p.command, File: p.file,
+		Version: p.protocol, Command: p.command, File: p.file,
 	})
 	if err != nil {
 		return err
@@ -68,11 +68,14 @@ func (h *Host) Reattach(ctx context.Context, process *keeperpb.Process) (*Plugin
 	if err != nil {
 		return nil, err
 	}
-	if at.Key != process.Key || at.Version != protocol {
-		return nil, fmt.Errorf("%s is of %s, which speaks version %d", h.addressFile(name), at.Key, at.Version)
+	if at.Key != process.Key {
+		return nil, fmt.Errorf("%s is of %s", h.addressFile(name), at.Key)
+	}
+	if !Protocols().Has(at.Version) {
+		return nil, foreign(at.Version)
 	}
 	p := newPlugin(h, name, process.Key)
-	p.process, p.command, p.listener, p.file = process, at.Command, at.Listener, at.File
+	p.process, p.command, p.listener, p.file, p.protocol = process, at.Command, at.Listener, at.File, at.Version
 	ours, err := h.o.Keeper.Fetch(ctx, channelName(p.key))
 	if err != nil {
 		return nil, fmt.Errorf("fetch its fd channel: %w", err)
@@ -130,6 +133,9 @@ func (p *Plugin) connect() error {
 	rpc, err := p.client.Client()
 	if err != nil {
 		return err
+	}
+	if p.protocol == 0 { // otherwise it was agreed on with an earlier agent, which go-plugin does not know of
+		p.protocol = p.client.NegotiatedVersion()
 	}
 	raw, err := rpc.Dispense("sink")
 	if err != nil {

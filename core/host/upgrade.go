@@ -12,9 +12,6 @@ import (
 	"github.com/muxd/muxd/sink/sinkpb"
 )
 
-// Protocol is the version of the sink protocol that this host speaks.
-const Protocol = protocol
-
 // fileID tells one content of an executable from another: an executable that runs cannot be written to (ETXTBSY, open(2)), so a new one
 // is another file, and a script that is changed has another time or size.
 type fileID struct {
