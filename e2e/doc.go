@@ -42,6 +42,8 @@
 //		static busybox.
 //	module [-X NAME=VALUE] DIR EXECUTABLE
 //		builds the program of a Go module of its own, or one of this module, with a variable set by the linker.
+//	module -test DIR
+//		runs the tests of such a module.
 //	tty NAME run ROWSxCOLS COMMAND...
 //		runs a command in a session of its own, on a new terminal that has the NAME from then on.
 //	tty NAME send TEXT
