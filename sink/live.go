@@ -55,6 +55,11 @@ func newOpening(s *server, id string, r *Request, w Wiring) *opening {
 
 // open makes the sink and moves the descriptors.
 func (o *opening) open(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {
+	if !o.pub.Again { // what runs goes on
+		if err := room(); err != nil {
+			return nil, openError(err)
+		}
+	}
 	switch {
 	case o.wiring == Direct:
 		return o.openDirect(ctx, ticket)
