@@ -151,7 +151,7 @@ func TestBudget(t *testing.T) {
 func TestRuntimeDir(t *testing.T) {
 	k, a := ready(t, setup{words: []string{"umask"}})
 	for name, want := range map[string]os.FileMode{
-		".": os.ModeDir | 0o700, "..": os.ModeDir | 0o700, controlSock: os.ModeSocket | 0o600, fdSock: os.ModeSocket | 0o600, pidFile: 0o600,
+		".": os.ModeDir | 0o711, "..": os.ModeDir | 0o711, controlSock: os.ModeSocket | 0o600, fdSock: os.ModeSocket | 0o600, pidFile: 0o600,
 	} {
 		st, err := os.Stat(filepath.Join(k.dir, name))
 		if err != nil || st.Mode() != want {
@@ -215,7 +215,7 @@ func TestRuntimeDirIsRefused(t *testing.T) {
 		}
 	}
 	cases := map[string]string{
-		open:                                  "chmod 0700",
+		open:                                  "chmod 0711",
 		taken:                                 "not a socket",
 		file:                                  "not a directory",
 		filepath.Join(file, "below"):          "not a directory",
