@@ -33,7 +33,7 @@ type Opening struct {
 // muxctl inspect and events.
 func (o *Opening) Trouble(err error) { o.live.troubled(err) }
 
-// Dropped tells how many bytes of a stream the sink's policy has dropped until now, in all. It is shown in muxctl inspect.
+// Dropped tells how many bytes of a stream the sink's policy has dropped until now, in all. It is shown in muxctl inspect and events.
 func (o *Opening) Dropped(st Stream, total uint64) { o.live.dropped(st, total) }
 
 // Status is the child's wait status, as waitpid(2) encodes it, once the child has exited and where muxd knows it.

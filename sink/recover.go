@@ -85,11 +85,44 @@ func (s *server) engine() (*stage.Engine, error) {
 		var chunks []Pending
 		for _, p := range eng.Pending() {
 			at := strings.LastIndexByte(p.Key, '/')
-			chunks = append(chunks, Pending{p.Key[:at], streamNamed(p.Key[at+1:]), p.Intent})
+			chunks = append(chunks, Pending{Opening: p.Key[:at], Stream: streamNamed(p.Key[at+1:]), Intent: p.Intent})
 		}
-		s.plugin.Recover(chunks)
+		memories, unmap, err := s.leftMemories()
+		if err != nil {
+			return nil, err
+		}
+		s.plugin.Recover(append(chunks, memories...))
+		unmap()
 	}
 	return eng, nil
+}
+
+// leftMemories maps what a predecessor had as its openings' memories.
+func (s *server) leftMemories() (left []Pending, unmap func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	unmap = func() {
+		for _, p := range left {
+			unix.Munmap(p.Memory)
+		}
+	}
+	for name, fds := range s.recovered {
+		id, ok := strings.CutPrefix(name, parkMemory)
+		if !ok || len(fds) != 1 {
+			continue
+		}
+		var st unix.Stat_t
+		if err := unix.Fstat(fds[0].Int(), &st); err != nil || st.Size == 0 {
+			continue
+		}
+		b, err := unix.Mmap(fds[0].Int(), 0, int(st.Size), unix.PROT_READ, unix.MAP_SHARED)
+		if err != nil {
+			unmap()
+			return nil, nil, fmt.Errorf("map the memory of a predecessor: %w", err)
+		}
+		left = append(left, Pending{Opening: id, Memory: b})
+	}
+	return left, unmap, nil
 }
 
 // stageOptions are those of an engine that takes what a predecessor parked under such names.

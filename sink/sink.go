@@ -77,7 +77,7 @@ type Plugin struct {
 	Open func(ctx context.Context, o *Opening) (Sink, error)
 
 	// Recover is told, before the first Open, what an earlier process of this plugin was killed over: the chunks for which
-	// it had recorded an intent. Each comes Again when its opening does; a sink whose streams share something may want to
+	// it had recorded an intent, and the memories of openings. Each comes Again when its opening does; a sink whose streams share something may want to
 	// finish them before it puts out anything else there. nil: it does not matter.
 	Recover func(chunks []Pending)
 
@@ -220,11 +220,12 @@ func (c *Chunk) Left() int {
 // returns EAGAIN where fd takes nothing now.
 func (c *Chunk) Move(fd uintptr, n int) (int, error) { return c.unseen.Move(int(fd), n) }
 
-// Pending is a chunk that an earlier process of the plugin was killed over.
+// Pending is a chunk that an earlier process of the plugin was killed over; or an opening that it had, with its memory.
 type Pending struct {
 	Opening string // Opening.ID
-	Stream  Stream
+	Stream  Stream // 0 where Memory is not nil
 	Intent  []byte
+	Memory  []byte // what Opening.Memory will return; to be read, and only until Recover returns
 }
 
 // IntentMost and StateMost bound what Intend and SetState take, in bytes.

@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"maps"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -122,6 +123,11 @@ func (f *flow) events() []*sinkpb.Event {
 		e.What = &sinkpb.Event_Typed{Typed: t}
 		out = append(out, e)
 	}
+	if now.dropped > 0 {
+		e := ev()
+		e.What = &sinkpb.Event_Dropped{Dropped: &sinkpb.Dropped{Bytes: now.dropped}}
+		out = append(out, e)
+	}
 	for branch, n := range now.missed {
 		e := ev()
 		e.What = &sinkpb.Event_Dropped{Dropped: &sinkpb.Dropped{Branch: branch, Bytes: n}}
@@ -211,8 +217,14 @@ func (o *opening) dropped(st Stream, total uint64) {
 	o.srv.mu.Lock()
 	defer o.srv.mu.Unlock()
 	for _, f := range o.flows {
-		if f.stream == st {
-			f.told.dropped = total
+		if f.stream != st || f.dropped == total {
+			continue
+		}
+		first := f.dropped == 0
+		f.told.dropped = total
+		if now := time.Now(); first || now.Sub(f.missedTold) >= droppedTell {
+			f.missedTold = now
+			o.srv.changed(f)
 		}
 	}
 }

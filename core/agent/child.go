@@ -183,7 +183,7 @@ func (a *Agent) drainLater(c *child) {
 // follow runs f in a goroutine that shutdown waits for.
 func (a *Agent) follow(f func()) { a.work.Go(f) }
 
-// drained is the drain deadline of a run: its streams are cut, and whoever holds them is named.
+// drained is the drain deadline of a run: streams that are not put out by then are cut, and whoever holds them is named.
 func (a *Agent) drained(c *child, run uint32) {
 	a.mu.Lock()
 	if c.rec.State != stExited || c.rec.Run != run || c.ending {
@@ -194,13 +194,17 @@ func (a *Agent) drained(c *child, run uint32) {
 	var open []*stream
 	var cut []*opening
 	for _, o := range c.openings {
-		n := len(open)
+		late := false
 		for _, s := range o.streams { // a branch ends with what is copied to it
-			if s.as.from == nil && !s.done && s.rec.State == "open" {
+			if s.as.from != nil || s.done {
+				continue
+			}
+			late = true // also one that has ended, and is not put out
+			if s.rec.State == "open" {
 				open = append(open, s)
 			}
 		}
-		if len(open) > n {
+		if late {
 			cut = append(cut, o)
 		}
 	}

@@ -77,7 +77,12 @@ func (a *Agent) streamEvent(o *opening, s *stream, ev *sinkpb.Event) {
 			a.emit(c, "trouble", partOf(r), text)
 		}
 	case *sinkpb.Event_Dropped:
-		a.branchDropped(o, w.Dropped.Branch, w.Dropped.Bytes)
+		if w.Dropped.Branch != "" {
+			a.branchDropped(o, w.Dropped.Branch, w.Dropped.Bytes)
+		} else if n := w.Dropped.Bytes; n > r.Dropped {
+			r.Dropped = n
+			a.emit(c, "dropped", partOf(r), fmt.Sprintf("%d bytes were dropped by %s until now", n, r.Spec))
+		}
 	case *sinkpb.Event_Typed:
 		v := w.Typed.Viewer
 		a.emit(c, "typed", r.Stream, fmt.Sprintf("%d bytes by process %d of user %d, viewer %s", w.Typed.Bytes, v.GetPid(), v.GetUid(), v.GetName()))

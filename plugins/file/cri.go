@@ -41,6 +41,8 @@ func (cri) record(b, stamp, text []byte, full bool) []byte {
 	return append(b, '\n')
 }
 
+func (cri) goesOn() bool { return true }
+
 func (cri) cut(text []byte) int { return len(text) }
 
 func (cri) most(n int) int { return len(criTime) + len(" stdout F ") + n + 1 }

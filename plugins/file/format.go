@@ -14,6 +14,8 @@ type format interface {
 	stamp(b []byte, at time.Time, stream sink.Stream) []byte
 	// record appends a record to b. full says that the line ends with it; otherwise it goes on in the stream's next record.
 	record(b, stamp, text []byte, full bool) []byte
+	// goesOn says whether a record can say that its line goes on.
+	goesOn() bool
 	// cut says how much of text, which is as long as a record's may be and not the end of its line, goes into the record.
 	cut(text []byte) int
 	// most is the length that no record with n bytes of text exceeds.

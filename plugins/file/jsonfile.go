@@ -84,6 +84,8 @@ func appendJSON(b, text []byte) []byte {
 	return b
 }
 
+func (jsonFile) goesOn() bool { return true }
+
 // cut leaves the beginning of a character to the next record.
 func (jsonFile) cut(text []byte) int {
 	for i := len(text) - 1; i > 0 && i >= len(text)-utf8.UTFMax+1; i-- {

@@ -26,7 +26,7 @@ func (w *writing) mend() error {
 	if f == nil || !o.regular || !first && !fresh {
 		return nil
 	}
-	add, err := o.mending(f, w.part, w.stream.stream, first, fresh)
+	add, err := o.mending(f, w.part, w.carried, first, fresh)
 	if err == nil && len(add) > 0 {
 		_, err = o.file.Write(add)
 	}
@@ -37,7 +37,7 @@ func (w *writing) mend() error {
 }
 
 // mending does what can be done by shortening the file, and returns what must be appended.
-func (o *output) mending(f format, p part, stream sink.Stream, first, fresh bool) ([]byte, error) {
+func (o *output) mending(f format, p part, carried []sink.Stream, first, fresh bool) ([]byte, error) {
 	size, err := o.end()
 	if err != nil || size == 0 {
 		return nil, err
@@ -63,7 +63,7 @@ func (o *output) mending(f format, p part, stream sink.Stream, first, fresh bool
 		// A file system may leave zeros for what it had not written.
 		text := bytes.TrimRight(torn, "\x00")
 		if start > 0 || from == 0 {
-			if keep, end, ours = f.mend(text, p.time, stream); !ours {
+			if keep, end, ours = f.mend(text, p.time, carried[0]); !ours {
 				keep = len(torn)
 			}
 		}
@@ -73,8 +73,10 @@ func (o *output) mending(f format, p part, stream sink.Stream, first, fresh bool
 		}
 		add = append(add, end...)
 	}
-	if ours || fresh && unfinished(f, b[:start], stream) {
-		add = notice(f, add, p.time, stream, cutOff)
+	for i, stream := range carried {
+		if ours && i == 0 || fresh && unfinished(f, b[:start], stream) {
+			add = notice(f, add, p.time, stream, cutOff)
+		}
 	}
 	return add, nil
 }

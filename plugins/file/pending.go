@@ -32,7 +32,9 @@ func (fs *files) recovered(chunks []sink.Pending) {
 	defer p.mu.Unlock()
 	p.claims, p.settled = map[claim]identity{}, make(chan struct{})
 	for _, c := range chunks {
-		if i, ok := decodeIntent(c.Intent); ok {
+		if c.Memory != nil {
+			flights(c.Opening, c.Memory, func(c claim, i intent) { p.claims[c] = i.id })
+		} else if i, ok := decodeIntent(c.Intent); ok {
 			p.claims[claim{c.Opening, c.Stream}] = i.id
 		}
 	}

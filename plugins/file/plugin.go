@@ -2,6 +2,7 @@
 //
 //	file:PATH[,format=cri|json-file|tai64n|iso|raw][,mode=pipe|direct][,perm=0640][,owner=USER:GROUP][,max-line=16KiB][,sync=none]
 //	    [,max-size=SIZE][,rotate=daily|hourly|DURATION][,keep=N][,total-size=SIZE][,max-age=DURATION][,compress=none|gzip|zstd]
+//	    [,policy=block|drop-oldest|drop-newest|spill][,queue=SIZE][,spill-dir=DIR]
 //
 // PATH may hold {name}, {id}, {stream}, {host}, {run} and {date}. Files are appended to, never truncated, and made with
 // their parent directories where they do not exist. Streams whose paths lead to one file share one writer, so
@@ -9,8 +10,9 @@
 //
 // A file for stdin is what the child has as its stdin, as after a shell's "<".
 //
-// While a file cannot be written (the disk is full, the directory is gone), the stream waits and the sink tries
-// again; nothing is dropped. A file that was deleted, renamed or replaced from outside is noticed within a second
+// While a file cannot be written (the disk is full, the directory is gone), the sink tries again. The stream waits, and nothing is
+// dropped; or, with another policy, it goes on, and what does not fit into a queue is dropped, counted, and told of
+// in the log where it is missing. A file that was deleted, renamed or replaced from outside is noticed within a second
 // of output, and its path is opened again.
 //
 // A plugin that was killed in the middle of a chunk compares the file with the chunk when that comes again, and
@@ -22,7 +24,7 @@ package file
 import (
 	"context"
 	"os"
-	"time"
+	"slices"
 
 	"github.com/muxd/muxd/sink"
 )
@@ -53,7 +55,7 @@ func Plugin() sink.Plugin {
 			{Name: "sync", Type: sink.Enum, Values: []string{syncNone, syncInterval, syncAlways}, Default: syncNone,
 				Help: "always: what counts as put out is on the disk (fsync); interval: now and then; none: when the kernel does it"},
 			{Name: "sync-interval", Type: sink.Duration, Default: "1s", Help: "sync=interval: how long output may not be on the disk"},
-		}, rotationOptions...),
+		}, slices.Concat(rotationOptions, policyOptions)...),
 		Recover: open.recovered,
 		Check: func(r *sink.Request) (sink.Wiring, error) {
 			if reads(r) {
@@ -75,7 +77,7 @@ func Plugin() sink.Plugin {
 				return nil, err
 			}
 			o.Location = s.location()
-			k, err := newFileSink(open, s, o.ID, o.Trouble, o.Again)
+			k, err := newFileSink(open, s, o.ID, o, o.Again)
 			if err != nil {
 				return nil, err // not k: an interface with a nil *fileSink in it is not nil
 			}
@@ -100,60 +102,4 @@ func Plugin() sink.Plugin {
 			return readLogs(ctx, s, q, emit)
 		},
 	}
-}
-
-// fileSink is the streams of one opening, each with a writer of its own.
-type fileSink struct {
-	streams map[sink.Stream]*stream
-}
-
-// newFileSink opens the file of every stream, so that what cannot work fails before the child starts. Where the child
-// runs already, since an earlier process of this plugin had the streams, they wait instead until it works.
-func newFileSink(open *files, s settings, id string, trouble func(error), again bool) (*fileSink, error) {
-	k := &fileSink{streams: make(map[sink.Stream]*stream, len(s.targets))}
-	shared := &troubles{report: trouble}
-	for _, t := range s.targets {
-		w, err := newStream(open, s, t, shared)
-		if err != nil && again {
-			w, err = &stream{files: open, settings: s, target: t, troubles: shared}, nil
-		}
-		if err != nil {
-			k.Close()
-			return nil, err
-		}
-		w.claim, w.fresh = claim{id, t.stream}, !again
-		k.streams[t.stream] = w
-	}
-	return k, nil
-}
-
-// Write puts out one chunk.
-func (k *fileSink) Write(ctx context.Context, c *sink.Chunk) error {
-	p := part{data: c.Data, state: c.State(), time: c.Time, last: c.Last, again: c.Again}
-	return k.streams[c.Stream].put(ctx, p, c)
-}
-
-// Rotate rotates the file of each stream, once where they share it.
-func (k *fileSink) Rotate(ctx context.Context) error {
-	rotated := map[string]bool{}
-	for _, w := range k.streams {
-		if path := pathAt(w.path, time.Now()); !rotated[path] {
-			rotated[path] = true
-			if err := w.rotate(ctx); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// Close closes the files that no other opening writes.
-func (k *fileSink) Close() error {
-	var first error
-	for _, w := range k.streams {
-		if err := w.close(); err != nil && first == nil {
-			first = err
-		}
-	}
-	return first
 }

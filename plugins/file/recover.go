@@ -124,10 +124,10 @@ func (w *writing) lookBack(ctx context.Context, was intent, b *buffers) (uint64,
 func (w *writing) written(file io.Reader, from uint64, b *buffers) (done uint64, torn bool, err error) {
 	r := w.render(w.part, b)
 	if w.settings.format != nil {
-		return writtenRecords(file, &r.records, from, b.out)
+		return writtenRecords(file, &r, from, b.out)
 	}
-	done, err = writtenBytes(file, r.raw, from)
-	return done, done > from && done < uint64(len(r.raw)), err
+	done, err = writtenBytes(file, r.whole, from)
+	return done, done > from && done < uint64(len(r.whole)), err
 }
 
 // lookPacked looks for the file among those that were compressed: it is the first of its series that was closed after
@@ -142,7 +142,7 @@ func (w *writing) lookPacked(was intent, b *buffers) (uint64, error) {
 		return 0, err
 	}
 	for _, m := range whole(all) {
-		if m.date != "" && m.date != w.part.time.Local().Format(dateLayout) || !m.closed.IsZero() && !m.closed.After(was.after) {
+		if m.date != "" && m.date != dateOf(w.part.time) || !m.closed.IsZero() && !m.closed.After(was.after) {
 			continue
 		}
 		if m.packed == "" {
@@ -214,12 +214,12 @@ func (w *writing) find(ctx context.Context, id identity) error {
 // writtenRecords counts how many bytes of the records of r stand in file, which begins where they may have been
 // written: whole records in their order, with others between them, and as the last the beginning of one. Those
 // before position from are elsewhere, and count as written. torn says that a record is there in part.
-func writtenRecords(file io.Reader, r *records, from uint64, b []byte) (done uint64, torn bool, err error) {
+func writtenRecords(file io.Reader, r *rendering, from uint64, b []byte) (done uint64, torn bool, err error) {
 	lines := bufio.NewReaderSize(file, recordMost)
-	want := r.next(b[:0], 1)
+	want := r.record(b)
 	for len(want) > 0 && done < from {
 		done += uint64(len(want))
-		want = r.next(b[:0], 1)
+		want = r.record(b)
 	}
 	whole := true // the next line is read from its beginning
 	for len(want) > 0 {
@@ -228,7 +228,7 @@ func writtenRecords(file io.Reader, r *records, from uint64, b []byte) (done uin
 		case err == nil:
 			if whole && bytes.Equal(line, want) {
 				done += uint64(len(want))
-				want = r.next(b[:0], 1)
+				want = r.record(b)
 			}
 			whole = true
 		case errors.Is(err, bufio.ErrBufferFull): // longer than any record

@@ -249,7 +249,7 @@ func TestWrittenRecords(t *testing.T) {
 		{"wrong order", b + a, 0, len(a), false},
 		{"the first is elsewhere", b[:5], len(a), len(a) + 5, true},
 	} {
-		r := records{format: cri{}, stamp: cri{}.stamp(nil, noon, sink.Stdout), most: 9, data: []byte("a\nb\n")}
+		r := rendering{records: records{format: cri{}, stamp: cri{}.stamp(nil, noon, sink.Stdout), most: 9, data: []byte("a\nb\n")}}
 		done, torn, err := writtenRecords(strings.NewReader(c.file), &r, uint64(c.from), nil)
 		if err != nil || done != uint64(c.done) || torn != c.torn {
 			t.Errorf("%s: %d %v %v, want %d %v", c.name, done, torn, err, c.done, c.torn)

@@ -34,6 +34,8 @@ func (tai64n) stamp(b []byte, at time.Time, _ sink.Stream) []byte {
 
 func (tai64n) record(b, stamp, text []byte, _ bool) []byte { return stamped(b, stamp, text) }
 
+func (tai64n) goesOn() bool { return false }
+
 func (tai64n) cut(text []byte) int { return len(text) }
 
 func (tai64n) most(n int) int { return len("@ ") + 24 + n + 1 }
@@ -66,6 +68,8 @@ func (iso) stamp(b []byte, at time.Time, _ sink.Stream) []byte {
 }
 
 func (iso) record(b, stamp, text []byte, _ bool) []byte { return stamped(b, stamp, text) }
+
+func (iso) goesOn() bool { return false }
 
 func (iso) cut(text []byte) int { return len(text) }
 

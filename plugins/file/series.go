@@ -56,8 +56,14 @@ func seriesOf(path string) series {
 // pathAt is the file to which a path leads at a time. Where it is a symbolic link it is what that points to, whether
 // that exists or not: the file is rotated, and not the link.
 func pathAt(path string, at time.Time) string {
-	return resolve(strings.ReplaceAll(path, dateMark, at.Local().Format(dateLayout)))
+	if !strings.Contains(path, dateMark) {
+		return resolve(path)
+	}
+	return resolve(strings.ReplaceAll(path, dateMark, dateOf(at)))
 }
+
+// dateOf is what {date} becomes.
+func dateOf(at time.Time) string { return at.Local().Format(dateLayout) }
 
 // resolve follows symbolic links, but not for ever.
 func resolve(path string) string {

@@ -28,6 +28,9 @@ type settings struct {
 	syncEvery time.Duration
 	rotation  rotation
 	retention retention
+	policy    policy
+	queue     int      // bytes
+	spillDir  string   // of its file, with policy=spill
 	targets   []target // one for each stream of the request, in their order
 	apart     bool     // {stream} is in the path, so that every stream has a file of its own
 }
@@ -78,6 +81,9 @@ func parseSettings(r *sink.Request) (settings, error) {
 	}
 
 	if err := s.parseRotation(r); err != nil {
+		return s, err
+	}
+	if err := s.parsePolicy(r); err != nil {
 		return s, err
 	}
 

@@ -5,6 +5,8 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -97,4 +99,41 @@ func same(t *testing.T, what, got, want string) {
 	if got != want {
 		t.Fatalf("%s:\n got %q\nwant %q", what, got, want)
 	}
+}
+
+// opening is a port whose memory and what is parked outlive the process that has it.
+type opening struct {
+	report  func(error)
+	mem     []byte
+	parked  map[string]*os.File
+	dropped [2]atomic.Uint64
+}
+
+func (o *opening) Trouble(err error) { o.report(err) }
+
+func (o *opening) Dropped(st sink.Stream, total uint64) { o.dropped[numberOf(st)].Store(total) }
+
+func (o *opening) Memory(size int) ([]byte, error) {
+	if o.mem == nil {
+		o.mem = make([]byte, size)
+	}
+	return o.mem, nil
+}
+
+func (o *opening) Park(tag string, files ...syscall.Conn) error {
+	f, err := duplicate(files[0].(*os.File))
+	if o.parked == nil {
+		o.parked = map[string]*os.File{}
+	}
+	o.parked[tag] = f
+	return err
+}
+
+func (o *opening) Parked(tag string) []*os.File {
+	f := o.parked[tag]
+	if f == nil {
+		return nil
+	}
+	delete(o.parked, tag)
+	return []*os.File{f}
 }

@@ -18,7 +18,7 @@ import (
 func reads(r *sink.Request) bool { return slices.Contains(r.Streams, sink.Stdin) }
 
 // outputOnly are the options without a default, which a file that is read cannot have.
-var outputOnly = []string{"format", "owner", "max-size", "rotate", "keep", "total-size", "max-age"}
+var outputOnly = []string{"format", "owner", "queue", "max-size", "rotate", "keep", "total-size", "max-age"}
 
 // checkSource judges a file that a child shall read as its stdin.
 func checkSource(r *sink.Request) error {

@@ -1,8 +1,11 @@
 package file
 
 import (
+	"bytes"
 	"context"
 	"time"
+
+	"github.com/muxd/muxd/sink"
 )
 
 // pieceSize is how much is rendered before it is written: a chunk of empty lines grows by a factor of forty, and
@@ -11,11 +14,13 @@ const pieceSize = 256 << 10
 
 // part is what a chunk is.
 type part struct {
-	data  []byte
-	state []byte
-	time  time.Time
-	last  bool
-	again bool
+	offset   uint64 // in the stream
+	data     []byte
+	rendered bool // data is as it stands in the file
+	state    []byte
+	time     time.Time
+	last     bool
+	again    bool
 }
 
 // memory is what a chunk offers to a successor of this process.
@@ -38,6 +43,7 @@ type stream struct {
 	files    *files
 	settings settings
 	target
+	carried  []sink.Stream // whose output it writes
 	troubles *troubles
 	claim    claim
 	fresh    bool // it has written nothing yet, nor has an earlier process for it
@@ -58,7 +64,14 @@ func newStream(open *files, s settings, t target, shared *troubles) (*stream, er
 		return nil, err
 	}
 	open.tidy(seriesOf(t.path), s)
-	return &stream{files: open, settings: s, target: t, troubles: shared, fresh: true, at: at, out: out, looked: now}, nil
+	w := bareStream(open, s, t, shared)
+	w.at, w.out, w.looked = at, out, now
+	return w, nil
+}
+
+// bareStream is a stream whose file is opened with its first output.
+func bareStream(open *files, s settings, t target, shared *troubles) *stream {
+	return &stream{files: open, settings: s, target: t, carried: []sink.Stream{t.stream}, troubles: shared, fresh: true}
 }
 
 func (s *stream) close() error {
@@ -73,7 +86,10 @@ func (s *stream) close() error {
 // render begins to render p. The stream's own memory and b's are in what it returns, so there is one at a time.
 func (s *stream) render(p part, b *buffers) rendering {
 	if s.settings.format == nil {
-		return rendering{raw: p.data}
+		return rendering{whole: p.data}
+	}
+	if p.rendered {
+		return rendering{whole: p.data, lines: true}
 	}
 	s.stamp = s.settings.format.stamp(s.stamp[:0], p.time, s.stream)
 	return rendering{records: records{
@@ -84,7 +100,8 @@ func (s *stream) render(p part, b *buffers) rendering {
 
 // rendering is a chunk as it stands in the file, piece by piece.
 type rendering struct {
-	raw     []byte
+	whole   []byte // raw output, or records that are rendered already
+	lines   bool   // the latter
 	records records
 }
 
@@ -93,18 +110,39 @@ func (r *rendering) next(b []byte) []byte {
 	if r.records.format != nil {
 		return r.records.next(b[:0], pieceSize)
 	}
-	piece := r.raw
-	r.raw = nil
+	piece := r.whole
+	r.whole = nil
 	return piece
+}
+
+// record is next for one record.
+func (r *rendering) record(b []byte) []byte {
+	if !r.lines {
+		return r.records.next(b[:0], 1)
+	}
+	n := bytes.IndexByte(r.whole, '\n') + 1
+	record := r.whole[:n]
+	r.whole = r.whole[n:]
+	return record
 }
 
 // put puts out one chunk. It blocks while the file cannot be written, until ctx is done.
 func (s *stream) put(ctx context.Context, p part, m memory) error {
+	_, err := s.putOut(ctx, p, m)
+	return err
+}
+
+// putOut is put, and says how much of the chunk's rendering stands in the file. Of a record that is not whole nothing does.
+func (s *stream) putOut(ctx context.Context, p part, m memory) (reached uint64, err error) {
 	buf := s.files.buffers.Get().(*buffers)
 	defer s.files.buffers.Put(buf)
 
 	try := retry{shared: s.troubles, next: s.files.retryFirst, most: s.files.retryMost}
-	defer try.over()
+	defer func() {
+		if ctx.Err() == nil {
+			try.over() // otherwise it is why the stream was given up
+		}
+	}()
 
 	s.date(p.time)
 	w := writing{stream: s, part: p, memory: m, try: &try}
@@ -112,28 +150,28 @@ func (s *stream) put(ctx context.Context, p part, m memory) error {
 	var done uint64
 	if p.again {
 		defer s.files.pending.settle(s.claim)
-		var err error
 		if done, err = w.recover(ctx, buf); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	r := s.render(p, buf)
 	var at uint64 // where piece begins in the chunk's rendering
 	for piece := r.next(buf.out); len(piece) > 0; piece = r.next(buf.out) {
 		if end := at + uint64(len(piece)); done < end {
-			if err := w.write(ctx, piece, at, max(done, at)-at); err != nil {
-				return err
+			n, err := w.write(ctx, piece, at, max(done, at)-at)
+			if err != nil {
+				return at + n, err
 			}
 		}
 		at += uint64(len(piece))
 	}
 	if err := w.synced(ctx); err != nil {
-		return err
+		return at, err
 	}
-	if s.settings.format != nil {
+	if s.settings.format != nil && !p.rendered {
 		m.SetState(r.records.rest())
 	}
-	return nil
+	return at, nil
 }
 
 // date goes on in another file where the path has a date in it, and that has changed.

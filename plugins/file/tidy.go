@@ -94,7 +94,7 @@ func (fs *files) tidyOne(s series, set settings) error {
 
 // former says whether nobody writes, or will write, to a member of the series.
 func (fs *files) former(s series, m member) bool {
-	if m.part || m.closed.IsZero() && (m.date == "" || m.date >= time.Now().Local().Format(dateLayout)) {
+	if m.part || m.closed.IsZero() && (m.date == "" || m.date >= dateOf(time.Now())) {
 		return false
 	}
 	info, err := os.Stat(filepath.Join(s.dir, m.name))

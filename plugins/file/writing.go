@@ -95,8 +95,9 @@ func (w *writing) moved() bool {
 	return identityOf(info) != w.out.id
 }
 
-// write writes piece, which begins at position at of the rendering, from its byte k on.
-func (w *writing) write(ctx context.Context, piece []byte, at, k uint64) error {
+// write writes piece, which begins at position at of the rendering, from its byte k on, and returns up to where it stands in the
+// file.
+func (w *writing) write(ctx context.Context, piece []byte, at, k uint64) (uint64, error) {
 	for k < uint64(len(piece)) {
 		end, err := w.begin(ctx, piece, at, k)
 		for err == nil && k < end {
@@ -110,12 +111,10 @@ func (w *writing) write(ctx context.Context, piece []byte, at, k uint64) error {
 			continue
 		}
 		if ctx.Err() != nil {
-			w.untear(piece, k)
-			return ctx.Err()
+			return w.untear(piece, k), ctx.Err()
 		}
 		if err := w.try.wait(ctx, explain(err, w.at)); err != nil {
-			w.untear(piece, k)
-			return err
+			return w.untear(piece, k), err
 		}
 		if !w.held {
 			continue // it could not begin
@@ -123,12 +122,12 @@ func (w *writing) write(ctx context.Context, piece []byte, at, k uint64) error {
 		if !w.out.regular || w.moved() {
 			k = w.untear(piece, k)
 			if err := w.synced(ctx); err != nil {
-				return err
+				return k, err
 			}
 			w.drop()
 		}
 	}
-	return nil
+	return k, nil
 }
 
 // begin gets the turn where it is not held, rotates where that is due, and records in memory what is going to be

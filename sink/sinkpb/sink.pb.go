@@ -2551,8 +2551,8 @@ func (x *Viewer) GetName() string {
 	return ""
 }
 
-// A branch has lost so many bytes of the stream until now. It is told at once when that begins, and from then on once a second
-// at most.
+// A branch has lost so many bytes of the stream until now; or without a branch, the sink's own policy has dropped them. It is told
+// at once when that begins, from then on once a second at most, and at the stream's end.
 type Dropped struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Branch        string                 `protobuf:"bytes,1,opt,name=branch,proto3" json:"branch,omitempty"` // its id
