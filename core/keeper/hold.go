@@ -69,6 +69,7 @@ func (k *keeper) keep(name string, note []byte, f *fd.FD) {
 		k.letGo(old)
 	}
 	k.held[name] = &held{fd: f, note: note}
+	k.changed(name)
 }
 
 // fetch returns a copy, owned by the caller.
@@ -95,6 +96,7 @@ func (k *keeper) drop(name string, prefix bool) {
 		if n == name || prefix && strings.HasPrefix(n, name) {
 			k.letGo(h)
 			delete(k.held, n)
+			k.changed(n)
 		}
 	}
 }

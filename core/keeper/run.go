@@ -66,9 +66,10 @@ type keeper struct {
 	pids      map[int]*process // those that have not exited
 	held      map[string]*held
 	watches   *watches
-	spawning  bool // a fork is under way whose pid is not recorded yet
-	reapSoon  bool // somebody may be reaped now who was not before
-	detaching int  // records of processes that leave one behind
+	store     *store // nil: no service manager keeps copies
+	spawning  bool   // a fork is under way whose pid is not recorded yet
+	reapSoon  bool   // somebody may be reaped now who was not before
+	detaching int    // records of processes that leave one behind
 	ending    bool
 }
 
@@ -94,6 +95,7 @@ func newKeeper(o Options) (_ *keeper, err error) {
 	if len(o.Agent) == 0 {
 		return nil, errors.New("start the agent: no command")
 	}
+	kept := listenFDs()
 	if err := closeInherited(); err != nil {
 		return nil, err
 	}
@@ -162,6 +164,12 @@ func newKeeper(o Options) (_ *keeper, err error) {
 	if err := k.startWatches(); err != nil {
 		return nil, fmt.Errorf("make an epoll set: %w", err)
 	}
+	if k.store, err = openStore(took == nil && len(kept) == 0); err != nil {
+		k.logf("%v", err) // it is only a third copy
+	} else if k.store != nil {
+		k.later(func() { k.store.sock.Close() })
+	}
+	k.takeStored(kept)
 	k.agent = newAgent(o)
 	if took != nil {
 		k.adopt(took)
