@@ -5,6 +5,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -188,6 +189,7 @@ func (c *Client) Spawn(ctx context.Context, child *controlpb.ChildSpec, inherit 
 // the child has no console.
 func (c *Client) SpawnAttached(ctx context.Context, child *controlpb.ChildSpec, o AttachOptions) (*controlpb.SpawnResponse, *Viewer, error) {
 	req := &controlpb.SpawnRequest{RequestId: rand.Text(), Child: child}
+	o.InputID = cmp.Or(o.InputID, rand.Text())
 	var resp *controlpb.SpawnResponse
 	var f *os.File
 	err := c.withSession(ctx, func(ctx context.Context, s *session) (err error) {
@@ -232,17 +234,19 @@ type AttachOptions struct {
 	Replay     string // screen, all, none, lines=N, from=OFFSET, since=OFFSET; empty: screen
 	Rows, Cols int    // of the viewer's terminal; zero: it has none
 	Hold       bool   // the child waits where this viewer reads too slowly; otherwise the viewer misses output and is redrawn
+	InputID    string // names what is typed, at most 32 bytes: what the console has of an input of that name is not typed again; empty: a new one
 }
 
 func (o AttachOptions) request(ticket []byte) *controlpb.AttachRequest {
 	return &controlpb.AttachRequest{
-		Ticket: ticket, ReadOnly: o.ReadOnly, Replay: o.Replay, Hold: o.Hold,
+		Ticket: ticket, ReadOnly: o.ReadOnly, Replay: o.Replay, Hold: o.Hold, InputId: []byte(o.InputID),
 		Size: &controlpb.Size{Rows: uint32(o.Rows), Cols: uint32(o.Cols)},
 	}
 }
 
 // Attach returns a viewer of the child's console, owned by the caller. It outlives the death of the console's plugin.
 func (c *Client) Attach(ctx context.Context, child string, o AttachOptions) (*Viewer, error) {
+	o.InputID = cmp.Or(o.InputID, rand.Text())
 	v, err := c.attach(ctx, child, o)
 	if err == nil {
 		v.survive(c, child, o)

@@ -22,7 +22,7 @@ type redial func(ctx context.Context, o AttachOptions) (*Viewer, error)
 func (v *Viewer) survive(c *Client, child string, first AttachOptions) {
 	v.rows, v.cols = first.Rows, first.Cols
 	v.redial = func(ctx context.Context, o AttachOptions) (*Viewer, error) {
-		o.ReadOnly, o.Hold = first.ReadOnly, first.Hold
+		o.ReadOnly, o.Hold, o.InputID = first.ReadOnly, first.Hold, first.InputID
 		if o.Replay == "" {
 			o.Replay = first.Replay
 		}
@@ -35,8 +35,8 @@ func (v *Viewer) survive(c *Client, child string, first AttachOptions) {
 	}
 }
 
-// reconnect replaces a connection that broke: the output goes on where it was, and what was typed and not acknowledged is typed
-// again. The caller is Recv.
+// reconnect replaces a connection that broke: the output goes on where it was, and what was typed and not acknowledged is sent
+// again, of which the console types what it has not typed yet. The caller is Recv.
 func (v *Viewer) reconnect() error {
 	ctx, cancel := context.WithTimeout(context.Background(), reconnectFor)
 	defer cancel()
@@ -76,9 +76,7 @@ func (v *Viewer) reconnect() error {
 		offset, p = offset+uint64(n), p[n:]
 	}
 	if err == nil && v.eof {
-		if err = v.write(ctx, viewer.Frame{Type: viewer.EndOfInput}); err == nil {
-			v.eof = false
-		}
+		err = v.write(ctx, viewer.Frame{Type: viewer.EndOfInput})
 	}
 	if v.broken(err) {
 		return nil // this one broke too: Recv notices

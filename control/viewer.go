@@ -53,7 +53,7 @@ type Viewer struct {
 
 	sending chan struct{} // holds one element while nobody sends
 	out     []byte        // the frame that is being sent
-	eof     bool          // an EndOfInput could not be sent, and is due on the next connection
+	eof     bool          // the input has ended, and every connection is told so
 
 	mu       sync.Mutex    // for what follows
 	changed  chan struct{} // closed and made anew when unacked has shrunk, or the connection has ended
@@ -208,6 +208,7 @@ func (v *Viewer) sendKept(ctx context.Context, p []byte) (n int, err error) {
 	if n == 0 {
 		return 0, nil
 	}
+	v.eof = false
 	err = v.write(ctx, viewer.Frame{Type: viewer.Input, Offset: offset, Data: p[:n]})
 	switch {
 	case err != nil && ctx.Err() != nil:
@@ -226,8 +227,9 @@ func (v *Viewer) EndOfInput(ctx context.Context) error {
 	}
 	defer v.release()
 	err := v.write(ctx, viewer.Frame{Type: viewer.EndOfInput})
-	if v.broken(err) {
-		v.eof = true
+	broken := v.broken(err)
+	v.eof = err == nil || broken
+	if broken {
 		return nil
 	}
 	return err

@@ -25,7 +25,7 @@ func (s *server) Attach(ctx context.Context, req *sinkpb.AttachRequest) (*sinkpb
 		return nil, status.Errorf(codes.NotFound, "opening %q has ended", req.Opening)
 	}
 	v := newViewer(conn)
-	v.ReadOnly, v.Replay, v.Hold = req.ReadOnly, req.Replay, req.Hold
+	v.ReadOnly, v.Replay, v.Hold, v.InputID = req.ReadOnly, req.Replay, req.Hold, req.InputId
 	v.Rows, v.Cols = int(req.Size.GetRows()), int(req.Size.GetCols())
 	if !v.ReadOnly {
 		v.typist = o.types(req.Viewer)

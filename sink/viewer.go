@@ -34,7 +34,7 @@ const (
 // ViewerEvent is something that a viewer did.
 type ViewerEvent struct {
 	Kind       ViewerEventKind
-	Offset     uint64 // ViewerInput: of Data's first byte in this viewer's input
+	Offset     uint64 // in this viewer's input, of Data's first byte; with ViewerEndOfInput of its end
 	Data       []byte // ViewerInput; valid until the next Recv
 	Rows, Cols int    // ViewerResize
 }
@@ -49,6 +49,7 @@ type Viewer struct {
 	Replay     string // what it wants to see of the past: screen, all, none, lines=N, from=OFFSET, since=OFFSET
 	Rows, Cols int    // of its terminal at the beginning; zero where it has none
 	Hold       bool   // it shall miss nothing: the console waits where it reads too slowly
+	InputID    []byte // the name of its input, at most 32 bytes, by which an earlier connection of its client is known; empty: none
 
 	typist *typist // nil: what it types does not count
 	conn   *net.UnixConn
@@ -57,6 +58,7 @@ type Viewer struct {
 	in        []byte // Recv's buffer, made when it is first called
 	begun     bool   // inputNext counts
 	inputNext uint64 // the offset that the viewer's next input has
+	typed     uint64 // input below this was typed on an earlier connection
 
 	mu  sync.Mutex // for what follows
 	out []byte     // the frame that is being sent
@@ -96,6 +98,10 @@ func (v *Viewer) Close() error {
 	}
 	return nil
 }
+
+// Typed says that the client's input below offset was typed on an earlier connection, whose InputID was the same: Recv does not return it
+// again. It is called before the first Recv. The client is to be told with Ack.
+func (v *Viewer) Typed(offset uint64) { v.typed = offset }
 
 // SyscallConn gives the socket to poll(2) it next to others: POLLHUP says that the client has left, also while
 // what it typed before has not been received. The socket's flags must stay as they are.
@@ -149,14 +155,14 @@ func (v *Viewer) event(b []byte) (e ViewerEvent, ok bool, err error) {
 	case viewer.Resize:
 		return ViewerEvent{Kind: ViewerResize, Rows: int(f.Rows), Cols: int(f.Cols)}, true, nil
 	case viewer.EndOfInput:
-		return ViewerEvent{Kind: ViewerEndOfInput}, true, nil
+		return ViewerEvent{Kind: ViewerEndOfInput, Offset: max(v.inputNext, v.typed)}, true, nil
 	}
 	return e, false, fmt.Errorf("viewer frame of type %#x goes from the console to the viewer only", byte(f.Type))
 }
 
 func (v *Viewer) input(f viewer.Frame) (e ViewerEvent, ok bool, err error) {
 	if !v.begun {
-		v.begun, v.inputNext = true, f.Offset
+		v.begun, v.inputNext = true, max(f.Offset, v.typed)
 	}
 	end := f.Offset + uint64(len(f.Data))
 	switch {

@@ -104,7 +104,7 @@ func TestViewerReceives(t *testing.T) {
 		}
 		got = append(got, fmt.Sprintf("%d %d %s %dx%d", e.Kind, e.Offset, e.Data, e.Rows, e.Cols))
 	}
-	want := []string{"2 0  24x80", "1 100 abc 0x0", "1 103 def 0x0", "3 0  0x0"}
+	want := []string{"2 0  24x80", "1 100 abc 0x0", "1 103 def 0x0", "3 106  0x0"}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}

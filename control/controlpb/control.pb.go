@@ -2396,7 +2396,9 @@ type AttachRequest struct {
 	Replay    string                 `protobuf:"bytes,5,opt,name=replay,proto3" json:"replay,omitempty"`
 	Size      *Size                  `protobuf:"bytes,6,opt,name=size,proto3" json:"size,omitempty"`
 	// The child waits where this viewer reads too slowly, as it would for a pipe: the viewer misses nothing.
-	Hold          bool `protobuf:"varint,7,opt,name=hold,proto3" json:"hold,omitempty"`
+	Hold bool `protobuf:"varint,7,opt,name=hold,proto3" json:"hold,omitempty"`
+	// Names this client's input, at most 32 bytes: on another connection what the console has typed of it is not typed again.
+	InputId       []byte `protobuf:"bytes,8,opt,name=input_id,json=inputId,proto3" json:"input_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2478,6 +2480,13 @@ func (x *AttachRequest) GetHold() bool {
 		return x.Hold
 	}
 	return false
+}
+
+func (x *AttachRequest) GetInputId() []byte {
+	if x != nil {
+		return x.InputId
+	}
+	return nil
 }
 
 type AttachResponse struct {
@@ -2925,12 +2934,14 @@ func (x *Event) GetText() string {
 }
 
 type RedirectRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Child         string                 `protobuf:"bytes,1,opt,name=child,proto3" json:"child,omitempty"`
-	Stream        string                 `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"` // stdout or stderr
-	Spec          string                 `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
-	Cwd           []byte                 `protobuf:"bytes,4,opt,name=cwd,proto3" json:"cwd,omitempty"` // of the client, for relative paths
-	How           RedirectRequest_How    `protobuf:"varint,5,opt,name=how,proto3,enum=muxd.control.v1.RedirectRequest_How" json:"how,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Child  string                 `protobuf:"bytes,1,opt,name=child,proto3" json:"child,omitempty"`
+	Stream string                 `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"` // stdout or stderr
+	Spec   string                 `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
+	Cwd    []byte                 `protobuf:"bytes,4,opt,name=cwd,proto3" json:"cwd,omitempty"` // of the client, for relative paths
+	How    RedirectRequest_How    `protobuf:"varint,5,opt,name=how,proto3,enum=muxd.control.v1.RedirectRequest_How" json:"how,omitempty"`
+	// Of the caller's choice: a call that is made again with it does nothing again.
+	RequestId     string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2998,6 +3009,13 @@ func (x *RedirectRequest) GetHow() RedirectRequest_How {
 		return x.How
 	}
 	return RedirectRequest_INSTEAD
+}
+
+func (x *RedirectRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
 }
 
 type PluginsRequest struct {
@@ -4259,7 +4277,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x04link\x18\r \x01(\tR\x04link\"%\n" +
 	"\rRemoveRequest\x12\x14\n" +
 	"\x05child\x18\x01 \x01(\tR\x05child\"\x10\n" +
-	"\x0eRemoveResponse\"\xd0\x01\n" +
+	"\x0eRemoveResponse\"\xeb\x01\n" +
 	"\rAttachRequest\x12\x14\n" +
 	"\x05child\x18\x01 \x01(\tR\x05child\x12\x1d\n" +
 	"\n" +
@@ -4268,7 +4286,8 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\tread_only\x18\x04 \x01(\bR\breadOnly\x12\x16\n" +
 	"\x06replay\x18\x05 \x01(\tR\x06replay\x12)\n" +
 	"\x04size\x18\x06 \x01(\v2\x15.muxd.control.v1.SizeR\x04size\x12\x12\n" +
-	"\x04hold\x18\a \x01(\bR\x04hold\"F\n" +
+	"\x04hold\x18\a \x01(\bR\x04hold\x12\x19\n" +
+	"\binput_id\x18\b \x01(\fR\ainputId\"F\n" +
 	"\x0eAttachResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -4300,13 +4319,15 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x05child\x18\x04 \x01(\tR\x05child\x12\x12\n" +
 	"\x04name\x18\x05 \x01(\tR\x04name\x12\x16\n" +
 	"\x06stream\x18\x06 \x01(\tR\x06stream\x12\x12\n" +
-	"\x04text\x18\a \x01(\tR\x04text\"\xc6\x01\n" +
+	"\x04text\x18\a \x01(\tR\x04text\"\xe5\x01\n" +
 	"\x0fRedirectRequest\x12\x14\n" +
 	"\x05child\x18\x01 \x01(\tR\x05child\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x12\n" +
 	"\x04spec\x18\x03 \x01(\tR\x04spec\x12\x10\n" +
 	"\x03cwd\x18\x04 \x01(\fR\x03cwd\x126\n" +
-	"\x03how\x18\x05 \x01(\x0e2$.muxd.control.v1.RedirectRequest.HowR\x03how\"'\n" +
+	"\x03how\x18\x05 \x01(\x0e2$.muxd.control.v1.RedirectRequest.HowR\x03how\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x06 \x01(\tR\trequestId\"'\n" +
 	"\x03How\x12\v\n" +
 	"\aINSTEAD\x10\x00\x12\a\n" +
 	"\x03ADD\x10\x01\x12\n" +

@@ -396,7 +396,8 @@ func (a *Agent) attach(ctx context.Context, o *opening, session []byte, req *con
 	return a.connect(ctx, o, session, req.Ticket, func(ctx context.Context, ticket []byte) error {
 		_, err := o.sinks().Attach(ctx, &sinkpb.AttachRequest{
 			Opening: o.id, Ticket: ticket, ReadOnly: req.ReadOnly, Replay: req.Replay, Hold: req.Hold, Viewer: a.sessions.viewer(session),
-			Size: &sinkpb.Size{Rows: req.Size.GetRows(), Cols: req.Size.GetCols()},
+			InputId: req.InputId,
+			Size:    &sinkpb.Size{Rows: req.Size.GetRows(), Cols: req.Size.GetCols()},
 		})
 		return err
 	})

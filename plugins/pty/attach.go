@@ -270,6 +270,9 @@ func (c *consoleSink) skip(a *attached) {
 // serve does what the viewer says until it has left (nil), the console has ended or ctx is done (nil), or it
 // says what cannot be understood.
 func (c *consoleSink) serve(ctx context.Context, a *attached) error {
+	if err := c.typedBefore(ctx, a); err != nil {
+		return err
+	}
 	for {
 		e, err := a.v.Recv()
 		switch {
@@ -292,6 +295,25 @@ func (c *consoleSink) serve(ctx context.Context, a *attached) error {
 	}
 }
 
+// typedBefore has a viewer whose client has typed on an earlier connection go on where that one was.
+func (c *consoleSink) typedBefore(ctx context.Context, a *attached) error {
+	offset, _, known, err := c.keys.before(ctx, a.v.InputID)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil
+	case err != nil || !known:
+		return err
+	}
+	a.v.Typed(offset)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	a.acked = offset
+	if !a.slow {
+		c.push(a)
+	}
+	return nil
+}
+
 func (c *consoleSink) heed(ctx context.Context, a *attached, e sink.ViewerEvent) error {
 	c.mu.Lock()
 	if e.Kind == sink.ViewerResize {
@@ -302,7 +324,7 @@ func (c *consoleSink) heed(ctx context.Context, a *attached, e sink.ViewerEvent)
 	c.mu.Unlock()
 	switch e.Kind {
 	case sink.ViewerInput:
-		return c.keys.typed(ctx, e.Data, a.raw, func(modes *unix.Termios, lost bool) {
+		return c.keys.typed(ctx, a.v.InputID, e.Offset, e.Data, a.raw, func(modes *unix.Termios, lost bool) {
 			c.rec.typed(modes, e.Data)
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -315,7 +337,7 @@ func (c *consoleSink) heed(ctx context.Context, a *attached, e sink.ViewerEvent)
 			}
 		})
 	case sink.ViewerEndOfInput:
-		return c.keys.endOfInput(ctx, a.raw)
+		return c.keys.endOfInput(ctx, a.v.InputID, e.Offset, a.raw)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +26,8 @@ type consoleSink struct {
 	status func() (status uint32, known bool)
 	keys   keyboard
 	rec    *recorder // nil: no recording
+	stop   func()    // ends work; nil: there is none
+	work   sync.WaitGroup
 
 	mu      sync.Mutex // for what follows, and for every attached
 	display *display
@@ -61,7 +64,7 @@ func newConsole(in *master, mem memory, status func() (uint32, bool)) (*consoleS
 		viewers: map[*attached]struct{}{},
 		room:    make(chan struct{}),
 	}
-	c.keys.init(in)
+	c.keys.init(in, mem.input, newStage)
 	c.absent = int(c.past.viewers().Load()) // they stay counted, for a successor of this one
 	if c.back = make(chan struct{}); c.absent == 0 {
 		close(c.back)
@@ -207,5 +210,37 @@ func (c *consoleSink) Size() (rows, cols int) {
 	return int(size.Height), int(size.Width)
 }
 
+// keep has park keep the stage of what is typed. left is a predecessor's, which it takes ownership of: what that one had in hand is typed now.
+func (c *consoleSink) keep(park func(*os.File) error, left *os.File) error {
+	c.keys.made = func() (*os.File, error) {
+		f, err := newStage()
+		if err == nil {
+			err = park(f)
+		}
+		return f, err
+	}
+	<-c.keys.free // nobody types yet
+	pending, err := c.keys.inherit(left)
+	if err != nil || !pending {
+		c.keys.give()
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	c.stop = cancel
+	c.work.Go(func() { // the child may not read just now
+		defer c.keys.give()
+		if err := c.keys.settle(ctx, nil); err != nil && ctx.Err() == nil {
+			fmt.Fprintf(os.Stderr, "sink pty: what was being typed: %v\n", err)
+		}
+	})
+	return nil
+}
+
 // Close closes the console's copy of the master, and its recording.
-func (c *consoleSink) Close() error { return errors.Join(c.in.Close(), c.rec.close()) }
+func (c *consoleSink) Close() error {
+	if c.stop != nil {
+		c.stop()
+	}
+	c.work.Wait()
+	return errors.Join(c.keys.close(), c.in.Close(), c.rec.close())
+}

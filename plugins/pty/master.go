@@ -53,7 +53,7 @@ func again(call func(int, []byte) (int, error), fd int, p []byte) (int, error) {
 var errLeft = errors.New("the viewer has left")
 
 // writeAll writes all of p, in order, and blocks while the terminal's queue is full: until the child reads, ctx is done
-// (its cause), or the client at the socket from has hung up (errLeft).
+// (its cause), or the client at the socket from, if any, has hung up (errLeft).
 func (m *master) writeAll(ctx context.Context, p []byte, from syscall.RawConn) error {
 	for len(p) > 0 {
 		n, err := m.Write(p)
@@ -83,14 +83,19 @@ func (m *master) wait(ctx context.Context, from syscall.RawConn) error {
 	})
 	fds := []unix.PollFd{{Fd: int32(m.fd), Events: unix.POLLOUT}, {Fd: int32(wake), Events: unix.POLLIN}, {Fd: -1}}
 	var pollErr error
-	err = from.Control(func(s uintptr) {
+	poll := func(s uintptr) {
 		fds[2].Fd = int32(s) // no events: only POLLHUP and POLLERR, which poll(2) always tells
 		for {
 			if _, pollErr = unix.Poll(fds, -1); !errors.Is(pollErr, unix.EINTR) {
 				return
 			}
 		}
-	})
+	}
+	if from != nil {
+		err = from.Control(poll)
+	} else {
+		poll(^uintptr(0))
+	}
 	if !stop() {
 		<-woken // the eventfd is closed only after it has been written to
 		return context.Cause(ctx)

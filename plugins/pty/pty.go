@@ -9,6 +9,7 @@ package pty
 import (
 	"context"
 	"fmt"
+	"os"
 
 	"github.com/muxd/muxd/sink"
 )
@@ -102,11 +103,31 @@ func open(_ context.Context, o *sink.Opening) (sink.ConsoleSink, error) {
 		return nil, err
 	}
 	c.sizes.policy = o.Options.String("size")
-	if c.rec, err = record(o); err != nil {
+	if c.rec, err = record(o); err == nil {
+		err = keepTyped(o, c)
+	}
+	if err != nil {
 		c.Close()
 		return nil, err
 	}
 	return c, nil
+}
+
+// stageTag is under what the stage of what is typed is parked.
+const stageTag = "typed"
+
+// keepTyped has c go on with what a predecessor was typing, and have a successor do the same.
+func keepTyped(o *sink.Opening, c *consoleSink) error {
+	park := func(f *os.File) error { return o.Park(stageTag, f) }
+	left := o.Parked(stageTag)
+	if len(left) == 0 {
+		return c.keep(park, nil)
+	}
+	if err := park(left[0]); err != nil { // for the successor of this process
+		left[0].Close()
+		return err
+	}
+	return c.keep(park, left[0])
 }
 
 // terminal makes the console's terminal, or takes the one that there is, and returns the console's own copy of its master.

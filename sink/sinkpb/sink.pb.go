@@ -3003,8 +3003,10 @@ type AttachRequest struct {
 	Replay string `protobuf:"bytes,4,opt,name=replay,proto3" json:"replay,omitempty"`
 	Size   *Size  `protobuf:"bytes,5,opt,name=size,proto3" json:"size,omitempty"`
 	// The console waits for this viewer where it reads too slowly, as a pipe would, in place of redrawing it later.
-	Hold          bool    `protobuf:"varint,6,opt,name=hold,proto3" json:"hold,omitempty"`
-	Viewer        *Viewer `protobuf:"bytes,7,opt,name=viewer,proto3" json:"viewer,omitempty"`
+	Hold   bool    `protobuf:"varint,6,opt,name=hold,proto3" json:"hold,omitempty"`
+	Viewer *Viewer `protobuf:"bytes,7,opt,name=viewer,proto3" json:"viewer,omitempty"`
+	// Names the input of this viewer's client, at most 32 bytes. What the console has typed of an input of that name is not typed again.
+	InputId       []byte `protobuf:"bytes,8,opt,name=input_id,json=inputId,proto3" json:"input_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3084,6 +3086,13 @@ func (x *AttachRequest) GetHold() bool {
 func (x *AttachRequest) GetViewer() *Viewer {
 	if x != nil {
 		return x.Viewer
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetInputId() []byte {
+	if x != nil {
+		return x.InputId
 	}
 	return nil
 }
@@ -4363,7 +4372,7 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x18\n" +
 	"\adropped\x18\x03 \x01(\x04R\adropped\x12\x18\n" +
-	"\awaiting\x18\x04 \x01(\x04R\awaiting\"\xe0\x01\n" +
+	"\awaiting\x18\x04 \x01(\x04R\awaiting\"\xfb\x01\n" +
 	"\rAttachRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\x12\x16\n" +
 	"\x06ticket\x18\x02 \x01(\fR\x06ticket\x12\x1b\n" +
@@ -4371,7 +4380,8 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x06replay\x18\x04 \x01(\tR\x06replay\x12&\n" +
 	"\x04size\x18\x05 \x01(\v2\x12.muxd.sink.v1.SizeR\x04size\x12\x12\n" +
 	"\x04hold\x18\x06 \x01(\bR\x04hold\x12,\n" +
-	"\x06viewer\x18\a \x01(\v2\x14.muxd.sink.v1.ViewerR\x06viewer\"\x10\n" +
+	"\x06viewer\x18\a \x01(\v2\x14.muxd.sink.v1.ViewerR\x06viewer\x12\x19\n" +
+	"\binput_id\x18\b \x01(\fR\ainputId\"\x10\n" +
 	"\x0eAttachResponse\"Q\n" +
 	"\rResizeRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\x12&\n" +
