@@ -1,6 +1,7 @@
 package host
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -108,10 +109,14 @@ type silence struct {
 
 func newSilence(pid int) *silence { return &silence{pid: pid, last: time.Now(), waits: cpuWaits(pid)} }
 
-// add counts the part that has just passed.
+// add counts the part that has just passed. A process that somebody has stopped cannot answer, however late this one is.
 func (s *silence) add(part time.Duration) {
 	now, waits := time.Now(), cpuWaits(s.pid)
-	s.total += silent(part, now.Sub(s.last), longestWait(s.waits, waits))
+	if stopped(s.pid) {
+		s.total += part
+	} else {
+		s.total += silent(part, now.Sub(s.last), longestWait(s.waits, waits))
+	}
 	s.last, s.waits = now, waits
 }
 
@@ -121,6 +126,13 @@ func silent(part, passed, waited time.Duration) time.Duration {
 		return 0
 	}
 	return max(0, part-waited)
+}
+
+// stopped says whether a process was stopped by a signal (T of proc_pid_stat(5)).
+func stopped(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	i := bytes.LastIndexByte(b, ')')
+	return err == nil && i >= 0 && i+2 < len(b) && b[i+2] == 'T'
 }
 
 // longestWait is how long the thread that waited most for a CPU did so between two looks.

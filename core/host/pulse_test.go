@@ -1,8 +1,11 @@
 package host
 
 import (
+	"os/exec"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestSilent(t *testing.T) {
@@ -32,5 +35,29 @@ func TestLongestWait(t *testing.T) {
 	}
 	if got := longestWait(after, nil); got != 0 {
 		t.Errorf("longest wait of a process that has ended: %v", got)
+	}
+}
+
+// A process that is stopped says nothing, and that counts however late this one is.
+func TestStopped(t *testing.T) {
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	pid := cmd.Process.Pid
+	late := silence{pid: pid, last: time.Now().Add(-time.Minute)}
+	if late.add(time.Second); late.total != 0 {
+		t.Errorf("a part that was late counts %v", late.total)
+	}
+	cmd.Process.Signal(unix.SIGSTOP)
+	var status unix.WaitStatus
+	if _, err := unix.Wait4(pid, &status, unix.WUNTRACED, nil); err != nil || !status.Stopped() {
+		t.Fatalf("it does not stop: %v", err)
+	}
+	late.last = time.Now().Add(-time.Minute)
+	if late.add(time.Second); late.total != time.Second {
+		t.Errorf("of a process that is stopped a part counts %v", late.total)
 	}
 }
