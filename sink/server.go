@@ -124,7 +124,7 @@ func (s *server) Open(ctx context.Context, req *sinkpb.OpenRequest) (*sinkpb.Ope
 		return nil, status.Error(codes.InvalidArgument, "open: the opening has no name")
 	}
 	o := newOpening(s, req.Opening, r, wiring)
-	o.pub.Again, o.pub.Given = req.Again, req.Given
+	o.pub.Again, o.pub.Given = req.Again || wiring == Pipe && s.served(req.Opening), req.Given
 	isConsole := s.plugin.OpenConsole != nil
 	if req.Given && !isConsole || wiring == ConsoleSocket && !req.Given && !req.Again {
 		return nil, status.Errorf(codes.InvalidArgument, "open: whether sink %s makes a terminal, or is given one, is contradictory", s.plugin.Name)
@@ -158,12 +158,40 @@ func (s *server) Open(ctx context.Context, req *sinkpb.OpenRequest) (*sinkpb.Ope
 	return resp, err
 }
 
-// openedBefore answers an Open that was made again: the far ends that came with it are copies of what is here.
+// served says whether a predecessor served the opening: an agent that died over a move may have opened it, and the next one does not know.
+func (s *server) served(id string) bool {
+	s.starting.Lock()
+	eng := s.eng
+	s.starting.Unlock()
+	s.mu.Lock()
+	state := s.recovered[stage.ParkState] != nil
+	parked := s.recovered[parkMemory+id] != nil
+	for name := range s.recovered {
+		if of, _, ok := ownName(name); ok && of == id {
+			parked = true
+		}
+	}
+	s.mu.Unlock()
+	if eng == nil && state && !s.plugin.Copies {
+		eng, _ = s.engine() // whoever needs it is told what is wrong
+	}
+	return parked || eng != nil && eng.Knows(id+"/")
+}
+
+// openedBefore answers an Open that was made again: the far ends that came with it are copies of what is here. What became of its
+// streams may have been told to somebody who died.
 func (s *server) openedBefore(ctx context.Context, o *opening, req *sinkpb.OpenRequest, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {
 	<-o.opened
 	if o.openErr != nil {
 		return nil, o.openErr
 	}
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, f := range o.flows {
+			s.changed(f)
+		}
+	}()
 	if o.wiring == Pipe || o.console != nil && (req.Given || req.Again) {
 		d, err := s.ep().Take(ctx, ticket, len(req.Streams)+len(req.Branches))
 		if err != nil {

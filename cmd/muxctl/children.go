@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/rand"
 	"fmt"
 	"os"
 	"strconv"
@@ -260,7 +261,7 @@ muxctl inspect, gets no more of it; the others notice nothing. What a console sh
 			case remove:
 				how = controlpb.RedirectRequest_REMOVE
 			}
-			r, err := m.API.Redirect(c.Context(), &controlpb.RedirectRequest{Child: argv[0], Stream: argv[1], Spec: argv[2], Cwd: []byte(cwd), How: how})
+			r, err := m.API.Redirect(c.Context(), &controlpb.RedirectRequest{Child: argv[0], Stream: argv[1], Spec: argv[2], Cwd: []byte(cwd), How: how, RequestId: rand.Text()})
 			if err != nil {
 				return err
 			}

@@ -26,9 +26,13 @@ const (
 
 // change adds a sink to a stream of a running child that is copied, or removes one. Between two bytes of the stream the others
 // notice nothing. again says that an agent which died had begun with it.
-func (a *Agent) change(ctx context.Context, c *child, m *agentpb.Move, again bool) error {
+func (a *Agent) change(ctx context.Context, c *child, m *agentpb.Move, again bool) (err error) {
 	a.mu.Lock()
 	busy := c.moving
+	if r := c.resumed; r != nil && r.same(m) { // whoever asked for it asks again
+		a.mu.Unlock()
+		return r.wait(ctx)
+	}
 	c.moving = true
 	if !busy { // an agent that takes over goes on with it
 		c.move = m
@@ -41,7 +45,7 @@ func (a *Agent) change(ctx context.Context, c *child, m *agentpb.Move, again boo
 	defer func() {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		c.moving, c.move = false, nil
+		c.moveOver(m, err)
 		if a.children[c.id()] == c {
 			a.save(c)
 		}

@@ -77,6 +77,8 @@ type child struct {
 	adopted    bool          // its process is somebody else's, or not known: rec.Pid is 0 then
 	moving     bool          // one of its streams is on the way to another sink
 	move       *agentpb.Move // that one
+	moved      string        // the request id of the latest that was done
+	resumed    *resumedMove  // the same, where an agent before this one began it
 	attached   bool          // its spawn came with a viewer
 	configured bool          // it is a [[child]] of the configuration
 	request    string        // the client's request id of its spawn

@@ -176,7 +176,7 @@ func (a *Agent) environment(c *child) ([][]byte, error) {
 func (c *child) message() *agentpb.Child {
 	m := &agentpb.Child{
 		Spec: c.spec, Record: c.rec, Key: c.key, Stopping: c.stopping, Waited: c.waited, Cut: c.cut, Forks: c.forks,
-		Attached: c.attached, RequestId: c.request, Move: c.move, ProcessStarted: c.started,
+		Attached: c.attached, RequestId: c.request, Move: c.move, Moved: c.moved, ProcessStarted: c.started,
 		Backoff: int64(c.backoff), BackoffFirst: int64(c.backoffFirst), BackoffMax: int64(c.backoffMax),
 	}
 	for _, ch := range c.sinks {
@@ -211,7 +211,7 @@ func (c *child) message() *agentpb.Child {
 func childFrom(m *agentpb.Child) (*child, error) {
 	c := &child{
 		spec: m.Spec, runtime: runtimeOf(m.Spec.Argv), rec: m.Record, key: m.Key, stopping: m.Stopping, waited: m.Waited, cut: m.Cut, forks: m.Forks, adopted: m.Record.GetAdopted(),
-		attached: m.Attached, request: m.RequestId, move: m.Move, moving: m.Move != nil,
+		attached: m.Attached, request: m.RequestId, move: m.Move, moving: m.Move != nil, moved: m.Moved,
 		started: m.ProcessStarted, finished: make(chan struct{}), ready: make(chan struct{}),
 		backoff: time.Duration(m.Backoff), backoffFirst: time.Duration(m.BackoffFirst), backoffMax: time.Duration(m.BackoffMax),
 	}

@@ -55,7 +55,7 @@ func (a *Agent) recover(ctx context.Context, processes []*keeperpb.Process, from
 		a.resumeBetween(ctx, c)
 		a.resumeCopies(c)
 		if move := c.move; move != nil {
-			a.follow(func() { a.moveAgain(c, move) })
+			a.moveAgain(c, move)
 		}
 	}
 	a.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -20,12 +21,21 @@ const leaveTimeout = 5 * time.Second
 
 // redirect moves an output stream of a running child to the sink of another spec. The old sink puts out what it has taken and leaves;
 // what is in the pipe is the new one's. Where the new one cannot be opened the old one gets the stream back.
-func (a *Agent) redirect(ctx context.Context, c *child, name, text string, cwd []byte) error {
+func (a *Agent) redirect(ctx context.Context, c *child, m *agentpb.Move) (err error) {
+	name, text, cwd := m.Stream, m.Spec, m.Cwd
 	a.mu.Lock()
 	busy := c.moving
+	if r := c.resumed; r != nil && r.same(m) { // whoever asked for it asks again
+		a.mu.Unlock()
+		return r.wait(ctx)
+	}
 	c.moving = true
-	if !busy { // an agent that takes over goes on with it
-		c.move = &agentpb.Move{Stream: name, Spec: text, Cwd: cwd}
+	if !busy { // an agent that takes over goes on with it, with the same openings: nobody else may read the stream meanwhile
+		if m.Opening == "" {
+			m.Opening = fmt.Sprintf("%s/%d/%s", c.id(), c.rec.Run, newID())
+			m.Back = fmt.Sprintf("%s/%d/%s", c.id(), c.rec.Run, newID())
+		}
+		c.move = m
 		a.save(c)
 	}
 	a.mu.Unlock()
@@ -35,7 +45,7 @@ func (a *Agent) redirect(ctx context.Context, c *child, name, text string, cwd [
 	defer func() {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		c.moving, c.move = false, nil
+		c.moveOver(m, err)
 		for _, o := range c.openings {
 			for _, s := range o.streams {
 				s.moving = false
@@ -84,9 +94,9 @@ func (a *Agent) redirect(ctx context.Context, c *child, name, text string, cwd [
 	a.mu.Unlock()
 	back := *o.choice
 	back.streams = []sinkpb.Stream{s.kind}
-	openErr := a.moveTo(ctx, c, o, s, &to, far)
+	openErr := a.moveTo(ctx, c, o, s, &to, far, m.Opening)
 	if openErr != nil {
-		if err := a.moveTo(context.WithoutCancel(ctx), c, o, s, &back, far); err != nil {
+		if err := a.moveTo(context.WithoutCancel(ctx), c, o, s, &back, far, m.Back); err != nil {
 			return status.Errorf(codes.Internal, "move %s of %s to %s: %v; and back to %s: %v", name, c.rec.Name, text,
 				plainError(openErr), back.text, plainError(err))
 		}
@@ -95,19 +105,63 @@ func (a *Agent) redirect(ctx context.Context, c *child, name, text string, cwd [
 	return nil
 }
 
-// moveAgain goes on with a move that an agent which died had begun. Where it cannot be done the stream stays with its old sink,
+// moveAgain goes on with a move that an agent which died had begun. It returns at once, before anybody is served. Where it cannot be done the stream stays with its old sink,
 // which may have left it already and is opened again then.
 func (a *Agent) moveAgain(c *child, move *agentpb.Move) {
+	r := &resumedMove{move: move, over: make(chan struct{})}
 	a.mu.Lock()
-	c.moving = false
+	c.moving, c.resumed = false, r
 	a.mu.Unlock()
-	again := func() error { return a.redirect(a.ctx, c, move.Stream, move.Spec, move.Cwd) }
+	again := func() error { return a.redirect(a.ctx, c, move) }
 	if move.How != "" {
 		again = func() error { return a.change(a.ctx, c, move, true) }
 	}
-	if err := again(); err != nil {
-		a.log.Error("a stream that was being moved is not", "child", c.id(), "stream", move.Stream, "to", move.Spec, "error", plainError(err))
+	a.follow(func() {
+		r.err = again()
+		a.mu.Lock()
+		c.resumed = nil
+		a.mu.Unlock()
+		close(r.over)
+		if r.err != nil {
+			a.log.Error("a stream that was being moved is not", "child", c.id(), "stream", move.Stream, "to", move.Spec, "error", plainError(r.err))
+		}
+	})
+}
+
+// resumedMove is a move that an agent which died had begun, and this one goes on with.
+type resumedMove struct {
+	move *agentpb.Move
+	over chan struct{} // closed at its end, after err is set
+	err  error
+}
+
+// moveOver ends the move m. Agent.mu is held.
+func (c *child) moveOver(m *agentpb.Move, err error) {
+	c.moving, c.move = false, nil
+	if err == nil && m.RequestId != "" {
+		c.moved = m.RequestId
 	}
+}
+
+// same says whether m is the same call, made again.
+func (r *resumedMove) same(m *agentpb.Move) bool {
+	return m != r.move && m.RequestId != "" && m.RequestId == r.move.RequestId
+}
+
+func (r *resumedMove) wait(ctx context.Context) error {
+	select {
+	case <-r.over:
+		return r.err
+	case <-ctx.Done():
+		return status.FromContextError(ctx.Err()).Err()
+	}
+}
+
+// isMoving says whether an opening of that id is one that a move may have made. Agent.mu is held.
+func (a *Agent) isMoving(id string) bool {
+	child, _, _ := strings.Cut(id, "/")
+	c := a.children[child]
+	return c != nil && c.move != nil && (c.move.Opening == id || c.move.Back == id)
 }
 
 // setMoving says whether what a plugin tells of s's end is only that it leaves.
@@ -153,14 +207,14 @@ func (a *Agent) unmovable(c *child, name string) error {
 }
 
 // moveTo opens the sink of to for a stream that has left its opening, and makes it the stream's from then on. It does not take
-// ownership of far.
-func (a *Agent) moveTo(ctx context.Context, c *child, from *opening, s *stream, to *choice, far *fd.FD) error {
+// ownership of far. id is the new opening's, which an agent that died may have opened already.
+func (a *Agent) moveTo(ctx context.Context, c *child, from *opening, s *stream, to *choice, far *fd.FD, id string) error {
 	p, err := a.host.Get(ctx, to.spec.Name)
 	if err != nil {
 		return err
 	}
 	a.mu.Lock()
-	o := &opening{id: fmt.Sprintf("%s/%d/%s", c.id(), from.run, newID()), run: from.run, child: c, choice: to}
+	o := &opening{id: id, run: from.run, child: c, choice: to}
 	o.plugin.Store(p)
 	a.openings[o.id] = o
 	a.mu.Unlock()
@@ -220,13 +274,18 @@ func (s *api) Redirect(ctx context.Context, req *controlpb.RedirectRequest) (*co
 	how, known := map[controlpb.RedirectRequest_How]string{
 		controlpb.RedirectRequest_INSTEAD: "", controlpb.RedirectRequest_ADD: moveAdds, controlpb.RedirectRequest_REMOVE: moveRemoves,
 	}[req.How]
+	m := &agentpb.Move{Stream: req.Stream, Spec: req.Spec, Cwd: req.Cwd, How: how, RequestId: req.RequestId}
+	s.a.mu.Lock()
+	done := req.RequestId != "" && c.moved == req.RequestId
+	s.a.mu.Unlock()
 	switch {
+	case done: // by an agent that died before it could say so
 	case !known:
 		err = status.Errorf(codes.InvalidArgument, "redirect: this muxd does not know how %d", req.How)
 	case how == "":
-		err = s.a.redirect(ctx, c, req.Stream, req.Spec, req.Cwd)
+		err = s.a.redirect(ctx, c, m)
 	default:
-		err = s.a.change(ctx, c, &agentpb.Move{Stream: req.Stream, Spec: req.Spec, Cwd: req.Cwd, How: how}, false)
+		err = s.a.change(ctx, c, m, false)
 	}
 	if err != nil {
 		return nil, err

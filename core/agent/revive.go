@@ -36,6 +36,11 @@ func (a *Agent) liveOpenings(plugin string) []string {
 			ids = append(ids, id)
 		}
 	}
+	for _, c := range a.children {
+		if c.move != nil && c.move.Opening != "" {
+			ids = append(ids, c.move.Opening, c.move.Back) // an agent that died may have opened them
+		}
+	}
 	return ids
 }
 

@@ -12,7 +12,7 @@ func (a *Agent) sinkEvent(plugin string, ev *sinkpb.Event) {
 	defer a.mu.Unlock()
 	o := a.openings[ev.Opening]
 	if o == nil || o.choice.spec.Name != plugin {
-		if ev.Opening != "" {
+		if ev.Opening != "" && !a.isMoving(ev.Opening) {
 			a.follow(func() { a.discard(plugin, ev) })
 		}
 		return

@@ -26,7 +26,7 @@ func (a *Agent) isWanted(id, name string) bool {
 		return ok && !b.s.closed && b.copiedBy() != nil && !b.copiedBy().streams[0].done
 	}
 	o := a.openings[id]
-	return o != nil && o.wants(name)
+	return o != nil && o.wants(name) || o == nil && a.isMoving(id)
 }
 
 // branchNamed finds a branch by its name. Agent.mu is held.
@@ -72,7 +72,7 @@ func (a *Agent) dropUnwanted(ctx context.Context) error {
 		child, _, _ := strings.Cut(id, "/")
 		a.mu.Lock()
 		c, o := a.children[child], a.openings[id]
-		keep := c != nil && c.rec.State == stStarting || o != nil && stream == "" || stream != "" && a.isWanted(id, stream)
+		keep := c != nil && c.rec.State == stStarting || a.isMoving(id) || o != nil && stream == "" || stream != "" && a.isWanted(id, stream)
 		a.mu.Unlock()
 		if keep {
 			continue

@@ -54,6 +54,18 @@ func (e *Engine) adopt(o Options) error {
 	return nil
 }
 
+// Knows says whether a predecessor had a source whose key begins so, which was not added yet.
+func (e *Engine) Knows(prefix string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for key := range e.known {
+		if strings.HasPrefix(key, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
 // Pending is a chunk that a predecessor was killed over, and had recorded an intent for.
 type Pending struct {
 	Key    string // of its source

@@ -195,6 +195,7 @@ type Child struct {
 	BackoffMax     int64      `protobuf:"varint,14,opt,name=backoff_max,json=backoffMax,proto3" json:"backoff_max,omitempty"`
 	Move           *Move      `protobuf:"bytes,15,opt,name=move,proto3" json:"move,omitempty"`                                            // absent: no stream is being moved
 	ProcessStarted uint64     `protobuf:"varint,16,opt,name=process_started,json=processStarted,proto3" json:"process_started,omitempty"` // of the current run's process, in clock ticks since the machine's start (proc_pid_stat(5))
+	Moved          string     `protobuf:"bytes,17,opt,name=moved,proto3" json:"moved,omitempty"`                                          // the request id of the latest move that was done
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -341,13 +342,23 @@ func (x *Child) GetProcessStarted() uint64 {
 	return 0
 }
 
+func (x *Child) GetMoved() string {
+	if x != nil {
+		return x.Moved
+	}
+	return ""
+}
+
 // Move is a stream on its way to another sink.
 type Move struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Stream        string                 `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"`
 	Spec          string                 `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
 	Cwd           []byte                 `protobuf:"bytes,3,opt,name=cwd,proto3" json:"cwd,omitempty"`
-	How           string                 `protobuf:"bytes,4,opt,name=how,proto3" json:"how,omitempty"` // empty: instead of the sinks that it has; add or remove
+	How           string                 `protobuf:"bytes,4,opt,name=how,proto3" json:"how,omitempty"`         // empty: instead of the sinks that it has; add or remove
+	Opening       string                 `protobuf:"bytes,5,opt,name=opening,proto3" json:"opening,omitempty"` // that the new sink gets; an agent that takes over opens the same one
+	Back          string                 `protobuf:"bytes,6,opt,name=back,proto3" json:"back,omitempty"`       // that the old sink gets where the new one cannot be opened
+	RequestId     string                 `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -406,6 +417,27 @@ func (x *Move) GetCwd() []byte {
 func (x *Move) GetHow() string {
 	if x != nil {
 		return x.How
+	}
+	return ""
+}
+
+func (x *Move) GetOpening() string {
+	if x != nil {
+		return x.Opening
+	}
+	return ""
+}
+
+func (x *Move) GetBack() string {
+	if x != nil {
+		return x.Back
+	}
+	return ""
+}
+
+func (x *Move) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
 	}
 	return ""
 }
@@ -706,7 +738,7 @@ const file_core_agent_agentpb_journal_proto_rawDesc = "" +
 	"\aremoved\x18\x04 \x01(\bH\x00R\aremovedB\x06\n" +
 	"\x04what\"+\n" +
 	"\vEnvironment\x12\x1c\n" +
-	"\tvariables\x18\x01 \x03(\fR\tvariables\"\xa7\x04\n" +
+	"\tvariables\x18\x01 \x03(\fR\tvariables\"\xbd\x04\n" +
 	"\x05Child\x12.\n" +
 	"\x04spec\x18\x01 \x01(\v2\x1a.muxd.control.v1.ChildSpecR\x04spec\x12.\n" +
 	"\x06record\x18\x02 \x01(\v2\x16.muxd.control.v1.ChildR\x06record\x12/\n" +
@@ -726,12 +758,17 @@ const file_core_agent_agentpb_journal_proto_rawDesc = "" +
 	"\vbackoff_max\x18\x0e \x01(\x03R\n" +
 	"backoffMax\x12'\n" +
 	"\x04move\x18\x0f \x01(\v2\x13.muxd.agent.v1.MoveR\x04move\x12'\n" +
-	"\x0fprocess_started\x18\x10 \x01(\x04R\x0eprocessStarted\"V\n" +
+	"\x0fprocess_started\x18\x10 \x01(\x04R\x0eprocessStarted\x12\x14\n" +
+	"\x05moved\x18\x11 \x01(\tR\x05moved\"\xa3\x01\n" +
 	"\x04Move\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\tR\x06stream\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\tR\x04spec\x12\x10\n" +
 	"\x03cwd\x18\x03 \x01(\fR\x03cwd\x12\x10\n" +
-	"\x03how\x18\x04 \x01(\tR\x03how\"\xb8\x02\n" +
+	"\x03how\x18\x04 \x01(\tR\x03how\x12\x18\n" +
+	"\aopening\x18\x05 \x01(\tR\aopening\x12\x12\n" +
+	"\x04back\x18\x06 \x01(\tR\x04back\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\a \x01(\tR\trequestId\"\xb8\x02\n" +
 	"\x06Choice\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
