@@ -45,6 +45,8 @@ type result struct {
 	name, kind, spec string
 	seed             uint64
 	status           int
+	also             string    // a second sink of its stdout, where there is one
+	moves            bool      // its stdout goes from sink to sink
 	stop             string    // the file that ends the child
 	count            string    // where the child says how many records it has written
 	started          *exec.Cmd // by the test itself, and adopted; nil: muxd has spawned it
@@ -79,17 +81,27 @@ func TestChaos(t *testing.T) {
 		add(kind, "file:OUT,format=cri")
 	}
 	add("small", "file:OUT,format=cri,sync=always")
+	add("burst", "file:OUT,format=json-file")
+	add("small", "file:OUT,format=tai64n")
+	add("small", "file:OUT,format=iso")
 	add("burst", "file:OUT,format=raw,max-size=64KiB,compress=gzip")
+	add("burst", "file:OUT,format=raw")
+	all[len(all)-1].also = "file:" + filepath.Join(dir, "branch") + ",format=cri"
+	copied := all[len(all)-1]
+	add("small", "file:OUT.0,format=raw")
+	all[len(all)-1].moves = true
+	moved := &mover{child: all[len(all)-1].name, files: []string{filepath.Join(dir, all[len(all)-1].name+".0")}}
 	add("small", "file:OUT,format=raw")
 	adopted := all[len(all)-1]
-	for _, kind := range []string{"small", "burst"} {
-		add(kind, "socket:unix:OUT")
+	for i, kind := range []string{"small", "burst", "small", "big"} {
+		add(kind, "socket:unix:OUT,framing="+[]string{"raw", "lines", "docker", "json"}[i])
 	}
 	add("small", "socket:listen=unix:OUT")
 	add("burst", "pty,scrollback=64MiB")
 	peers := map[*result]*peer{}
 	for _, r := range all {
 		if path, ok := strings.CutPrefix(r.spec, "socket:unix:"); ok {
+			path, _, _ = strings.Cut(path, ",")
 			peers[r] = accept(t, path)
 		}
 		if r == adopted {
@@ -102,16 +114,30 @@ func TestChaos(t *testing.T) {
 		}
 	}
 	viewer := m.view(t, all[len(all)-1].name)
+	typed := m.typeInto(t, dir)
 
 	kills := 0
 	for kills < *killsWanted {
 		time.Sleep(time.Duration(random.IntN(60)) * time.Millisecond) // when the kill comes, not a wait for anything
-		who := []string{"agent", "file", "pty", "socket", "keeper", "both", "step"}[random.IntN(7)]
+		who := deaths[random.IntN(len(deaths))]
 		before := uint32(0)
 		if who == "keeper" || who == "both" { // the plugins are well, and this death is over before the next
 			before = m.settle(t, 0)
 		}
+		later := func() { // kills somebody while something else goes on
+			victim, wait := []string{"agent", "file", "fanout"}[random.IntN(3)], time.Duration(random.IntN(40))*time.Millisecond
+			pid := m.pid(t, victim)
+			time.Sleep(wait) // when the kill comes, not a wait for anything
+			if pid > 1 && unix.Kill(pid, unix.SIGKILL) == nil {
+				kills++
+			}
+		}
 		switch {
+		case who == "move":
+			moved.move(t, m, dir, later)
+		case who == "upgrade":
+			m.settle(t, 0)
+			m.upgrade(t, later)
 		case who == "step":
 			if m.killAt(t, carriers[random.IntN(len(carriers))], stageSteps[random.IntN(len(stageSteps))], random.IntN(8) == 0) {
 				kills++
@@ -126,7 +152,7 @@ func TestChaos(t *testing.T) {
 			m.settle(t, before)
 		}
 	}
-	for _, plugin := range carriers { // whatever died too often waits for a person
+	for _, plugin := range append(carriers, "fanout") { // whatever died too often waits for a person
 		if _, err := m.client.API.RestartPlugin(context.Background(), &controlpb.RestartPluginRequest{Name: plugin}); err != nil {
 			t.Fatalf("restart plugin %s: %v", plugin, err)
 		}
@@ -136,6 +162,7 @@ func TestChaos(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	typed.end(t, m)
 	for _, r := range all {
 		c := m.over(t, r.name)
 		if r == adopted {
@@ -158,15 +185,24 @@ func TestChaos(t *testing.T) {
 			continue
 		case strings.HasPrefix(r.spec, "pty"):
 			out = shown
-		case err != nil:
-			t.Fatal(err)
-		case strings.Contains(r.spec, "format=cri"):
-			out = fromCRI(t, out)
+		case r.name == moved.child:
+			out, err = moved.read()
 		}
-		r.check(t, out)
+		if err != nil && !strings.HasPrefix(r.spec, "pty") {
+			t.Fatal(err)
+		}
+		r.check(t, decode(t, r.spec, out))
 	}
-	t.Logf("%d kills", kills)
+	branch, err := os.ReadFile(filepath.Join(dir, "branch"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied.check(t, fromCRI(t, branch))
+	t.Logf("%d kills, %d files of a stream that moved", kills, len(moved.files))
 }
+
+// deaths are who may die, and what is done while somebody does.
+var deaths = []string{"agent", "file", "pty", "pty", "socket", "fanout", "keeper", "both", "step", "step", "move", "upgrade"}
 
 // read reads what a file has, with those that it was rotated to before it.
 func (r *result) read(dir string) ([]byte, error) {
@@ -353,6 +389,14 @@ func (m *muxd) spawn(t *testing.T, r *result) {
 		Name: r.name, Argv: [][]byte{[]byte(os.Args[0])}, Cwd: []byte("/"),
 		Env:   [][]byte{[]byte(r.environment(t))},
 		Sinks: []*controlpb.SinkChoice{{Spec: r.spec}},
+	}
+	if r.moves {
+		cs.Sinks = []*controlpb.SinkChoice{{Stream: "stdout", Spec: r.spec}, {Stream: "stderr", Spec: "null"}}
+	}
+	if r.also != "" {
+		cs.Sinks = []*controlpb.SinkChoice{{Stream: "stdout", Spec: r.spec}, {Stream: "stdout", Spec: r.also}, {Stream: "stderr", Spec: "null"}}
+		m.openings["fanout"]++
+		m.openings["file"]++
 	}
 	if _, err := m.client.Spawn(context.Background(), cs); err != nil {
 		t.Fatalf("spawn %s: %v", r.name, err)

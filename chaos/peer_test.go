@@ -82,7 +82,7 @@ func (p *peer) check(t *testing.T, r *result) {
 		t.Errorf("%s: %v", r.name, p.err)
 	}
 	if p.exact {
-		r.check(t, bytes.Join(p.conns, nil))
+		r.check(t, decode(t, r.spec, bytes.Join(p.conns, nil)))
 		return
 	}
 	text, err := os.ReadFile(r.count)

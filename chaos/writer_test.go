@@ -57,19 +57,19 @@ func writer(spec string) int {
 func due(kind string, n, pending int, pause *rand.Rand) bool {
 	switch kind {
 	case "small":
-		if n%50 == 0 {
-			time.Sleep(time.Duration(pause.IntN(3)) * time.Millisecond)
+		if n%20 == 0 {
+			time.Sleep(time.Duration(2+pause.IntN(6)) * time.Millisecond)
 		}
 		return true
 	case "big":
 		if pending < 64<<10 {
 			return false
 		}
-		time.Sleep(time.Duration(10+pause.IntN(40)) * time.Millisecond)
+		time.Sleep(time.Duration(40+pause.IntN(80)) * time.Millisecond)
 		return true
 	case "burst":
 		if n%1000 == 0 {
-			time.Sleep(time.Duration(20+pause.IntN(50)) * time.Millisecond)
+			time.Sleep(time.Duration(60+pause.IntN(100)) * time.Millisecond)
 		}
 		return pause.IntN(5) > 0
 	}
@@ -123,24 +123,4 @@ func (r *result) check(t *testing.T, out []byte) {
 		return
 	}
 	t.Logf("%s (%s, %s): %d records, %d bytes", r.name, r.kind, r.spec, records, at)
-}
-
-// fromCRI returns what CRI records hold, as their published format has it: TIME STREAM TAG TEXT.
-func fromCRI(t *testing.T, b []byte) []byte {
-	t.Helper()
-	var out []byte
-	for line := range bytes.Lines(b) {
-		f := bytes.SplitN(bytes.TrimSuffix(line, []byte("\n")), []byte(" "), 4)
-		if len(f) != 4 || string(f[1]) != "stdout" || string(f[2]) != "F" && string(f[2]) != "P" {
-			t.Fatalf("no CRI record: %.80q", line)
-		}
-		if _, err := time.Parse(time.RFC3339Nano, string(f[0])); err != nil {
-			t.Fatalf("no CRI record: %v", err)
-		}
-		out = append(out, f[3]...)
-		if string(f[2]) == "F" {
-			out = append(out, '\n')
-		}
-	}
-	return out
 }
