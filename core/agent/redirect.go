@@ -226,14 +226,29 @@ func (a *Agent) moveTo(ctx context.Context, c *child, from *opening, s *stream, 
 	a.mu.Lock()
 	o.streams = []*stream{next}
 	a.mu.Unlock()
-	err = p.Give(ctx, []int{far.Int()}, func(ctx context.Context, ticket []byte) error {
-		_, err := p.Sinks().Open(ctx, &sinkpb.OpenRequest{
-			Opening: o.id, Spec: wireSpec(to.spec), Streams: to.streams, Ticket: ticket,
-			Child: c.described(o.run),
-			Size:  &sinkpb.Size{Rows: c.spec.Size.Rows, Cols: c.spec.Size.Cols},
+	open := func() error {
+		return p.Give(ctx, []int{far.Int()}, func(ctx context.Context, ticket []byte) error {
+			_, err := p.Sinks().Open(ctx, &sinkpb.OpenRequest{
+				Opening: o.id, Spec: wireSpec(to.spec), Streams: to.streams, Ticket: ticket,
+				Child: c.described(o.run),
+				Size:  &sinkpb.Size{Rows: c.spec.Size.Rows, Cols: c.spec.Size.Cols},
+			})
+			return err
 		})
-		return err
-	})
+	}
+	err = open()
+	for n := 1; n < diesMost && err != nil && pluginGone(err) && ctx.Err() == nil; n++ { // it may have taken some of the stream, which its successor has
+		select {
+		case <-p.Gone():
+		case <-time.After(leaveTimeout): // it lives, and does not answer
+		case <-ctx.Done():
+			continue
+		}
+		if p, err = a.host.Get(ctx, to.spec.Name); err == nil {
+			o.plugin.Store(p)
+			err = open()
+		}
+	}
 	a.mu.Lock()
 	if err != nil {
 		delete(a.openings, o.id)
