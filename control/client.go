@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
@@ -67,6 +68,10 @@ func Dial(socket string) (*Client, error) {
 			s, err := open(ctx, desc, cc, method, opts...)
 			return s, c.Plain(err)
 		}),
+		grpc.WithConnectParams(grpc.ConnectParams{ // whoever is to answer is on this machine, and back soon
+			Backoff:           backoff.Config{BaseDelay: retryFirst, Multiplier: 1.5, Jitter: 0.2, MaxDelay: retryPause},
+			MinConnectTimeout: time.Second,
+		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
 	)
 	if err != nil {
@@ -100,6 +105,7 @@ func Unreachable(err error) bool {
 // that can connect only has to wait. Where both were killed nobody listens until somebody starts muxd again.
 const (
 	retryFirst = 20 * time.Millisecond
+	retryPause = 100 * time.Millisecond // the longest between two attempts
 	retryMost  = 500 * time.Millisecond
 	retryFor   = 10 * time.Second
 )
@@ -108,7 +114,7 @@ const (
 // request's id, and the others have the same effect twice as once.
 func (c *Client) retry(ctx context.Context, call func() error) error {
 	begun := time.Now()
-	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
+	for wait := retryFirst; ; wait = min(2*wait, retryPause) {
 		asked := time.Now()
 		err := call()
 		if time.Since(asked) > retryMost { // it was waiting for its answer: the agent was there
