@@ -3,7 +3,7 @@
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
-.PHONY: help build run test check bench chaos generate fuzz clean
+.PHONY: help build run test check bench chaos recovery generate fuzz clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ bench: build ## measure muxd against its peers on this machine, and plot it (ONL
 
 chaos: ## kill muxd's processes 1,000 times under writing children, and count every byte (KILLS=, SEED=)
 	go test ./chaos -count=1 -v -timeout 30m -kills $(or $(KILLS),1000) -seed $(or $(SEED),0)
+
+recovery: ## measure how quickly muxd is back when it is killed, and write it into ARCHITECTURE.md (ROUNDS=)
+	go test ./chaos -count=1 -v -timeout 30m -run 'TestRecovery' -recovery '$(CURDIR)/ARCHITECTURE.md' -rounds $(or $(ROUNDS),20)
 
 generate: ## make the Go code of the .proto files again
 	tools/generate

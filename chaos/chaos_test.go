@@ -495,18 +495,22 @@ func (m *muxd) stop(t *testing.T) {
 // watcher collects what a viewer of a console sees.
 type watcher struct {
 	v    *control.Viewer
+	came func()
 	mu   sync.Mutex
 	out  []byte
 	bad  string
 	done chan struct{}
 }
 
-func (m *muxd) view(t *testing.T, child string) *watcher {
+func (m *muxd) view(t *testing.T, child string) *watcher { return m.viewAs(t, child, func() {}) }
+
+// viewAs is view, and tells of all that comes.
+func (m *muxd) viewAs(t *testing.T, child string, came func()) *watcher {
 	v, err := m.client.Attach(context.Background(), child, control.AttachOptions{Replay: "all"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &watcher{v: v, done: make(chan struct{})}
+	w := &watcher{v: v, came: came, done: make(chan struct{})}
 	go w.run()
 	return w
 }
@@ -515,6 +519,7 @@ func (w *watcher) run() {
 	defer close(w.done)
 	for {
 		ev, err := w.v.Recv()
+		w.came()
 		w.mu.Lock()
 		switch {
 		case err != nil:

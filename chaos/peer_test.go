@@ -16,7 +16,8 @@ type peer struct {
 	conns [][]byte
 	done  chan struct{}
 	err   error
-	exact bool // the connection outlives the plugin, and gives every byte once; otherwise a new one may begin with what was given already
+	came  func() // is told whenever something comes; nil: nobody is
+	exact bool   // the connection outlives the plugin, and gives every byte once; otherwise a new one may begin with what was given already
 }
 
 // accept listens on path for the connection of a sink, and reads it to its end.
@@ -35,10 +36,26 @@ func accept(t *testing.T, path string) *peer {
 			return
 		}
 		defer c.Close()
-		b, err := io.ReadAll(c)
+		var r io.Reader = c
+		if p.came != nil {
+			r = &teller{c, p.came}
+		}
+		b, err := io.ReadAll(r)
 		p.conns, p.err = [][]byte{b}, err
 	}()
 	return p
+}
+
+// teller tells of every read.
+type teller struct {
+	io.Reader
+	tell func()
+}
+
+func (r *teller) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.tell()
+	return n, err
 }
 
 // connect reads from a sink that listens on path, and connects again when the connection ends, until nobody listens there for a second.

@@ -56,6 +56,9 @@ func writer(spec string) int {
 // due says whether what is pending is to be written now, and paces the child.
 func due(kind string, n, pending int, pause *rand.Rand) bool {
 	switch kind {
+	case "tick":
+		time.Sleep(500 * time.Microsecond)
+		return true
 	case "small":
 		if n%20 == 0 {
 			time.Sleep(time.Duration(2+pause.IntN(6)) * time.Millisecond)
