@@ -253,7 +253,7 @@ func start(t *testing.T) *muxd {
 		t.Fatalf("build muxd: %v\n%s", err, out)
 	}
 	m := &muxd{dead: map[string]int32{}, openings: map[string]int{}, bin: bin, home: dir, steps: t.TempDir(), dir: filepath.Join(dir, "run")}
-	config := "[agent]\nplugin_hang = \"600ms\"\n"
+	config := "[agent]\nplugin_hang = \"2s\"\n"
 	for _, plugin := range carriers {
 		config += fmt.Sprintf("[plugins.%s]\nenv = { MUXD_CHAOS_STEPS = %q }\n", plugin, m.stepFile(plugin))
 	}
