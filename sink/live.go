@@ -356,6 +356,8 @@ type told struct {
 	flushed bool
 	failed  string
 	trouble string
+	passed  string // a trouble that was over before muxd was told of it
+	untold  bool   // muxd was not told of trouble
 	held    bool   // trouble is why the stream is held back
 	bytes   uint64 // at the end
 	dropped uint64

@@ -103,6 +103,7 @@ func (f *flow) events() []*sinkpb.Event {
 	f.op.srv.mu.Lock()
 	now, viewers := f.told, f.op.count
 	now.missed = maps.Clone(f.missed)
+	f.passed, f.untold = "", false
 	typed := f.op.typed
 	f.op.typed = nil
 	f.op.srv.mu.Unlock()
@@ -110,6 +111,11 @@ func (f *flow) events() []*sinkpb.Event {
 		return &sinkpb.Event{Opening: f.op.pub.ID, Stream: sinkpb.Stream(f.stream)}
 	}
 	var out []*sinkpb.Event
+	if now.passed != "" && now.passed != now.trouble {
+		e := ev()
+		e.What = &sinkpb.Event_Trouble{Trouble: &sinkpb.Trouble{Error: now.passed}}
+		out = append(out, e)
+	}
 	t := ev()
 	t.What = &sinkpb.Event_Trouble{Trouble: &sinkpb.Trouble{Error: now.trouble, Held: now.held}}
 	out = append(out, t)
@@ -206,7 +212,10 @@ func (o *opening) troubled(err error) {
 	defer o.srv.mu.Unlock()
 	for _, f := range o.flows {
 		if f.trouble != text && !f.held && f.failed == "" && !f.flushed {
-			f.trouble = text
+			if text == "" && f.untold {
+				f.passed = f.trouble
+			}
+			f.trouble, f.untold = text, true
 			o.srv.changed(f)
 		}
 	}
