@@ -345,6 +345,7 @@ type flow struct {
 	src    source
 	into   brancher // the same as src, where it can have branches
 	chunk  Chunk
+	slot   stageSlot     // of chunk
 	done   chan struct{} // closed when nothing more is written
 
 	told // server.mu
@@ -375,9 +376,10 @@ func (s stageSlot) state() []byte      { return s.State() }
 func (s stageSlot) setState(b []byte)  { s.SetState(b) }
 
 func (f *flow) Chunk(c *stage.Chunk) error {
+	f.slot = stageSlot{c.Slot}
 	f.chunk = Chunk{
 		Stream: f.stream, Offset: c.Offset, Data: c.Data, Time: c.Time, Last: c.Last, Again: c.Again,
-		slot: stageSlot{c.Slot}, unseen: c,
+		slot: &f.slot, unseen: c,
 	}
 	return f.op.sink.Write(f.op.ctx, &f.chunk)
 }

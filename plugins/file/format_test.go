@@ -2,6 +2,7 @@ package file
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -268,6 +269,21 @@ func TestAllFormatsAreOffered(t *testing.T) {
 		}
 		if len(o.Values) != len(formats) {
 			t.Errorf("%d formats are offered, there are %d", len(o.Values), len(formats))
+		}
+	}
+}
+
+// TestAllPlain puts every byte at each of eight places.
+func TestAllPlain(t *testing.T) {
+	for c := range 256 {
+		for i := range 8 {
+			for _, beside := range []byte("a ~\x7f!") {
+				b := bytes.Repeat([]byte{beside}, 8)
+				b[i] = byte(c)
+				if got := allPlain(binary.LittleEndian.Uint64(b)); got != plain[c] {
+					t.Fatalf("%q: %v", b, got)
+				}
+			}
 		}
 	}
 }

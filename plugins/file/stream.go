@@ -51,8 +51,11 @@ type stream struct {
 	at     string    // path, with the date of the chunk
 	out    *output   // of at; nil while it cannot be opened
 	looked time.Time // when at was last seen to lead to out
+	day    [3]int    // of which at is: year, month, day
 	stamp  []byte    // memory for records.stamp
 	mark   [intentSize]byte
+	work   writing // of the chunk that is put out
+	try    retry   // and its waits
 }
 
 // newStream opens the stream's file.
@@ -137,15 +140,16 @@ func (s *stream) putOut(ctx context.Context, p part, m memory) (reached uint64, 
 	buf := s.files.buffers.Get().(*buffers)
 	defer s.files.buffers.Put(buf)
 
-	try := retry{shared: s.troubles, next: s.files.retryFirst, most: s.files.retryMost}
+	s.try = retry{shared: s.troubles, next: s.files.retryFirst, most: s.files.retryMost}
 	defer func() {
 		if ctx.Err() == nil {
-			try.over() // otherwise it is why the stream was given up
+			s.try.over() // otherwise it is why the stream was given up
 		}
 	}()
 
 	s.date(p.time)
-	w := writing{stream: s, part: p, memory: m, try: &try}
+	w := &s.work
+	*w = writing{stream: s, part: p, memory: m}
 	defer w.finish()
 	var done uint64
 	if p.again {
@@ -174,8 +178,15 @@ func (s *stream) putOut(ctx context.Context, p part, m memory) (reached uint64, 
 	return at, nil
 }
 
-// date goes on in another file where the path has a date in it, and that has changed.
+// date goes on in another file where the path has a date in it, and that has changed; or where it is a symbolic link and leads
+// elsewhere, which it looks at as seldom as at the file.
 func (s *stream) date(now time.Time) {
+	y, m, d := now.Local().Date()
+	day := [3]int{y, int(m), d}
+	if day == s.day && s.out != nil && time.Since(s.looked) < s.files.lookAgain {
+		return
+	}
+	s.day = day
 	at := pathAt(s.path, now)
 	if at == s.at {
 		return

@@ -15,7 +15,6 @@ type writing struct {
 	*stream
 	part    part
 	memory  memory
-	try     *retry
 	held    bool   // the turn of stream.out is ours
 	intent  intent // what was recorded last
 	dirty   bool   // something of the chunk may be in stream.out and not on the disk yet
