@@ -49,7 +49,8 @@ Exit status: 0 if nothing failed, 1 if something did or nothing could be checked
 		Example: `  muxctl plugin check ./muxd-sink-mine --spec 'mine:{out}'
   muxctl plugin check ./mine.py --spec 'mine:unix:{listen},framing=none' --only kill,bytes
   muxctl plugin check ./muxd-sink-s3 --spec 's3:bucket,key={dir}' --read 's3cat bucket {dir}'
-  muxctl plugin check bin/muxd plugin file -o junit > file.xml`,
+  muxctl plugin check bin/muxd plugin file -o junit > file.xml
+  muxctl plugin check ./muxd-sink-mine --spec 'mine:{out}' -- --verbose`,
 		Args: func(c *cobra.Command, argv []string) error {
 			if list {
 				return args(cobra.NoArgs)(c, argv)
@@ -101,6 +102,15 @@ Exit status: 0 if nothing failed, 1 if something did or nothing could be checked
 	f.IntVar(&o.Parallel, "parallel", 0, "how many checks at once (default: one more than there are processors)")
 	f.Int64Var(&o.Seed, "seed", 0, "repeats a run's random choices, as a failure names it")
 	f.BoolVar(&list, "list", false, "list the checks with what they expect, and do nothing")
+	ids := func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		var out []cobra.Completion
+		for _, i := range sinktest.Checks() {
+			out = append(out, cobra.CompletionWithDesc(i.ID, i.Expect))
+		}
+		return out, cobra.ShellCompDirectiveNoFileComp
+	}
+	c.RegisterFlagCompletionFunc("only", ids)
+	c.RegisterFlagCompletionFunc("skip", ids)
 	return c
 }
 
@@ -164,7 +174,11 @@ func (a *app) checkPlugin(ctx context.Context, o sinktest.Options) error {
 			}
 			fmt.Printf(" failed:\n  expected: %s\n  found:    %s\n", r.Expect, r.Detail)
 		}
-		fmt.Printf("\n%s %s: %d passed, %d failed, %d not applicable\n", report.Plugin, report.Version,
+		what := o.Command[0] // it has not told its name
+		if report.Plugin != "" {
+			what = strings.TrimSpace(report.Plugin + " " + report.Version)
+		}
+		fmt.Printf("\n%s: %d passed, %d failed, %d not applicable\n", what,
 			report.Count(sinktest.Passed), report.Count(sinktest.Failed), report.Count(sinktest.NotApplicable))
 	}
 	if err != nil {

@@ -1,47 +1,72 @@
 package sinktest_test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"sync"
 	"testing"
 
 	"github.com/muxd/muxd/sink/sinktest"
 )
 
-var buildMuxd = sync.OnceValues(func() (string, error) {
+// builtIn is where; empty: nothing was built.
+var builtIn string
+
+// built is a directory with muxd and plain, as users have them: without the race detector, which is for the kit.
+var built = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "sinktest-")
 	if err != nil {
 		return "", err
 	}
-	out, err := exec.Command("go", "build", "-o", dir, "../../cmd/muxd").CombinedOutput()
+	builtIn = dir
+	c := exec.Command("go", "build", "-o", dir, "../../cmd/muxd", "./plain")
+	c.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := c.CombinedOutput()
 	if err != nil {
-		os.Stderr.Write(out)
+		return dir, fmt.Errorf("%v: %w\n%s", c, err, out)
 	}
-	return filepath.Join(dir, "muxd"), err
+	return dir, nil
 })
 
-func TestMain(m *testing.M) {
-	if os.Getenv(plainEnv) != "" { // it was started as a plugin by one of these tests
-		plainMain()
-		os.Exit(0)
+func build(t *testing.T) string {
+	t.Helper()
+	dir, err := built()
+	if err != nil {
+		t.Fatal(err)
 	}
+	return dir
+}
+
+func TestMain(m *testing.M) {
 	code := m.Run()
-	if path, err := buildMuxd(); err == nil {
-		os.RemoveAll(filepath.Dir(path))
+	if builtIn != "" {
+		os.RemoveAll(builtIn)
 	}
 	os.Exit(code)
 }
 
+// The built-in sinks pass. Specs that differ in little are only held to where they differ.
 func TestBuiltinSinks(t *testing.T) {
-	muxd, err := buildMuxd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"file", "socket", "pty", "fanout"} {
-		t.Run(name, func(t *testing.T) {
-			sinktest.Run(t, sinktest.Options{Command: []string{muxd, "plugin", name}, Size: 4 << 20})
+	muxd := build(t) + "/muxd"
+	for _, b := range []struct {
+		name, plugin string
+		specs        []string
+		only         []string
+	}{
+		{"file", "file", []string{"file:{out}"}, nil},
+		{"raw", "file", []string{"file:{out},format=raw"}, []string{"wiring", "bytes", "kill.random", "kill.told", "move.leave"}},
+		{"fifo", "file", []string{"file:{fifo},format=raw"}, []string{"wiring", "end", "pressure", "hang", "kill.told"}},
+		{"direct", "file", []string{"file:{out},mode=direct"}, []string{"wiring", "bytes", "fds"}},
+		{"socket", "socket", []string{"socket:unix:{listen}"}, nil},
+		{"listen", "socket", []string{"socket:listen=unix:{connect}"}, []string{"bytes.small", "end", "pressure", "kill.random", "kill.told", "move.alone", "stdin"}},
+		{"policy", "socket", []string{"socket:unix:{listen},policy=drop-oldest"}, []string{"wiring", "end", "pressure", "hang"}},
+		{"socket-direct", "socket", []string{"socket:unix:{listen},mode=direct"}, []string{"wiring", "bytes", "fds"}},
+		{"pty", "pty", nil, nil},
+		{"fanout", "fanout", nil, nil},
+	} {
+		t.Run(b.name, func(t *testing.T) {
+			sinktest.Run(t, sinktest.Options{Command: []string{muxd, "plugin", b.plugin}, Specs: b.specs, Only: b.only, Size: 4 << 20})
 		})
 	}
 }

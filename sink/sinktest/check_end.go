@@ -84,7 +84,8 @@ func endCut(s *session) error {
 	if err := o.sayCut(ctx); err != nil {
 		return err
 	}
-	cutCtx, cancel := context.WithTimeoutCause(s, cutMost, fmt.Errorf("not within %v of Cut", cutMost))
+	most := min(cutMost, s.o.Timeout)
+	cutCtx, cancel := context.WithTimeoutCause(s, most, fmt.Errorf("not within %v of Cut", most))
 	defer cancel()
 	ev := h.p.events
 	if err := ev.wait(cutCtx, func() bool { t := ev.streams[key{o.id, s.target.out}]; return t != nil && t.over() }); err != nil {
@@ -127,11 +128,15 @@ func (s *session) stuff(o *opening, l *lines) (blocked bool, err error) {
 	done := make(chan error, 1)
 	go func() { done <- o.write(ctx, s.target.out, first(l, stuffMost), 32<<10) }()
 	last := int64(-1)
+	pause := quiet
+	if s.target.drops { // that it waits is the failure then, and a machine may be slow
+		pause = s.o.Timeout
+	}
 	for {
 		select {
 		case err := <-done:
 			return false, err
-		case <-time.After(quiet):
+		case <-time.After(pause):
 		}
 		now := o.written[s.target.out].Load()
 		if now == last {
@@ -226,7 +231,8 @@ func endStuck(s *session) error {
 	if err := o.sayCut(ctx); err != nil {
 		return err
 	}
-	cutCtx, cancel := context.WithTimeoutCause(s, cutMost, fmt.Errorf("not within %v of Cut", cutMost))
+	most := min(cutMost, s.o.Timeout)
+	cutCtx, cancel := context.WithTimeoutCause(s, most, fmt.Errorf("not within %v of Cut", most))
 	defer cancel()
 	ev := h.p.events
 	k := key{o.id, s.target.out}

@@ -48,9 +48,6 @@ func (h *host) settlesAt(ctx context.Context, n int) error {
 	}
 }
 
-// fdWithin is how long descriptors may stay open after they are of no use.
-const fdWithin = 5 * time.Second
-
 func fdsSurplus(s *session) error {
 	if err := s.needsReading(); err != nil {
 		return err
@@ -110,7 +107,7 @@ func fdsSurplus(s *session) error {
 			return fmt.Errorf("%d descriptors for one stream were acknowledged", n)
 		}
 	}
-	ctx, cancel := s.within(fdWithin)
+	ctx, cancel := s.soon()
 	defer cancel()
 	if err := h.settlesAt(ctx, before); err != nil {
 		return err
@@ -176,7 +173,7 @@ func fdsMalformed(s *session) error {
 		if err != nil {
 			return fmt.Errorf("send a packet %s: %w", what, err)
 		}
-		ctx, cancel := s.within(fdWithin)
+		ctx, cancel := s.soon()
 		err = h.settlesAt(ctx, before)
 		cancel()
 		if err != nil {
@@ -267,7 +264,7 @@ func fdsLeak(s *session) error {
 			return fmt.Errorf("opening %d: %w", i+1, err)
 		}
 	}
-	ctx, cancel := s.within(fdWithin)
+	ctx, cancel := s.soon()
 	defer cancel()
 	if err := h.settlesAt(ctx, before); err != nil {
 		return fmt.Errorf("after %d openings: %w", n, err)

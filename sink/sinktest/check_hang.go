@@ -10,14 +10,15 @@ import (
 	"github.com/muxd/muxd/sink/sinkpb"
 )
 
-// answerMost is how long an answer to Openings may take: muxd kills at 10 s.
-const answerMost = 5 * time.Second
+// answerMost is how long an answer to Openings may take: then muxd kills.
+const answerMost = 10 * time.Second
 
 func (h *host) answers(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, answerMost)
+	most := min(answerMost, h.o.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	if _, err := h.p.sinks.Openings(ctx, &sinkpb.OpeningsRequest{}); err != nil {
-		return fmt.Errorf("the call Openings, within %v: %w", answerMost, err)
+		return fmt.Errorf("the call Openings, within %v: %w", most, err)
 	}
 	return nil
 }

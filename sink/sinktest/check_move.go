@@ -277,12 +277,11 @@ func moveIdle(s *session) error {
 		return err
 	}
 	h.leaveAlone()
-	const within = 10 * time.Second
 	select {
 	case <-h.p.exited:
 		return nil
-	case <-time.After(within):
-		return fmt.Errorf("it still runs %v later", within)
+	case <-time.After(s.o.Timeout):
+		return fmt.Errorf("it still runs %v later", s.o.Timeout)
 	}
 }
 

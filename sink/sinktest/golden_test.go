@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -81,4 +82,30 @@ func goldenFiles(t *testing.T) map[string][]byte {
 		out[strings.TrimSuffix(filepath.Base(path), ".hex")] = b
 	}
 	return out
+}
+
+func TestJUnit(t *testing.T) {
+	r := Report{Plugin: "mine", Results: []Result{
+		{ID: "start.slow", Outcome: Passed, Expect: "e"},
+		{ID: "bytes.small", Spec: "mine:{out}", Outcome: Failed, Expect: "all < bytes", Detail: "\"none\" came", Took: 1500 * time.Millisecond},
+		{ID: "logs.all", Spec: "mine:{out}", Outcome: NotApplicable, Expect: "e", Detail: "it keeps no logs"},
+	}}
+	var b bytes.Buffer
+	if err := r.JUnit(&b); err != nil {
+		t.Fatal(err)
+	}
+	const want = `<?xml version="1.0" encoding="UTF-8"?>
+<testsuite name="muxd sink plugin mine" tests="3" failures="1" skipped="1" time="1.500">
+  <testcase classname="sink.mine" name="start.slow" time="0.000"></testcase>
+  <testcase classname="sink.mine" name="bytes.small mine:{out}" time="1.500">
+    <failure message="all &lt; bytes">&#34;none&#34; came</failure>
+  </testcase>
+  <testcase classname="sink.mine" name="logs.all mine:{out}" time="0.000">
+    <skipped message="it keeps no logs"></skipped>
+  </testcase>
+</testsuite>
+`
+	if b.String() != want {
+		t.Errorf("it is\n%s\nwant\n%s", b.String(), want)
+	}
 }

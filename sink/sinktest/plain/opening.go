@@ -1,4 +1,4 @@
-package sinktest_test
+package main
 
 import (
 	"context"

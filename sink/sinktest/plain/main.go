@@ -1,4 +1,12 @@
-package sinktest_test
+// Command plain is a sink plugin without the SDK, for the kit's own tests: it passes, unless it is started with a defect, which is
+// named after the check that has to find it.
+//
+//	plain:PATH       writes to a file or a FIFO
+//	plain:unix:PATH  writes to a socket, from which stdin comes
+//	plain-console    is a console
+//
+// It is written after PROTOCOL.md, and its scheme for streams is the one that stands there in section 5.
+package main
 
 import (
 	"context"
@@ -22,14 +30,11 @@ import (
 	"github.com/muxd/muxd/sink/sinkpb"
 )
 
-// plain is a sink plugin without the SDK, after PROTOCOL.md alone: plain:PATH writes to a file or FIFO, plain:unix:PATH to a socket,
-// from which stdin comes. plain-console is a console. It passes the kit, unless it is started with a defect, which is named after the
-// check that has to find it.
+// plain is the plugin: what a process has.
 type plain struct {
 	sinkpb.UnimplementedSinkServer
 	defect  string
 	console bool
-	born    time.Time
 
 	mu       sync.Mutex
 	ep       *fdchan.Endpoint
@@ -42,19 +47,20 @@ type plain struct {
 	met      bool // a later muxd has come
 }
 
-// The variables that tell the test binary to be the plugin.
-const (
-	plainEnv  = "SINKTEST_PLAIN" // plain or plain-console
-	defectEnv = "SINKTEST_DEFECT"
-)
-
 func (p *plain) is(defect string) bool { return p.defect == defect }
 
-// plainMain is the plugin's process.
-func plainMain() {
+// The arguments are the plugin's name, plain or plain-console, and perhaps a defect.
+func main() {
+	if len(os.Args) < 2 {
+		fmt.Fprintln(os.Stderr, "usage: plain plain|plain-console [DEFECT]")
+		os.Exit(2)
+	}
 	p := &plain{
-		defect: os.Getenv(defectEnv), console: os.Getenv(plainEnv) == "plain-console", born: time.Now(),
+		console:  os.Args[1] == "plain-console",
 		openings: map[string]*plainOpening{}, parked: map[string][]*fd.FD{}, changed: make(chan struct{}),
+	}
+	if len(os.Args) > 2 {
+		p.defect = os.Args[2]
 	}
 	if err := p.serve(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
