@@ -234,7 +234,8 @@ func (a *app) redirectCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "redirect ID STREAM SINK", Short: "Move an output stream of a running child to another sink", Args: args(cobra.ExactArgs(3)),
 		Long: `redirect moves stdout or stderr of a running child to another sink. Nothing is lost or doubled: the output of the old sink, followed
-by that of the new one, is the stream. What is on a terminal, a direct file, an inherited stream or null cannot be moved.
+by that of the new one, is the stream. What is on a terminal, a direct file, an inherited stream or null cannot be moved. Of several
+sinks one is named as in muxctl inspect: stdout/2.
 
 With --add the sink gets the stream from here on besides those that it has, and with --remove a sink, named by its spec or its number in
 muxctl inspect, gets no more of it; the others notice nothing. What a console shows is the stream console there.`,

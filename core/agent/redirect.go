@@ -19,7 +19,7 @@ import (
 // leaveTimeout is how long a sink may take to put out the chunk that it has in hand.
 const leaveTimeout = 5 * time.Second
 
-// redirect moves an output stream of a running child to the sink of another spec. The old sink puts out what it has taken and leaves;
+// redirect moves an output stream of a running child, or a branch of it as stdout/2, to the sink of another spec. The old sink puts out what it has taken and leaves;
 // what is in the pipe is the new one's. Where the new one cannot be opened the old one gets the stream back.
 func (a *Agent) redirect(ctx context.Context, c *child, m *agentpb.Move) (err error) {
 	name, text, cwd := m.Stream, m.Spec, m.Cwd
@@ -69,7 +69,10 @@ func (a *Agent) redirect(ctx context.Context, c *child, m *agentpb.Move) (err er
 		return status.Errorf(codes.FailedPrecondition, "%s cannot move to %s: the child has a pipe already, and that sink has it get something else",
 			name, text)
 	}
-	to.wiring = o.choice.wiring
+	if to.policy != sinkpb.Policy_BLOCK && to.policy != s.as.policy {
+		return status.Errorf(codes.InvalidArgument, "%s keeps its policy as a branch, which is %s=%s", name, branchOption, policyName(s.as.policy))
+	}
+	to.wiring, to.from, to.policy = o.choice.wiring, s.as.from, s.as.policy
 	far, err := a.keeper.Fetch(ctx, o.farName(s))
 	if err != nil {
 		return spawnError(fmt.Errorf("fetch the far end of %s: %w", name, err))
@@ -92,7 +95,7 @@ func (a *Agent) redirect(ctx context.Context, c *child, m *agentpb.Move) (err er
 	a.mu.Lock()
 	s.rec.Bytes = resp.Bytes
 	a.mu.Unlock()
-	back := *o.choice
+	back := *s.as
 	back.streams = []sinkpb.Stream{s.kind}
 	openErr := a.moveTo(ctx, c, o, s, &to, far, m.Opening)
 	if openErr != nil {
@@ -180,10 +183,12 @@ func (a *Agent) movable(c *child, name string) (*opening, *stream, error) {
 	}
 	for _, o := range c.openings {
 		for _, s := range o.streams {
-			if s.rec.Stream == name && o.choice.copies && !s.done {
-				return nil, nil, status.Errorf(codes.FailedPrecondition, "%s of %s has several sinks, and cannot move to another as a whole; use --add and --remove", name, c.rec.Name)
-			}
-			if s.rec.Stream == name && s.kind != sinkpb.Stream_STDIN && o.choice.onPipe() && s.as.from == nil && !s.done {
+			switch {
+			case s.done || s.as.removed:
+			case s.rec.Stream == name && o.choice.copies:
+				return nil, nil, status.Errorf(codes.FailedPrecondition,
+					"%s of %s has several sinks, and cannot move to another as a whole; name one of them, as in %s/1, or use --add and --remove", name, c.rec.Name, name)
+			case partOf(s.rec) == name && s.kind != sinkpb.Stream_STDIN && o.choice.onPipe() && !o.choice.copies:
 				return o, s, nil
 			}
 		}
@@ -218,8 +223,11 @@ func (a *Agent) moveTo(ctx context.Context, c *child, from *opening, s *stream, 
 	o.plugin.Store(p)
 	a.openings[o.id] = o
 	a.mu.Unlock()
-	rec := &controlpb.Sink{Stream: streamName(s.kind), Spec: to.text, Plugin: to.spec.Name, Wiring: to.wiring, State: "open"}
-	next := &stream{kind: s.kind, rec: rec, as: to, holder: s.holder}
+	rec := &controlpb.Sink{
+		Stream: s.rec.Stream, Spec: to.text, Plugin: to.spec.Name, Wiring: to.wiring, State: "open",
+		Branch: s.rec.Branch, Policy: s.rec.Policy, Missed: s.rec.Missed,
+	}
+	next := &stream{kind: s.kind, rec: rec, as: to, branch: s.branch, holder: s.holder}
 	if err := a.keeper.Hold(ctx, o.farName(next), nil, far.Int()); err != nil {
 		return err
 	}
@@ -257,11 +265,16 @@ func (a *Agent) moveTo(ctx context.Context, c *child, from *opening, s *stream, 
 		return err
 	}
 	from.choice.streams = slices.DeleteFunc(slices.Clone(from.choice.streams), func(k sinkpb.Stream) bool { return k == s.kind })
-	s.done, s.rec.State = true, "moved"
+	s.done, s.rec.State, next.closed = true, "moved", s.closed
+	if s.as != from.choice { // it was a branch of its own
+		c.sinks = slices.DeleteFunc(c.sinks, func(ch *choice) bool { return ch == s.as })
+		s.as = from.choice
+	}
+	s.branch = ""
 	c.sinks = append(c.sinks, to)
 	c.openings = append(c.openings, o)
 	c.rec.Sinks = append(c.rec.Sinks, rec)
-	a.emit(c, "redirected", rec.Stream, fmt.Sprintf("from %s, after %d bytes, to %s", from.choice.text, s.rec.Bytes, to.text))
+	a.emit(c, "redirected", partOf(rec), fmt.Sprintf("from %s, after %d bytes, to %s", from.choice.text, s.rec.Bytes, to.text))
 	left := !slices.ContainsFunc(from.streams, func(s *stream) bool { return s.rec.State != "moved" })
 	if left { // nothing of it is there any more
 		c.sinks = slices.DeleteFunc(c.sinks, func(ch *choice) bool { return ch == from.choice })
