@@ -212,6 +212,7 @@ func crashEverywhere(t *testing.T, steps []Step, unseen, pipe bool) {
 	for _, first := range firsts {
 		for _, second := range append([]crash{{}}, firsts...) {
 			t.Run(fmt.Sprintf("%s %d, %s %d", first.at, first.n, second.at, second.n), func(t *testing.T) {
+				t.Parallel()
 				over := make(chan struct{})
 				d := &disk{unseen: unseen, parked: map[string][]*fd.FD{}}
 				r, w, err := fd.Pipe()

@@ -204,6 +204,7 @@ func TestFanCrashAtEveryStep(t *testing.T) {
 	for _, first := range firsts {
 		for _, second := range append([]crash{{}}, firsts...) {
 			t.Run(fmt.Sprintf("%s %d, %s %d", first.at, first.n, second.at, second.n), func(t *testing.T) {
+				t.Parallel()
 				over := make(chan struct{})
 				d := &disk{parked: map[string][]*fd.FD{}}
 				r, w, err := fd.Pipe()
