@@ -65,6 +65,7 @@ type Agent struct {
 	early     []*keeperpb.Process          // exits that were told before the children were restored
 	restored  bool                         // they are
 	openings  map[string]*opening          // by id
+	discards  int                          // openings that are being discarded
 	requests  map[string]*child            // by the client's request id
 	deaths    map[string][]time.Time       // of plugins, the latest few
 	copies    map[string]map[string]*fd.FD // of what belongs to a dead plugin, by its name and the keeper's

@@ -125,6 +125,8 @@ type stream struct {
 	armed  bool     // the keeper tells when its far end has something to read
 	moving bool     // it is leaving its sink for another
 	done   bool     // flushed or failed, or nothing will be told of it
+
+	eventsFrom time.Time // see emitSome
 }
 
 func newChild(cs *controlpb.ChildSpec) *child {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/muxd/muxd/sink/sinkpb"
 )
@@ -12,8 +13,14 @@ func (a *Agent) sinkEvent(plugin string, ev *sinkpb.Event) {
 	defer a.mu.Unlock()
 	o := a.openings[ev.Opening]
 	if o == nil || o.choice.spec.Name != plugin {
-		if ev.Opening != "" && !a.isMoving(ev.Opening) {
-			a.follow(func() { a.discard(plugin, ev) })
+		if ev.Opening != "" && !a.isMoving(ev.Opening) && a.discards < discardsMost {
+			a.discards++
+			a.follow(func() {
+				a.discard(plugin, ev)
+				a.mu.Lock()
+				defer a.mu.Unlock()
+				a.discards--
+			})
 		}
 		return
 	}
@@ -25,6 +32,29 @@ func (a *Agent) sinkEvent(plugin string, ev *sinkpb.Event) {
 	a.undoneIfDone(o)
 	a.streamsOver(o.child)
 	a.maybeFinish(o.child)
+}
+
+// discardsMost is how many openings that nobody knows are ended at a time. What is not ended then is when its plugin is watched anew.
+const discardsMost = 64
+
+// What comes and goes is told so often of a stream, and not more: a plugin that flaps would push what others have to tell out of the
+// events. The child's record has the state all the same.
+const (
+	eventsBurst = 100
+	eventsEvery = time.Second
+)
+
+// emitSome tells of s unless there was too much of it lately. Agent.mu is held.
+func (a *Agent) emitSome(c *child, s *stream, kind, part, text string) {
+	now := time.Now()
+	if s.eventsFrom.Before(now.Add(-eventsBurst * eventsEvery)) {
+		s.eventsFrom = now.Add(-eventsBurst * eventsEvery)
+	}
+	if s.eventsFrom = s.eventsFrom.Add(eventsEvery); s.eventsFrom.After(now) {
+		s.eventsFrom = s.eventsFrom.Add(-eventsEvery)
+		return
+	}
+	a.emit(c, kind, part, text)
 }
 
 // discard ends an opening that nobody knows: an agent died while it was being made, or it has been forgotten already.
@@ -74,14 +104,14 @@ func (a *Agent) streamEvent(o *opening, s *stream, ev *sinkpb.Event) {
 			if text == "" {
 				text = "over"
 			}
-			a.emit(c, "trouble", partOf(r), text)
+			a.emitSome(c, s, "trouble", partOf(r), text)
 		}
 	case *sinkpb.Event_Dropped:
 		if w.Dropped.Branch != "" {
 			a.branchDropped(o, w.Dropped.Branch, w.Dropped.Bytes)
 		} else if n := w.Dropped.Bytes; n > r.Dropped {
 			r.Dropped = n
-			a.emit(c, "dropped", partOf(r), fmt.Sprintf("%d bytes were dropped by %s until now", n, r.Spec))
+			a.emitSome(c, s, "dropped", partOf(r), fmt.Sprintf("%d bytes were dropped by %s until now", n, r.Spec))
 		}
 	case *sinkpb.Event_Typed:
 		v := w.Typed.Viewer
@@ -89,9 +119,9 @@ func (a *Agent) streamEvent(o *opening, s *stream, ev *sinkpb.Event) {
 	case *sinkpb.Event_Viewers:
 		switch n := w.Viewers.Count; {
 		case n > r.Viewers:
-			a.emit(c, "attached", r.Stream, fmt.Sprintf("%d viewers", n))
+			a.emitSome(c, s, "attached", r.Stream, fmt.Sprintf("%d viewers", n))
 		case n < r.Viewers:
-			a.emit(c, "detached", r.Stream, fmt.Sprintf("%d viewers", n))
+			a.emitSome(c, s, "detached", r.Stream, fmt.Sprintf("%d viewers", n))
 		}
 		r.Viewers = w.Viewers.Count
 	}

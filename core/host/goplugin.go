@@ -80,7 +80,7 @@ func (p *Plugin) launch(then func(ctx context.Context) error) (err error) {
 		SkipHostEnv:      true,
 		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: h.o.Dir},
 		Logger:           hclog.NewNullLogger(),
-		GRPCDialOptions:  []grpc.DialOption{grpc.WithUnaryInterceptor(p.stirring)},
+		GRPCDialOptions:  p.dialOptions(),
 		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, _ string) (runner.Runner, error) {
 			run.env = cmd.Env
 			return run, nil

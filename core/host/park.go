@@ -7,12 +7,17 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/muxd/muxd/internal/fd"
 	"github.com/muxd/muxd/internal/fdchan"
 	"github.com/muxd/muxd/sink/sinkpb"
 )
 
 // What a plugin parks is held by the keeper, a descriptor a name: park/PLUGIN/NAME/000, 001, ….
+
+// parkedMost is the most descriptors under one name.
+const parkedMost = 10
 
 // farEnd begins the name of a far end that a plugin parks again, OPENING/STREAM: of an opening that is the agent's, so it is held as
 // any far end is.
@@ -32,7 +37,59 @@ func (p *Plugin) park(name string, fds []*fd.FD) error {
 	if rest, ok := strings.CutPrefix(name, farEnd); ok {
 		return p.parkFar(ctx, rest, fds)
 	}
-	return p.host.o.Keeper.HoldSeries(ctx, p.parkPrefix()+name+"/", fd.Ints(fds))
+	if err := p.account(ctx, name, len(fds)); err != nil {
+		return err
+	}
+	err := p.host.o.Keeper.HoldSeries(ctx, p.parkPrefix()+name+"/", fd.Ints(fds))
+	if err != nil {
+		p.parks = parkCount{} // what is held is looked at anew
+	}
+	return err
+}
+
+// parkedShare is the part of the descriptors that muxd may have open which one plugin may have parked: the others need some too.
+const parkedShare = 4
+
+// parkCount is how many descriptors a plugin has parked, in all and by name; by is nil where that is not known.
+type parkCount struct {
+	by  map[string]int
+	all int
+}
+
+// account notes that n descriptors are parked under name from now on, or says that they are too many.
+func (p *Plugin) account(ctx context.Context, name string, n int) error {
+	if n > parkedMost {
+		return fmt.Errorf("park %.100q: %d descriptors, and a name has %d at most", name, n, parkedMost)
+	}
+	if p.parks.by == nil { // an earlier agent or process may have parked something
+		held, _, err := p.host.o.Keeper.List(ctx)
+		if err != nil {
+			return err
+		}
+		p.parks.by = map[string]int{}
+		for _, h := range held {
+			if rest, ok := strings.CutPrefix(h.Name, p.parkPrefix()); ok {
+				if of, _, ok := cutNumber(rest); ok {
+					p.parks.by[of]++
+					p.parks.all++
+				}
+			}
+		}
+	}
+	all := p.parks.all - p.parks.by[name] + n
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return err
+	}
+	if n > p.parks.by[name] && uint64(all) > limit.Cur/parkedShare {
+		return fmt.Errorf("park %.100q: plugin %s would have %d descriptors parked, and may have a quarter of muxd's limit of %d open files",
+			name, p.name, all, limit.Cur)
+	}
+	p.parks.all = all
+	if p.parks.by[name] = n; n == 0 {
+		delete(p.parks.by, name)
+	}
+	return nil
 }
 
 // parkFar has the keeper hold a far end again. It may come late, from a call of an agent that died: a stream that has ended meanwhile is

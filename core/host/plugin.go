@@ -30,7 +30,8 @@ type Plugin struct {
 	client   *plugin.Client
 	sinks    sinkpb.SinkClient
 	desc     *sinkpb.Description
-	protocol int // the version that was agreed on
+	protocol int       // the version that was agreed on
+	parks    parkCount // what it has parked; of park
 	fds      *fdchan.Endpoint
 	listener string // path of the socket on which a later muxd opens another fd channel
 	file     fileID // of the executable that was started

@@ -43,6 +43,13 @@ func (p *Plugin) stirring(ctx context.Context, method string, req, reply any, cc
 	return call(ctx, method, req, reply, cc, opts...)
 }
 
+// dialOptions are those of the connection to the plugin.
+func (p *Plugin) dialOptions() []grpc.DialOption {
+	return []grpc.DialOption{
+		grpc.WithChainUnaryInterceptor(p.stirring, plainCall), grpc.WithStreamInterceptor(plainStream),
+	}
+}
+
 // pulse is the loop above. It ends with the process.
 func (p *Plugin) pulse() {
 	for {

@@ -13,7 +13,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 	plugin "github.com/hashicorp/go-plugin"
 	"github.com/hashicorp/go-plugin/runner"
-	"google.golang.org/grpc"
 
 	"github.com/muxd/muxd/core/keeper"
 	"github.com/muxd/muxd/core/keeper/keeperpb"
@@ -90,7 +89,7 @@ func (h *Host) Reattach(ctx context.Context, process *keeperpb.Process) (*Plugin
 		Plugins:          plugin.PluginSet{"sink": clientPlugin{}},
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		Logger:           hclog.NewNullLogger(),
-		GRPCDialOptions:  []grpc.DialOption{grpc.WithUnaryInterceptor(p.stirring)},
+		GRPCDialOptions:  p.dialOptions(),
 		Reattach: &plugin.ReattachConfig{
 			Protocol: plugin.ProtocolGRPC, ProtocolVersion: at.Version, Pid: int(process.Pid),
 			Addr:         &net.UnixAddr{Net: at.Network, Name: at.Addr},

@@ -14,8 +14,12 @@ import (
 // the packet with its fds travel on different sockets, so either can come first.
 const (
 	unclaimedMost = 64
+	unclaimedFDs  = 2 * MaxFDs // in all of these
 	unclaimedFor  = 10 * time.Second
 )
+
+// parksMost is how many Parks wait at most. While they do nothing more is received: the peer waits, and its descriptors are its own.
+const parksMost = 16
 
 // Delivery is descriptors that arrived under a ticket. Exactly one of Ack and Refuse must be called: the giver
 // keeps its copies until then.
@@ -51,6 +55,7 @@ type Endpoint struct {
 	expiry    map[Ticket]*time.Timer
 	takers    map[Ticket]chan *Delivery
 	givers    map[Ticket]chan error
+	fewer     *sync.Cond // of mu: there are fewer parks
 }
 
 // parked is a Park packet and its fds, which it owns.
@@ -71,6 +76,7 @@ func NewEndpoint(c *Conn, park func(name string, fds []*fd.FD) error) *Endpoint 
 		takers:    map[Ticket]chan *Delivery{},
 		givers:    map[Ticket]chan error{},
 	}
+	e.fewer = sync.NewCond(&e.mu)
 	go e.receive()
 	return e
 }
@@ -247,6 +253,9 @@ func (e *Endpoint) dispatch(p Packet, fds []*fd.FD) bool {
 		return e.deliver(&Delivery{FDs: fds, ticket: p.Ticket, ep: e})
 	case Park:
 		e.mu.Lock()
+		for len(e.parks) >= parksMost {
+			e.fewer.Wait()
+		}
 		e.parks = append(e.parks, parked{p, fds})
 		if len(e.parks) == 1 {
 			e.work.Go(e.parkAll)
@@ -270,7 +279,11 @@ func (e *Endpoint) deliver(d *Delivery) bool {
 		return true
 	}
 	_, twice := e.unclaimed[d.ticket]
-	if twice || len(e.unclaimed) >= unclaimedMost {
+	waiting := len(d.FDs)
+	for _, other := range e.unclaimed {
+		waiting += len(other.FDs)
+	}
+	if twice || len(e.unclaimed) >= unclaimedMost || waiting > unclaimedFDs {
 		e.mu.Unlock()
 		e.refuse(d.ticket, "nobody has asked for it, and too much is waiting")
 		return false
@@ -291,6 +304,7 @@ func (e *Endpoint) parkAll() {
 		e.parked(next.p, next.fds)
 		e.mu.Lock()
 		e.parks = e.parks[1:]
+		e.fewer.Signal()
 	}
 	e.parks = nil
 }
