@@ -252,7 +252,7 @@ func recoveryTable(t *testing.T, table []*row) string {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d times each, on %d CPUs (%s) and Linux %s:\n\n", *rounds, runtime.NumCPU(), model[1], unix.ByteSliceToString(name.Release[:]))
-	b.WriteString("| killed | longest time without output: p50, p99 | until `Status` is answered: p50, p99 | bytes lost or doubled |\n|---|---|---|---|\n")
+	b.WriteString("| killed | longest time without output: p50, most | until `Status` is answered: p50, most | bytes lost or doubled |\n|---|---|---|---|\n")
 	for _, r := range table {
 		fmt.Fprintf(&b, "| %s | %s | %s | 0 |\n", r.what, quantiles(r.without), quantiles(r.answer))
 	}
