@@ -51,6 +51,13 @@ func makeBundle(dir, busybox string, terminal bool, argv []string) error {
 		},
 		"linux": object{"namespaces": namespaces},
 	}
+	if uid, gid := os.Geteuid(), os.Getegid(); uid != 0 { // rootless: root of a user namespace
+		spec["linux"] = object{
+			"namespaces":  append(namespaces, object{"type": "user"}),
+			"uidMappings": []object{{"containerID": 0, "hostID": uid, "size": 1}},
+			"gidMappings": []object{{"containerID": 0, "hostID": gid, "size": 1}},
+		}
+	}
 	if b, err = json.Marshal(spec); err != nil {
 		return err
 	}
