@@ -4,6 +4,34 @@
 // it for the first time, hands it the far ends of children's streams, and restarts it when it dies. The author
 // fills in Plugin and implements [Sink]: the SDK reads the streams, in chunks, batches small writes into
 // larger chunks, keeps counters, and tells muxd when a stream has ended and when all of it is put out.
+// muxctl plugin new writes such a plugin to begin with, and muxctl plugin check holds one to what it promises.
+//
+// # What a sink takes
+//
+//   - Chunks: Sink.Write puts out c.Data. What is in hand when the process is killed comes again to the next one
+//     ([Chunk.Again]), with what Write had recorded by then ([Chunk.Intend]).
+//   - Lines: Sink.Write ranges over [Chunk.Lines].
+//   - Bytes that it does not look at: with [Opening.Unseen] the kernel moves them ([Chunk.Move]).
+//   - Nothing: Plugin.OpenDirect makes the child's end itself, a file or a connection.
+//   - A console: Plugin.OpenConsole makes a terminal, and [ConsoleSink] serves its viewers.
+//
+// # What is called when
+//
+// Plugin.Check comes before a child is spawned, and changes nothing. Then Plugin.Open makes a sink for each child; an error of it
+// is the error of the spawn. Write is called with one chunk of a stream after the other, by a goroutine that no other stream
+// waits for: while it blocks the stream waits in its pipe, and nothing of it in memory. At the end of a stream it is called
+// with [Chunk.Last]. When all streams of the opening have ended, or the process ends, comes Sink.Close. Openings are independent of
+// each other: whatever is called for one may be called at the same time for another.
+//
+// When the process dies another one gets the openings that live, by Plugin.Open with [Opening.Again]: what must outlive it is in the
+// chunks' states ([Chunk.SetState]), in the opening's memory ([Opening.Memory]), or parked ([Opening.Park]).
+//
+// # What a sink need not do
+//
+// Draining, deadlines, the hand-over of a stream to another sink, to another process of the plugin, or to another muxd, come with the SDK:
+// each happens between two chunks. A plugin is asked now and then whether it lives; the SDK answers, also while sinks block. What a
+// plugin prints to os.Stdout and os.Stderr is in muxd's log. What it waits for it tells with [Opening.Trouble], and what it had to
+// drop with [Opening.Dropped]: both are shown by muxctl inspect.
 package sink
 
 import (
