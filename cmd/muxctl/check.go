@@ -37,8 +37,9 @@ Sinks are opened with the specs that --spec gives, each of which may have placeh
   {fifo}     the path of a FIFO that the kit reads; what comes is compared
   {dir}      an empty directory
 
---read says where else to find what came out: "logs" has the plugin read it back (Logs), "none" compares nothing, and anything
-else is a shell command that prints it, in which placeholders are replaced too. A console is read as a viewer. Without --spec
+--read says where to find what came out, if not there: "logs" has the plugin read it back (Logs), "none" compares nothing, a
+placeholder alone is the one that counts where there are several or the plugin keeps logs too, and anything else is a shell
+command that prints it, in which placeholders are replaced. A console is read as a viewer. Without --spec
 the built-in sinks are checked with specs that are known, and others with what their description lets guess.
 
 A check of what a sink does not claim does not apply: whether nothing is lost when it is killed is compared if it answers Check
@@ -91,7 +92,7 @@ Exit status: 0 if nothing failed, 1 if something did or nothing could be checked
 	}
 	f := c.Flags()
 	f.StringArrayVar(&o.Specs, "spec", nil, "a sink `SPEC` to check with; may be repeated")
-	f.StringVar(&o.Read, "read", "", "how to find what came out: logs, none, or a shell `COMMAND` that prints it")
+	f.StringVar(&o.Read, "read", "", "how to find what came out: logs, none, a placeholder, or a shell `COMMAND` that prints it")
 	f.StringSliceVar(&o.Only, "only", nil, "do only these checks: `ID`s, or groups of them, as kill")
 	f.StringSliceVar(&o.Skip, "skip", nil, "leave these checks out")
 	f.BoolVar(&o.Full, "full", false, "everything at its full size; takes minutes")
