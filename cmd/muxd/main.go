@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -154,6 +155,11 @@ func runAgent(args []string) int {
 		return 2
 	}
 	os.Unsetenv(keeper.AgentFDs)
+	// What the agent does for a child is one step after the other, with others' processes in between: on more processors it would
+	// only wake threads of its own.
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(min(max(runtime.NumCPU()/2, 1), 4))
+	}
 	return agent.Run(agent.Options{
 		RuntimeDir: args[0], ConfigPath: args[1], Version: version, Path: os.Args[0],
 		Become: append([]string{os.Args[0], "takeover"}, args...), Keeper: fd.New(n[0]), Control: fd.New(n[1]), Sessions: fd.New(n[2]),

@@ -203,7 +203,7 @@ func (a *Agent) takeIn(ctx context.Context, c *child, pid int32, far map[sinkpb.
 		}
 		left = openings[:n-1]
 	}
-	a.running(c, p)
+	a.running(c, p, nil)
 	return nil
 }
 
@@ -265,7 +265,7 @@ func (a *Agent) resumeAdopted(ctx context.Context, c *child, p *keeperpb.Process
 		}
 	}
 	if whole {
-		a.running(c, cmp.Or(p, &keeperpb.Process{Key: c.key, Started: c.rec.Created}))
+		a.running(c, cmp.Or(p, &keeperpb.Process{Key: c.key, Started: c.rec.Created}), nil)
 		if p.GetExited() {
 			a.processExited(p)
 		}

@@ -55,6 +55,7 @@ type Agent struct {
 	control  *fd.FD // the listening sockets, for a keeper that this process has to become
 	fdSock   *fd.FD
 	events   *eventHistory
+	verdicts verdicts
 	ctx      context.Context // done when the agent ends
 	cancel   context.CancelFunc
 	work     sync.WaitGroup // goroutines that follow children
@@ -67,6 +68,8 @@ type Agent struct {
 	openings  map[string]*opening          // by id
 	discards  int                          // openings that are being discarded
 	requests  map[string]*child            // by the client's request id
+	named     map[string]*child            // by names that are not ids: who has it, or had it last
+	done      []*child                     // finished, in that order, and to be remembered
 	deaths    map[string][]time.Time       // of plugins, the latest few
 	copies    map[string]map[string]*fd.FD // of what belongs to a dead plugin, by its name and the keeper's
 	reviving  map[string]bool              // plugins whose openings are being handed to a successor
@@ -82,7 +85,7 @@ func Run(o Options) int {
 	a := &Agent{
 		o: o, started: time.Now(), sessions: newSessions(),
 		children: map[string]*child{}, byKey: map[string]*child{}, openings: map[string]*opening{},
-		requests: map[string]*child{}, deaths: map[string][]time.Time{}, reviving: map[string]bool{}, copies: map[string]map[string]*fd.FD{},
+		requests: map[string]*child{}, named: map[string]*child{}, deaths: map[string][]time.Time{}, reviving: map[string]bool{}, copies: map[string]map[string]*fd.FD{},
 		broken: map[string]bool{}, ended: make(chan struct{}),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())

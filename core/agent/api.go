@@ -37,19 +37,16 @@ func (a *Agent) find(ref string) (*child, error) {
 	if c := a.children[ref]; c != nil {
 		return c, nil
 	}
-	var named *child
+	if c := a.named[ref]; c != nil {
+		return c, nil
+	}
 	var begins []string
-	for id, c := range a.children {
-		if c.rec.Name == ref && (named == nil || !c.over() || named.over() && c.rec.Created > named.rec.Created) {
-			named = c
-		}
+	for id := range a.children {
 		if ref != "" && strings.HasPrefix(id, ref) {
 			begins = append(begins, id)
 		}
 	}
 	switch {
-	case named != nil:
-		return named, nil
 	case len(begins) == 1:
 		return a.children[begins[0]], nil
 	case len(begins) > 1:
@@ -57,6 +54,28 @@ func (a *Agent) find(ref string) (*child, error) {
 		return nil, status.Errorf(codes.InvalidArgument, "child %q: %s begin so; write more of the id", ref, strings.Join(begins, ", "))
 	}
 	return nil, status.Errorf(codes.NotFound, "child %q: there is none of that name or id; see muxctl list --all", ref)
+}
+
+// name has c found by its name: one that lives before one that is over, and then the latest. Agent.mu is held, here and below.
+func (a *Agent) name(c *child) {
+	name := c.rec.Name
+	if had := a.named[name]; name != c.id() && (had == nil || !c.over() || had.over() && c.rec.Created > had.rec.Created) {
+		a.named[name] = c
+	}
+}
+
+// unname is called when c is forgotten: its name may be that of an earlier child.
+func (a *Agent) unname(c *child) {
+	name := c.rec.Name
+	if a.named[name] != c {
+		return
+	}
+	delete(a.named, name)
+	for _, other := range a.done {
+		if other != c && other.rec.Name == name && a.children[other.id()] == other {
+			a.name(other)
+		}
+	}
 }
 
 // snapshot is a copy of what is known of c.

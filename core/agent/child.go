@@ -306,6 +306,8 @@ func (a *Agent) release(c *child, openings []*opening, stopping bool) {
 	if stopping && !c.adopted { // what of its group has outlived it, and holds no stream
 		a.keeper.Signal(a.ctx, c.key, unix.SIGKILL, true)
 	}
+	var dropped sync.WaitGroup
+	dropped.Go(func() { a.keeper.ForgetAll(a.ctx, c.key, farPrefix(c.id())) })
 	var gone []*opening
 	for _, o := range openings {
 		_, err := o.sinks().Forget(a.ctx, &sinkpb.ForgetRequest{Opening: o.id})
@@ -329,8 +331,7 @@ func (a *Agent) release(c *child, openings []*opening, stopping bool) {
 	for _, o := range gone { // a successor may be told nothing of it any more
 		a.dropParked(a.ctx, o)
 	}
-	a.keeper.Drop(a.ctx, farPrefix(c.id()), true)
-	a.keeper.Forget(a.ctx, c.key)
+	dropped.Wait()
 }
 
 // finish moves c from exited to finished or backoff. Agent.mu is held.
@@ -385,6 +386,7 @@ func (a *Agent) over(c *child, state string) {
 			a.forget(c)
 		})
 	default:
+		a.done = append(a.done, c)
 		a.forgetOldest()
 	}
 }
@@ -393,6 +395,10 @@ func (a *Agent) over(c *child, state string) {
 func (a *Agent) forget(c *child) {
 	if a.children[c.id()] == c {
 		delete(a.children, c.id())
+		a.unname(c)
+		if i := slices.Index(a.done, c); i >= 0 {
+			a.done = slices.Delete(a.done, i, i+1)
+		}
 		if err := a.journal.remove(c.id()); err != nil {
 			a.log.Error("child is not removed from the journal", "child", c.id(), "error", err)
 		}
@@ -404,19 +410,8 @@ func (a *Agent) forget(c *child) {
 
 // forgetOldest keeps the number of finished children within the configured bound. Agent.mu is held.
 func (a *Agent) forgetOldest() {
-	var done []*child
-	for _, c := range a.children {
-		if c.over() {
-			done = append(done, c)
-		}
-	}
-	most := a.cfg.Load().Agent.KeepFinished
-	if len(done) <= most {
-		return
-	}
-	slices.SortFunc(done, func(x, y *child) int { return int(x.rec.Finished - y.rec.Finished) })
-	for _, c := range done[:len(done)-most] {
-		a.forget(c)
+	for most := a.cfg.Load().Agent.KeepFinished; len(a.done) > most; {
+		a.forget(a.done[0])
 	}
 }
 

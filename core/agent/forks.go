@@ -88,7 +88,7 @@ func (a *Agent) forked(ctx context.Context, c *child, pid int32, d *fdchan.Deliv
 		return spawnError(err)
 	}
 	d.Ack()
-	a.running(c, p)
+	a.running(c, p, nil)
 	return nil
 }
 

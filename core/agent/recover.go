@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -98,11 +100,14 @@ func (a *Agent) restore() ([]*child, error) {
 		switch {
 		case c.over():
 			close(c.finished)
+			a.done = append(a.done, c)
 		case c.rec.State == stExited: // before a plugin tells of its streams: the last of them ends the wait
 			a.drainLater(c)
 		}
 		children = append(children, c)
+		a.name(c)
 	}
+	slices.SortStableFunc(a.done, func(x, y *child) int { return cmp.Compare(x.rec.Finished, y.rec.Finished) })
 	return children, nil
 }
 
@@ -198,7 +203,7 @@ func (a *Agent) resume(ctx context.Context, c *child, p *keeperpb.Process) {
 	case state == stStarting && c.adopted:
 		a.resumeAdopted(ctx, c, p)
 	case state == stStarting && p != nil:
-		a.running(c, p)
+		a.running(c, p, nil)
 		if p.Exited {
 			a.mu.Lock()
 			a.exited(c, p)

@@ -155,8 +155,8 @@ func (a *Agent) register(c *child) error {
 		id = newID()
 	}
 	name := cmp.Or(c.spec.Name, id)
-	for _, other := range a.children {
-		if other.rec.Id == name || other.rec.Name == name && !other.over() {
+	for _, other := range []*child{a.children[name], a.named[name]} {
+		if other != nil && (other.rec.Id == name || !other.over()) {
 			return status.Errorf(codes.AlreadyExists, "name %q is in use by child %s", name, other.rec.Id)
 		}
 	}
@@ -166,6 +166,7 @@ func (a *Agent) register(c *child) error {
 		Created: time.Now().UnixNano(), Restart: c.spec.Restart, Remove: c.spec.Remove, Size: c.spec.Size,
 	}
 	a.children[id] = c
+	a.name(c)
 	if c.request != "" {
 		a.requests[c.request] = c
 	}
@@ -272,9 +273,11 @@ func (a *Agent) start(ctx context.Context, c *child, by caller) (err error) {
 	a.byKey[c.key] = c
 	a.save(c) // before the process is there: an agent that takes over finds either both or neither
 	a.mu.Unlock()
-	p, err := a.keeper.Spawn(ctx, a.spawnMessage(c, env, &near), near.order())
+	p, pidfd, err := a.keeper.SpawnOpen(ctx, a.spawnMessage(c, env, &near), near.order())
 	if err == nil && c.runtime != nil {
 		near.close()
+		pidfd.Close() // of the runtime
+		pidfd = nil
 		p, err = a.beginContainer(c, p).finish(p, by)
 	}
 	if err != nil {
@@ -288,12 +291,12 @@ func (a *Agent) start(ctx context.Context, c *child, by caller) (err error) {
 		by.fds.Ack()
 		acked = true
 	}
-	a.running(c, p)
+	a.running(c, p, pidfd)
 	return nil
 }
 
-// running moves c from starting to running.
-func (a *Agent) running(c *child, p *keeperpb.Process) {
+// running moves c from starting to running. It takes ownership of pidfd, which may be nil.
+func (a *Agent) running(c *child, p *keeperpb.Process, pidfd *fd.FD) {
 	a.mu.Lock()
 	c.rec.State, c.rec.Pid, c.rec.Started = stRunning, p.Pid, p.Started
 	c.started, _ = keeper.StartTime(int(p.Pid)) // an error: it has been reaped already, and its exit is on the way
@@ -304,7 +307,9 @@ func (a *Agent) running(c *child, p *keeperpb.Process) {
 	}
 	a.save(c)
 	stop := c.stopping
-	c.openPidfd()
+	if c.pidfd = pidfd; pidfd == nil {
+		c.openPidfd()
+	}
 	if c.pending != nil {
 		pending := c.pending
 		c.pending = nil

@@ -13,7 +13,7 @@ import (
 // arm has the agent be told, once, when the descriptors of these names have something to read. k.mu is held, here and below.
 func (k *keeper) arm(names []string) *Error {
 	for _, name := range names {
-		h := k.held[name]
+		h := k.held.get(name)
 		if h == nil {
 			continue
 		}

@@ -70,11 +70,25 @@ func (c *Client) Done() <-chan struct{} { return c.done }
 // s.Hold; it does not take ownership of them. A key that the keeper knows already returns the first spawn's
 // process.
 func (c *Client) Spawn(ctx context.Context, s *keeperpb.Spawn, fds []int) (*keeperpb.Process, error) {
+	p, pidfd, err := c.SpawnOpen(ctx, s, fds)
+	pidfd.Close()
+	return p, err
+}
+
+// SpawnOpen is Spawn, and returns the process's pidfd too, owned by the caller; nil where it has exited already, or there is none.
+func (c *Client) SpawnOpen(ctx context.Context, s *keeperpb.Spawn, fds []int) (*keeperpb.Process, *fd.FD, error) {
 	if len(fds) != len(s.GetFds())+len(s.GetHold()) {
-		return nil, fmt.Errorf("spawn %s: %d descriptors for %d numbers and %d names", s.GetKey(), len(fds), len(s.GetFds()), len(s.GetHold()))
+		return nil, nil, fmt.Errorf("spawn %s: %d descriptors for %d numbers and %d names", s.GetKey(), len(fds), len(s.GetFds()), len(s.GetHold()))
 	}
-	r, err := c.call(ctx, &keeperpb.Request{What: &keeperpb.Request_Spawn{Spawn: s}}, fds...)
-	return r.GetProcess(), err
+	a, err := c.ask(ctx, &keeperpb.Request{What: &keeperpb.Request_Spawn{Spawn: s}}, fds...)
+	if err == nil {
+		err = replyError(a.reply)
+	}
+	if err != nil || len(a.fds) != 1 {
+		fd.CloseAll(a.fds)
+		return a.reply.GetProcess(), nil, err
+	}
+	return a.reply.GetProcess(), a.fds[0], nil
 }
 
 // Signal sends sig to the process of that key, or to its group. ESRCH where there is none any more.
@@ -138,7 +152,12 @@ func (c *Client) List(ctx context.Context) ([]*keeperpb.Held, []*keeperpb.Proces
 // Forget removes the record of an exited process; EBUSY while it runs, unless it is only watched. A key that is not there is no
 // error.
 func (c *Client) Forget(ctx context.Context, key string) error {
-	_, err := c.call(ctx, &keeperpb.Request{What: &keeperpb.Request_Forget{Forget: &keeperpb.Forget{Key: key}}})
+	return c.ForgetAll(ctx, key, "")
+}
+
+// ForgetAll is Forget, and Drop of all names that begin with prefix.
+func (c *Client) ForgetAll(ctx context.Context, key, prefix string) error {
+	_, err := c.call(ctx, &keeperpb.Request{What: &keeperpb.Request_Forget{Forget: &keeperpb.Forget{Key: key, Drop: prefix}}})
 	return err
 }
 

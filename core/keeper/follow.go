@@ -65,6 +65,7 @@ func (k *keeper) follow(f *keeperpb.Follow, fds []*fd.FD) (*keeperpb.Process, *E
 	p.alone = err == nil && pgid != pid
 	k.procs[f.GetKey()] = p
 	k.pids[pid] = p
+	k.await(p)
 	k.reapSoon = true
 	return p.pb, nil
 }
@@ -107,7 +108,7 @@ func statFields(pid int) [][]byte {
 
 // accept holds a connection. The socket must not block: nor may the keeper.
 func (k *keeper) accept(a *keeperpb.Accept) *Error {
-	l := k.held[a.GetName()]
+	l := k.held.get(a.GetName())
 	if l == nil {
 		return fail(syscall.ENOENT, "the keeper holds no descriptor named %s", a.GetName())
 	}

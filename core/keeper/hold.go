@@ -2,10 +2,10 @@ package keeper
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"syscall"
 
+	"github.com/google/btree"
 	"golang.org/x/sys/unix"
 
 	"github.com/muxd/muxd/core/keeper/keeperpb"
@@ -14,9 +14,37 @@ import (
 
 // held is a descriptor that the keeper owns under a name.
 type held struct {
+	name  string
 	fd    *fd.FD
 	note  []byte
 	armed bool // it is in the set of watches
+}
+
+// holdings are what is held, by name, such that those with the same beginning stand together: what is done with a child's costs the same
+// however many others there are.
+type holdings struct{ tree *btree.BTreeG[*held] }
+
+func newHoldings() holdings {
+	return holdings{btree.NewG(16, func(a, b *held) bool { return a.name < b.name })}
+}
+
+// get returns nil where there is none.
+func (h holdings) get(name string) *held {
+	f, _ := h.tree.Get(&held{name: name})
+	return f
+}
+
+// under lists those whose names begin with prefix, in order.
+func (h holdings) under(prefix string) []*held {
+	var out []*held
+	h.tree.AscendGreaterOrEqual(&held{name: prefix}, func(f *held) bool {
+		if !strings.HasPrefix(f.name, prefix) {
+			return false
+		}
+		out = append(out, f)
+		return true
+	})
+	return out
 }
 
 // reserve is how many descriptors the keeper never gives to anybody: for the next request's own, for a fork's
@@ -65,16 +93,15 @@ func (k *keeper) hold(h *keeperpb.Hold, fds []*fd.FD) *Error {
 
 // keep takes ownership of f, and closes what had the name before.
 func (k *keeper) keep(name string, note []byte, f *fd.FD) {
-	if old := k.held[name]; old != nil {
+	if old, had := k.held.tree.ReplaceOrInsert(&held{name: name, fd: f, note: note}); had {
 		k.letGo(old)
 	}
-	k.held[name] = &held{fd: f, note: note}
 	k.changed(name)
 }
 
 // fetch returns a copy, owned by the caller.
 func (k *keeper) fetch(name string) ([]*fd.FD, *Error) {
-	h := k.held[name]
+	h := k.held.get(name)
 	if h == nil {
 		return nil, fail(syscall.ENOENT, "the keeper holds no descriptor named %s", name)
 	}
@@ -92,22 +119,25 @@ func (k *keeper) fetch(name string) ([]*fd.FD, *Error) {
 
 // drop closes what is held under name, or under all names with that prefix.
 func (k *keeper) drop(name string, prefix bool) {
-	for n, h := range k.held {
-		if n == name || prefix && strings.HasPrefix(n, name) {
+	all := []*held{k.held.get(name)}
+	if prefix {
+		all = k.held.under(name)
+	}
+	for _, h := range all {
+		if h != nil {
+			k.held.tree.Delete(h)
 			k.letGo(h)
-			delete(k.held, n)
-			k.changed(n)
+			k.changed(h.name)
 		}
 	}
 }
 
 // holdings returns what is held, sorted by name.
 func (k *keeper) holdings() []*keeperpb.Held {
-	out := make([]*keeperpb.Held, 0, len(k.held))
-	for name, h := range k.held {
-		out = append(out, &keeperpb.Held{Name: name, Note: h.note})
+	out := make([]*keeperpb.Held, 0, k.held.tree.Len())
+	for _, h := range k.held.under("") {
+		out = append(out, &keeperpb.Held{Name: h.name, Note: h.note})
 	}
-	slices.SortFunc(out, func(a, b *keeperpb.Held) int { return strings.Compare(a.GetName(), b.GetName()) })
 	return out
 }
 
@@ -115,5 +145,5 @@ func (k *keeper) holdings() []*keeperpb.Held {
 func (k *keeper) empty() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return len(k.procs) == 0 && len(k.held) == 0
+	return len(k.procs) == 0 && k.held.tree.Len() == 0
 }

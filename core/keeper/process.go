@@ -27,6 +27,55 @@ type process struct {
 	watched bool   // somebody else's child, at least when the watch began
 	group   bool   // its process group may still have members
 	alone   bool   // it leads no process group: what is for its group is for it
+	blind   bool   // only SIGCHLD tells of its exit
+}
+
+// Whoever asks for any child that has exited has the kernel look at each, so that with thousands every exit would cost the more. The
+// pidfd of each child is in the set of watches instead, and tells which one it was (ready). What is left to SIGCHLD is the agent,
+// orphans, of which nobody waits to hear, and children without a pidfd.
+
+// orphansWait is how long an orphan's zombie may stay.
+const orphansWait = 50 * time.Millisecond
+
+// childExited is called after a SIGCHLD.
+func (k *keeper) childExited() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.agent.pid != 0 && k.take(k.agent.pid) {
+		poke(k.reaped)
+	}
+	switch {
+	case k.blind > 0 || k.ending:
+		k.reapLocked()
+	case !k.scanning:
+		k.scanning = true
+		time.AfterFunc(orphansWait, func() {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			k.scanning = false
+			k.reapLocked()
+		})
+	}
+}
+
+// await has the exit of p, a child, told by its pidfd. k.mu is held, here and below.
+func (k *keeper) await(p *process) {
+	n := p.pidfd.Int()
+	if n < 0 || k.watches.control(unix.EPOLL_CTL_ADD, n, unix.EPOLLIN|unix.EPOLLONESHOT) != nil {
+		p.blind = true
+		k.blind++
+		k.reapSoon = true
+		return
+	}
+	k.watches.of[n] = p
+}
+
+// reapRest is called when a fork is over: what had to wait for it is reaped now, and perhaps its process already.
+func (k *keeper) reapRest() {
+	if k.cutShort || k.blind > 0 || k.ending {
+		k.cutShort = false
+		k.reapLocked()
+	}
 }
 
 // reap takes the status of every process that has exited: children, and orphans that came to the subreaper.
@@ -47,7 +96,10 @@ func (k *keeper) reapLocked() {
 			// It may be the process that is just being started, whose pid is not recorded yet, or one that is to
 			// be followed. It stays a zombie until that is over, which reaps again. Those that are known must not
 			// wait behind it.
-			reaped = k.reapKnown() || reaped
+			k.cutShort = k.spawning
+			if k.blind > 0 || k.detaching > 0 {
+				reaped = k.reapKnown() || reaped
+			}
 			break
 		}
 		reaped = k.take(pid) || reaped
@@ -131,6 +183,10 @@ func (k *keeper) exited(p *process, ws *unix.WaitStatus, use *unix.Rusage) {
 	}
 	if k.pids[int(p.pb.GetPid())] == p {
 		delete(k.pids, int(p.pb.GetPid()))
+	}
+	if p.blind {
+		p.blind = false
+		k.blind--
 	}
 	k.unwatch(p)
 	if p.signalGroup(0) == unix.ESRCH {
@@ -232,7 +288,7 @@ func (k *keeper) forget(key string) *Error {
 	p.pidfd.Close()
 	delete(k.procs, key)
 	k.countDetaching(p, -1)
-	k.reapSoon = true
+	k.reapSoon = k.reapSoon || p.pb.GetDetaches()
 	return nil
 }
 

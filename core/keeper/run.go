@@ -64,11 +64,14 @@ type keeper struct {
 	session   *session // with the agent; nil where there is none
 	procs     map[string]*process
 	pids      map[int]*process // those that have not exited
-	held      map[string]*held
+	held      holdings
 	watches   *watches
 	store     *store // nil: no service manager keeps copies
 	spawning  bool   // a fork is under way whose pid is not recorded yet
 	reapSoon  bool   // somebody may be reaped now who was not before
+	scanning  bool   // orphans are looked for soon
+	cutShort  bool   // that ended at a process which may be the one whose fork is under way
+	blind     int    // children whose exits only SIGCHLD tells
 	detaching int    // records of processes that leave one behind
 	ending    bool
 }
@@ -110,7 +113,7 @@ func newKeeper(o Options) (_ *keeper, err error) {
 		version:  o.Version,
 		procs:    map[string]*process{},
 		pids:     map[int]*process{},
-		held:     map[string]*held{},
+		held:     newHoldings(),
 	}
 	defer func() {
 		if err != nil {
@@ -202,7 +205,7 @@ func (k *keeper) run() int {
 	go func() {
 		defer close(reaperEnd)
 		for range k.children {
-			k.reap()
+			k.childExited()
 		}
 	}()
 	k.later(func() { // runs first: signal.Stop comes later, and a send to a closed channel cannot be

@@ -145,6 +145,9 @@ func (k *keeper) handle(r *keeperpb.Request, fds []*fd.FD) (*keeperpb.Reply, []*
 	case *keeperpb.Request_List:
 		reply.Held, reply.Processes = k.holdings(), k.list()
 	case *keeperpb.Request_Forget:
+		if prefix := w.Forget.GetDrop(); prefix != "" {
+			k.drop(prefix, true)
+		}
 		err = k.forget(w.Forget.GetKey())
 	case *keeperpb.Request_Watch:
 		reply.Process, err = k.watch(w.Watch, fds)

@@ -33,10 +33,10 @@ const (
 const shimReport = 8
 
 // startShim starts p through the shim: the thread's working directory and umask are set already.
-func startShim(p *program, exe string) (child, *Error) {
+func startShim(p *program, exe string) (int, *Error) {
 	for _, l := range p.rlimits {
 		if l.GetResource() > unix.RLIMIT_RTTIME {
-			return child{}, fail(syscall.EINVAL, "limit number %d", l.GetResource())
+			return 0, fail(syscall.EINVAL, "limit number %d", l.GetResource())
 		}
 	}
 	plan, err := proto.Marshal(&keeperpb.Spawn{
@@ -44,16 +44,16 @@ func startShim(p *program, exe string) (child, *Error) {
 		Confine: p.confine,
 	})
 	if err != nil {
-		return child{}, fail(syscall.EINVAL, "start %q: %v", exe, err)
+		return 0, fail(syscall.EINVAL, "start %q: %v", exe, err)
 	}
 	memfd, err := sealed("muxd spawn", plan)
 	if err != nil {
-		return child{}, fail(syscall.E2BIG, "start %q: %v", exe, err)
+		return 0, fail(syscall.E2BIG, "start %q: %v", exe, err)
 	}
 	defer memfd.Close()
 	r, w, err := fd.Pipe()
 	if err != nil {
-		return child{}, fail(syscall.EMFILE, "start %q: %v", exe, err)
+		return 0, fail(syscall.EMFILE, "start %q: %v", exe, err)
 	}
 	defer r.Close()
 	defer w.Close()
@@ -62,23 +62,22 @@ func startShim(p *program, exe string) (child, *Error) {
 	shim.credential = nil
 	first := len(p.files)
 	shim.files = append(append([]uintptr{}, p.files...), uintptr(memfd.Int()), uintptr(w.Int()))
-	c, errno := forkExec("/proc/self/exe", []string{"muxd", ShimVerb, strconv.Itoa(first)}, []string{"GOMAXPROCS=1"}, &shim)
+	pid, errno := forkExec("/proc/self/exe", []string{"muxd", ShimVerb, strconv.Itoa(first)}, []string{"GOMAXPROCS=1"}, &shim)
 	if errno != 0 {
-		return child{}, explain(errno, exe, p)
+		return 0, explain(errno, exe, p)
 	}
 	w.Close()
 	if failed := shimResult(r, exe, p); failed != nil {
 		// Nobody else reaps it: the reaper passes unknown processes over while a spawn is under way.
-		unix.Kill(c.pid, unix.SIGKILL)
+		unix.Kill(pid, unix.SIGKILL)
 		for {
-			if _, err := unix.Wait4(c.pid, nil, 0, nil); err != unix.EINTR {
+			if _, err := unix.Wait4(pid, nil, 0, nil); err != unix.EINTR {
 				break
 			}
 		}
-		c.pidfd.Close()
-		return child{}, failed
+		return 0, failed
 	}
-	return c, nil
+	return pid, nil
 }
 
 // shimResult reads the shim's reports up to the end of file that execve makes.

@@ -37,7 +37,7 @@ func (k *keeper) spawn(s *session, id uint64, sp *keeperpb.Spawn, fds []*fd.FD) 
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if known := k.procs[sp.GetKey()]; known != nil {
-		s.answer(&keeperpb.Reply{Id: id, Process: known.pb})
+		s.answer(&keeperpb.Reply{Id: id, Process: known.pb}, known.copies()...)
 		return
 	}
 	if err == nil && k.ending {
@@ -53,7 +53,7 @@ func (k *keeper) spawn(s *session, id uint64, sp *keeperpb.Spawn, fds []*fd.FD) 
 	c, err := k.spawner.start(p)
 	k.mu.Lock()
 	k.spawning = false
-	defer k.reapLocked() // what had to wait, and perhaps this process already
+	defer k.reapRest()
 	if err != nil {
 		s.answer(err.reply(id))
 		return
@@ -65,13 +65,27 @@ func (k *keeper) spawn(s *session, id uint64, sp *keeperpb.Spawn, fds []*fd.FD) 
 	}
 	k.procs[sp.GetKey()] = record
 	k.pids[c.pid] = record
+	k.await(record)
 	k.countDetaching(record, 1)
 	for i, name := range sp.GetHold() {
 		n := len(sp.GetFds()) + i
 		k.keep(name, nil, fds[n])
 		fds[n] = nil
 	}
-	s.answer(&keeperpb.Reply{Id: id, Process: record.pb})
+	s.answer(&keeperpb.Reply{Id: id, Process: record.pb}, record.copies()...)
+}
+
+// copies returns a copy of p's pidfd, owned by the caller, while it runs; nothing where there is none, or none can be had.
+func (p *process) copies() []*fd.FD {
+	if p.pb.GetExited() || p.pidfd.Int() < 0 {
+		return nil
+	}
+	d, err := p.pidfd.Dup()
+	if err != nil || room(d) != nil {
+		d.Close()
+		return nil
+	}
+	return []*fd.FD{d}
 }
 
 // newProgram checks a Spawn and returns what to start. The descriptors stay owned by fds.

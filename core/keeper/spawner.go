@@ -1,9 +1,12 @@
 package keeper
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -12,20 +15,35 @@ import (
 
 	"github.com/muxd/muxd/core/keeper/keeperpb"
 	"github.com/muxd/muxd/internal/fd"
+	"github.com/muxd/muxd/internal/fdchan"
 )
 
-// spawner is the one thread that starts processes. umask, working directory and signal mask are set on it
+// spawner starts processes, one after another, on one thread of its own. umask, working directory and signal mask are set on it
 // before a fork, since a child inherits them from the thread that forks: the thread has left the fs_struct
 // that the process's threads share (unshare(2), CLONE_FS), so nobody else sees them change. Where a seccomp
 // filter forbids that (containers), they change for the whole keeper for a moment: then only this thread may
 // use them, and so it is, since the keeper makes no file and uses absolute paths once it runs.
 //
-// Jobs run one after another. An execve of a file on a file system that does not answer holds up the next.
+// The thread has a table of descriptors of its own, too (CLONE_FILES), with next to nothing in it: a fork copies the table of the
+// thread that forks, and execve closes what it copied, which with the descriptors of thousands of children takes many times what
+// the rest of a start does. What a process is to have comes to the thread through a socket, the door, as it would to another process.
+//
+// An execve of a file on a file system that does not answer holds up the next.
 type spawner struct {
-	jobs chan func()
-	done chan struct{}
-	cwd  *fd.FD // the keeper's own working directory
-	once sync.Once
+	jobs   chan func() // run by a goroutine that may use the keeper's descriptors, as start may be used by it
+	done   chan struct{}
+	once   sync.Once
+	door   *fd.FD // what is put in
+	inside *fd.FD // of the thread: where it comes out
+	cwd    *fd.FD // of the thread: the keeper's own working directory
+	starts chan *program
+	result chan started
+}
+
+// started is what came of a program.
+type started struct {
+	pid int
+	err *Error
 }
 
 // spawnQueue is how many spawns may wait before the agent's next request does.
@@ -36,23 +54,51 @@ func newSpawner() (*spawner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the working directory: %w", err)
 	}
-	s := &spawner{jobs: make(chan func(), spawnQueue), done: make(chan struct{}), cwd: fd.New(n)}
-	ready := make(chan error)
-	go s.run(ready)
-	if err := <-ready; err != nil {
-		<-s.done
+	s := &spawner{
+		jobs: make(chan func(), spawnQueue), done: make(chan struct{}), cwd: fd.New(n),
+		starts: make(chan *program), result: make(chan started),
+	}
+	if s.door, s.inside, err = fd.Socketpair(unix.SOCK_SEQPACKET); err != nil {
 		s.cwd.Close()
 		return nil, err
 	}
+	ready := make(chan error)
+	go s.run(ready, nil)
+	if err := <-ready; err != nil {
+		fd.CloseAll([]*fd.FD{s.cwd, s.door, s.inside})
+		return nil, err
+	}
+	go func() {
+		defer close(s.done)
+		defer close(s.starts)
+		for job := range s.jobs {
+			job()
+		}
+	}()
 	return s, nil
 }
 
-func (s *spawner) run(ready chan<- error) {
-	defer close(s.done)
+// run is the thread. Nothing on it may use a descriptor that was opened elsewhere after separate. It is not the process's first one,
+// whose descriptors are what /proc/self/fd shows.
+func (s *spawner) run(ready chan<- error, begun chan<- struct{}) {
 	runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+	if unix.Gettid() == unix.Getpid() {
+		begun := make(chan struct{})
+		go s.run(ready, begun) // on another thread, since this one is taken until then
+		<-begun
+		runtime.UnlockOSThread()
+		return
+	}
+	if begun != nil {
+		close(begun)
+	}
 	// EPERM is a seccomp filter's, see above; the call itself needs no privilege.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil && err != unix.EPERM && err != unix.ENOSYS {
 		ready <- os.NewSyscallError("unshare", err)
+		return
+	}
+	if err := separate(s.inside.Int(), s.cwd.Int()); err != nil {
+		ready <- err
 		return
 	}
 	// ForkExec gives the child the mask of the forking thread.
@@ -61,10 +107,60 @@ func (s *spawner) run(ready chan<- error) {
 		return
 	}
 	close(ready)
-	for job := range s.jobs {
-		job()
+	for p := range s.starts {
+		pid, err := s.startHere(p)
+		s.result <- started{pid, err}
 	}
 }
+
+// separate gives the calling thread a table of descriptors of its own, without all but the standard ones, keep, and those of Go's
+// netpoller, which may be woken from any thread. Where that is forbidden, the thread shares the keeper's.
+func separate(keep ...int) error {
+	r, w, err := os.Pipe() // the netpoller has its descriptors from now on
+	if err != nil {
+		return err
+	}
+	r.Close()
+	w.Close()
+	switch err := unix.Unshare(unix.CLONE_FILES); err {
+	case nil:
+	case unix.EPERM, unix.ENOSYS:
+		return nil
+	default:
+		return os.NewSyscallError("unshare", err)
+	}
+	dir, err := unix.Open("/proc/thread-self/fd", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("look at the spawner's descriptors: %w", err)
+	}
+	var names []string
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := unix.ReadDirent(dir, buf)
+		if err != nil {
+			return fmt.Errorf("look at the spawner's descriptors: %w", err)
+		}
+		if n == 0 {
+			break
+		}
+		_, _, names = unix.ParseDirent(buf[:n], -1, names)
+	}
+	for _, name := range names {
+		n, err := strconv.Atoi(name)
+		if err != nil || n < 3 || slices.Contains(keep, n) {
+			continue
+		}
+		b := make([]byte, 64)
+		if l, _ := unix.Readlink("/proc/thread-self/fd/"+name, b); slices.Contains(ofNetpoller, string(b[:max(l, 0)])) {
+			continue
+		}
+		unix.Close(n) // dir, too
+	}
+	return nil
+}
+
+// ofNetpoller are the kinds of descriptors that Go's netpoller has (runtime/netpoll_epoll.go).
+var ofNetpoller = []string{"anon_inode:[eventpoll]", "anon_inode:[eventfd]"}
 
 // close lets the jobs that wait run, and waits for them, but not for ever: an execve may be stuck in the
 // kernel. A second close does nothing. Nobody may send a job any more.
@@ -73,7 +169,7 @@ func (s *spawner) close() {
 		close(s.jobs)
 		select {
 		case <-s.done:
-			s.cwd.Close()
+			fd.CloseAll([]*fd.FD{s.door, s.inside, s.cwd})
 		case <-time.After(killGrace):
 		}
 	})
@@ -103,16 +199,98 @@ type child struct {
 	pidfd *fd.FD // owned by the caller; closed where the kernel gives none
 }
 
-// start starts p. It is called on the spawner's thread, and blocks until the program has been executed or
-// could not be.
+// start starts p. It is called by jobs, and blocks until the program has been executed or could not be. Until the child is
+// recorded nobody may reap processes that are not.
 func (s *spawner) start(p *program) (child, *Error) {
+	if err := s.putIn(p); err != nil {
+		return child{}, fail(errnoOf(err), "start %q: pass its descriptors on", p.path)
+	}
+	s.starts <- p
+	r := <-s.result
+	if r.err != nil {
+		return child{}, r.err
+	}
+	c := child{pid: r.pid, pidfd: fd.New(-1)}
+	if n, err := unix.PidfdOpen(r.pid, 0); err == nil { // it may be a zombie by now, but none that was reaped
+		c.pidfd = fd.New(n)
+	}
+	return c, nil
+}
+
+// putIn sends the descriptors of p through the door, each once, and puts their places there in their place.
+func (s *spawner) putIn(p *program) error {
+	var fds []int
+	files := slices.Clone(p.files)
+	for i, f := range files {
+		if f == noFile {
+			continue
+		}
+		at := slices.Index(fds, int(f))
+		if at < 0 {
+			at = len(fds)
+			fds = append(fds, int(f))
+		}
+		files[i] = uintptr(at)
+	}
+	p.files = files
+	for {
+		if err := unix.Sendmsg(s.door.Int(), []byte{0}, unix.UnixRights(fds...), nil, 0); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// takeOut is the thread's half of putIn. It returns the descriptors, owned by the caller.
+func (s *spawner) takeOut(p *program) ([]*fd.FD, error) {
+	var b [1]byte
+	oob := make([]byte, unix.CmsgSpace(4*fdchan.MaxFDs))
+	var n int
+	var err error
+	for again := true; again; again = err == unix.EINTR {
+		_, n, _, _, err = unix.Recvmsg(s.inside.Int(), b[:], oob, unix.MSG_CMSG_CLOEXEC)
+	}
+	if err != nil {
+		return nil, err
+	}
+	msgs, err := unix.ParseSocketControlMessage(oob[:n])
+	if err != nil || len(msgs) != 1 {
+		return nil, cmp.Or(err, error(unix.EMFILE))
+	}
+	ns, err := unix.ParseUnixRights(&msgs[0])
+	if err != nil {
+		return nil, err
+	}
+	var fds []*fd.FD
+	for _, n := range ns {
+		fds = append(fds, fd.New(n))
+	}
+	for i, f := range p.files {
+		if f == noFile {
+			continue
+		}
+		if int(f) >= len(ns) { // cut short: no descriptors left
+			fd.CloseAll(fds)
+			return nil, unix.EMFILE
+		}
+		p.files[i] = uintptr(ns[f])
+	}
+	return fds, nil
+}
+
+// startHere is start, on the thread.
+func (s *spawner) startHere(p *program) (int, *Error) {
+	fds, err := s.takeOut(p)
+	if err != nil {
+		return 0, fail(errnoOf(err), "start %q: take its descriptors", p.path)
+	}
+	defer fd.CloseAll(fds)
 	if err := unix.Fchdir(s.cwd.Int()); err != nil {
-		return child{}, fail(err.(syscall.Errno), "enter muxd's own working directory")
+		return 0, fail(err.(syscall.Errno), "enter muxd's own working directory")
 	}
 	defer unix.Fchdir(s.cwd.Int())
 
 	var exe string
-	err := asUser(p.credential, func() *Error {
+	failed := asUser(p.credential, func() *Error {
 		if p.cwd != "" {
 			if err := unix.Chdir(p.cwd); err != nil {
 				return fail(err.(syscall.Errno), "working directory %q", p.cwd)
@@ -126,8 +304,8 @@ func (s *spawner) start(p *program) (child, *Error) {
 		exe, err = lookPath(p.path, p.env)
 		return err
 	})
-	if err != nil {
-		return child{}, err
+	if failed != nil {
+		return 0, failed
 	}
 	if p.umask != nil {
 		defer unix.Umask(unix.Umask(int(*p.umask)))
@@ -135,22 +313,20 @@ func (s *spawner) start(p *program) (child, *Error) {
 	if len(p.rlimits) > 0 || p.confine != nil {
 		return startShim(p, exe)
 	}
-	c, errno := forkExec(exe, p.argv, p.env, p)
+	pid, errno := forkExec(exe, p.argv, p.env, p)
 	if errno != 0 {
-		return child{}, explain(errno, exe, p)
+		return 0, explain(errno, exe, p)
 	}
-	return c, nil
+	return pid, nil
 }
 
 // forkExec starts exe in the thread's working directory and umask.
-func forkExec(exe string, argv, env []string, p *program) (child, syscall.Errno) {
-	pidfd := -1
+func forkExec(exe string, argv, env []string, p *program) (int, syscall.Errno) {
 	sys := &syscall.SysProcAttr{
 		Setsid:  p.session,
 		Setpgid: !p.session,
 		Setctty: p.terminal,
 		Ctty:    0,
-		PidFD:   &pidfd,
 	}
 	if c := p.credential; c != nil {
 		sys.Credential = &syscall.Credential{Uid: c.GetUid(), Gid: c.GetGid(), Groups: c.GetGroups()}
@@ -161,7 +337,7 @@ func forkExec(exe string, argv, env []string, p *program) (child, syscall.Errno)
 		if !ok {
 			errno = syscall.EINVAL
 		}
-		return child{}, errno
+		return 0, errno
 	}
-	return child{pid: pid, pidfd: fd.New(pidfd)}, 0
+	return pid, 0
 }

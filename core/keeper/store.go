@@ -83,7 +83,7 @@ func (k *keeper) tellStore() {
 			}
 			delete(s.named, name)
 		}
-		if h := k.held[name]; h != nil {
+		if h := k.held.get(name); h != nil {
 			if !k.send("FDSTORE=1\nFDPOLL=0\nFDNAME="+id, h.fd) {
 				return
 			}
@@ -198,7 +198,7 @@ func (k *keeper) takeStored(kept map[string]*fd.FD) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for name, f := range kept {
-		k.held[name] = &held{fd: f}
+		k.held.tree.ReplaceOrInsert(&held{name: name, fd: f})
 		if k.store != nil {
 			k.store.named[name] = true
 		}

@@ -123,5 +123,6 @@ func (k *keeper) inherit(f *keeperpb.Takeover_Followed) {
 	k.countDetaching(p, 1)
 	if !p.pb.GetExited() {
 		k.pids[int(p.pb.GetPid())] = p
+		k.await(p)
 	}
 }

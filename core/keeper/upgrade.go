@@ -114,8 +114,8 @@ func (k *keeper) inventory() *keeperpb.Takeover {
 		}
 		t.Followed = append(t.Followed, f)
 	}
-	for name, h := range k.held {
-		t.Held = append(t.Held, &keeperpb.Takeover_HeldFd{Name: name, Fd: uint32(h.fd.Int()), Note: h.note})
+	for _, h := range k.held.under("") {
+		t.Held = append(t.Held, &keeperpb.Takeover_HeldFd{Name: h.name, Fd: uint32(h.fd.Int()), Note: h.note})
 	}
 	return t
 }

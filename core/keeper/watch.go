@@ -14,14 +14,14 @@ import (
 	"github.com/muxd/muxd/internal/fd"
 )
 
-// watches is one epoll set of the pidfds of processes that are not the keeper's children, and of what is armed
+// watches is one epoll set of the pidfds of children, and of processes that are not the keeper's children, and of what is armed
 // (arm.go), and one goroutine for all of them. The set itself stands in the runtime's netpoller, so that waiting costs no
 // thread either.
 type watches struct {
 	set   *os.File
 	raw   syscall.RawConn
 	done  chan struct{}
-	of    map[int]*process // by pidfd; guarded by keeper.mu, as are
+	of    map[int]*process // by pidfd: those that run; guarded by keeper.mu, as are
 	names map[int]string   // of what is armed, by descriptor
 	told  []string         // names that the agent is about to be told
 }
@@ -150,8 +150,10 @@ func (k *keeper) ready(pidfd int, hup bool) {
 	if p == nil || !readable(pidfd) { // of an earlier pidfd with this number
 		return
 	}
-	k.reapLocked() // an orphan that came to us: nobody but us knows its status
-	if p.pb.GetExited() {
+	if pid := int(p.pb.GetPid()); k.pids[pid] == p && k.take(pid) { // a child, or an orphan that came to us
+		poke(k.reaped)
+	}
+	if p.pb.GetExited() || !p.watched { // a child that is traced by somebody else can be reaped later: see childExited
 		return
 	}
 	ws, answered := exitInfo(pidfd)
@@ -229,7 +231,7 @@ func exitInfo(pidfd int) (ws *unix.WaitStatus, answered bool) {
 
 // unwatch takes p out of the set. The agent has a copy of the pidfd, so closing ours would not.
 func (k *keeper) unwatch(p *process) {
-	if p.watched && k.watches.of[p.pidfd.Int()] == p {
+	if n := p.pidfd.Int(); n >= 0 && k.watches.of[n] == p {
 		delete(k.watches.of, p.pidfd.Int())
 		k.watches.control(unix.EPOLL_CTL_DEL, p.pidfd.Int(), 0)
 	}

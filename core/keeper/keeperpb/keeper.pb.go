@@ -1492,6 +1492,7 @@ func (x *Held) GetNote() []byte {
 type Forget struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Drop          string                 `protobuf:"bytes,2,opt,name=drop,proto3" json:"drop,omitempty"` // and drops what is held under names that begin so, unless it is empty
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1529,6 +1530,13 @@ func (*Forget) Descriptor() ([]byte, []int) {
 func (x *Forget) GetKey() string {
 	if x != nil {
 		return x.Key
+	}
+	return ""
+}
+
+func (x *Forget) GetDrop() string {
+	if x != nil {
+		return x.Drop
 	}
 	return ""
 }
@@ -2181,9 +2189,10 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\x04List\".\n" +
 	"\x04Held\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04note\x18\x02 \x01(\fR\x04note\"\x1a\n" +
+	"\x04note\x18\x02 \x01(\fR\x04note\".\n" +
 	"\x06Forget\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\"?\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
+	"\x04drop\x18\x02 \x01(\tR\x04drop\"?\n" +
 	"\x05Watch\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x12\n" +
