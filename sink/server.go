@@ -14,6 +14,7 @@ import (
 
 	"github.com/muxd/muxd/internal/fd"
 	"github.com/muxd/muxd/internal/fdchan"
+	"github.com/muxd/muxd/internal/rest"
 	"github.com/muxd/muxd/internal/stage"
 	"github.com/muxd/muxd/sink/sinkpb"
 )
@@ -155,6 +156,7 @@ func (s *server) Open(ctx context.Context, req *sinkpb.OpenRequest) (*sinkpb.Ope
 	}
 	o.openErr = err
 	close(o.opened)
+	rest.After()
 	return resp, err
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/muxd/muxd/core/keeper/keeperpb"
 	"github.com/muxd/muxd/internal/fd"
 	"github.com/muxd/muxd/internal/fdchan"
+	"github.com/muxd/muxd/internal/rest"
 	"github.com/muxd/muxd/sink/sinkpb"
 )
 
@@ -292,6 +293,7 @@ func (a *Agent) start(ctx context.Context, c *child, by caller) (err error) {
 		acked = true
 	}
 	a.running(c, p, pidfd)
+	rest.After()
 	return nil
 }
 

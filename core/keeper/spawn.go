@@ -10,6 +10,7 @@ import (
 
 	"github.com/muxd/muxd/core/keeper/keeperpb"
 	"github.com/muxd/muxd/internal/fd"
+	"github.com/muxd/muxd/internal/rest"
 )
 
 // maxChildFD bounds the numbers of a child's descriptors: each number below the highest costs a system call
@@ -53,6 +54,7 @@ func (k *keeper) spawn(s *session, id uint64, sp *keeperpb.Spawn, fds []*fd.FD) 
 	c, err := k.spawner.start(p)
 	k.mu.Lock()
 	k.spawning = false
+	rest.After()
 	defer k.reapRest()
 	if err != nil {
 		s.answer(err.reply(id))
