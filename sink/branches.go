@@ -84,7 +84,7 @@ func (o *opening) copies(far *fd.FD, ends []*fd.FD, to []*sinkpb.Branch) error {
 		return err
 	}
 	st := o.pub.Streams[0]
-	f := &flow{op: o, stream: st, done: make(chan struct{})}
+	f := &flow{op: o, stream: st}
 	src, err := fan.Add(far, o.pub.ID+"/"+st.String(), branches, f)
 	if err != nil {
 		return err

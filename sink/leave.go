@@ -41,12 +41,12 @@ func (s *server) Leave(ctx context.Context, req *sinkpb.LeaveRequest) (*sinkpb.L
 	}
 	f.src.Leave()
 	select {
-	case <-f.done:
+	case <-f.done.C():
 	case <-ctx.Done():
 		if f.src.Stay() {
 			return &sinkpb.LeaveResponse{}, nil
 		}
-		<-f.done // it is leaving: only the last flush is missing
+		<-f.done.C() // it is leaving: only the last flush is missing
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -16,6 +16,7 @@ import (
 
 	"github.com/muxd/muxd/internal/fd"
 	"github.com/muxd/muxd/internal/fdchan"
+	"github.com/muxd/muxd/internal/latch"
 	"github.com/muxd/muxd/internal/stage"
 	"github.com/muxd/muxd/sink/sinkpb"
 )
@@ -231,7 +232,7 @@ func (o *opening) read(far *fd.FD, st Stream, branches []stage.Branch) error {
 		closeBranches(branches)
 		return err
 	}
-	f := &flow{op: o, stream: st, done: make(chan struct{})}
+	f := &flow{op: o, stream: st}
 	key := o.pub.ID + "/" + st.String()
 	var src *stage.Source
 	switch {
@@ -287,7 +288,7 @@ func (o *opening) cut() {
 		f.src.Cut()
 		time.AfterFunc(cutGrace, func() {
 			select {
-			case <-f.done:
+			case <-f.done.C():
 			default:
 				o.cancel()
 				f.src.GiveUp()
@@ -319,7 +320,7 @@ func (o *opening) close(forget bool) {
 		o.viewers.Wait()
 		for _, f := range o.flows {
 			f.src.GiveUp()
-			<-f.done
+			<-f.done.C()
 		}
 		if o.sink != nil {
 			if err := o.sink.Close(); err != nil {
@@ -343,10 +344,9 @@ type flow struct {
 	op     *opening
 	stream Stream
 	src    source
-	into   brancher // the same as src, where it can have branches
-	chunk  Chunk
-	slot   stageSlot     // of chunk
-	done   chan struct{} // closed when nothing more is written
+	into   brancher    // the same as src, where it can have branches
+	done   latch.Latch // closed when nothing more is written
+	lost   int         // of the chunk that was not put out
 
 	told // server.mu
 }
@@ -375,13 +375,30 @@ func (s stageSlot) setIntent(b []byte) { s.SetIntent(b) }
 func (s stageSlot) state() []byte      { return s.State() }
 func (s stageSlot) setState(b []byte)  { s.SetState(b) }
 
+// handed is a chunk in a sink's hands. An idle stream has none.
+type handed struct {
+	chunk Chunk
+	slot  stageSlot
+}
+
+var allHanded = sync.Pool{New: func() any { return &handed{} }}
+
 func (f *flow) Chunk(c *stage.Chunk) error {
-	f.slot = stageSlot{c.Slot}
-	f.chunk = Chunk{
+	h := allHanded.Get().(*handed)
+	defer func() {
+		*h = handed{}
+		allHanded.Put(h)
+	}()
+	h.slot = stageSlot{c.Slot}
+	h.chunk = Chunk{
 		Stream: f.stream, Offset: c.Offset, Data: c.Data, Time: c.Time, Last: c.Last, Again: c.Again,
-		slot: &f.slot, unseen: c,
+		slot: &h.slot, unseen: c,
 	}
-	return f.op.sink.Write(f.op.ctx, &f.chunk)
+	err := f.op.sink.Write(f.op.ctx, &h.chunk)
+	if err != nil {
+		f.lost = len(h.chunk.Data) + h.chunk.Left()
+	}
+	return err
 }
 
 func (f *flow) Held(why error) {
@@ -396,7 +413,7 @@ func (f *flow) Done(n uint64, err error) {
 	f.op.tellTyped()
 	f.update(func() {
 		if errors.Is(err, context.Canceled) && f.op.ctx.Err() != nil && f.src != nil {
-			lost := len(f.chunk.Data) + f.chunk.Left() + f.src.Unread()
+			lost := f.lost + f.src.Unread()
 			err = fmt.Errorf("the stream was given up, and %d bytes of it were not put out", lost)
 			if f.trouble != "" {
 				err = fmt.Errorf("%w: %s", err, f.trouble)
@@ -409,7 +426,7 @@ func (f *flow) Done(n uint64, err error) {
 			f.flushed = true
 		}
 	})
-	close(f.done)
+	f.done.Close()
 }
 
 // update changes what muxd is to know of f, and tells it.

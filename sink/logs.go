@@ -109,7 +109,7 @@ func (s *server) serveLogs(conn *net.UnixConn, q *LogQuery, live *opening) {
 		go func() {
 			for _, f := range live.flows {
 				select {
-				case <-f.done:
+				case <-f.done.C():
 				case <-ctx.Done():
 				}
 			}

@@ -213,7 +213,7 @@ type ConsoleSink interface {
 	Mark(ctx context.Context, label string) error
 }
 
-// Chunk is a piece of an output stream.
+// Chunk is a piece of an output stream. It is valid until Write returns.
 type Chunk struct {
 	Stream Stream
 	Offset uint64    // in the stream, of the first byte of Data

@@ -66,12 +66,12 @@ func (a *Agent) adoptStreams(ctx context.Context, req *controlpb.AdoptRequest, d
 	}
 	err = a.takeIn(ctx, c, req.Pid, streams, d)
 	c.failed = err
-	close(c.ready)
+	c.ready.Close()
 	if err != nil {
 		a.mu.Lock()
 		delete(a.byKey, c.key)
 		a.forget(c)
-		close(c.finished)
+		c.finished.Close()
 		a.mu.Unlock()
 		return nil, err
 	}

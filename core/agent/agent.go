@@ -304,7 +304,7 @@ func (a *Agent) shutdown(now bool) {
 				grace = 0
 			}
 			a.stop(c, grace)
-			<-c.finished
+			<-c.finished.C()
 		})
 	}
 	wg.Wait()

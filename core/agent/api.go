@@ -140,7 +140,7 @@ func (a *Agent) answered(ctx context.Context, id string, d *fdchan.Delivery) (*c
 		defer fd.CloseAll(d.FDs)
 	}
 	select {
-	case <-c.ready:
+	case <-c.ready.C():
 	case <-ctx.Done():
 		return nil, status.FromContextError(ctx.Err()).Err()
 	}
@@ -247,7 +247,7 @@ func (s *api) Wait(ctx context.Context, req *controlpb.WaitRequest) (*controlpb.
 
 func (s *api) wait(ctx context.Context, c *child) (*controlpb.Child, error) {
 	select {
-	case <-c.finished:
+	case <-c.finished.C():
 	case <-ctx.Done():
 		return nil, status.FromContextError(ctx.Err()).Err()
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/muxd/muxd/core/host"
 	"github.com/muxd/muxd/core/keeper/keeperpb"
 	"github.com/muxd/muxd/internal/fd"
+	"github.com/muxd/muxd/internal/latch"
 	"github.com/muxd/muxd/sink/sinkpb"
 )
 
@@ -88,9 +89,9 @@ type child struct {
 
 	backoff, backoffFirst, backoffMax time.Duration
 
-	ready    chan struct{} // closed when its first start is done, after failed is set
+	ready    latch.Latch // closed when its first start is done, after failed is set
 	failed   error
-	finished chan struct{} // closed when it is finished or failed for good
+	finished latch.Latch // closed when it is finished or failed for good
 }
 
 // opening is streams of a child in the hands of one plugin. It outlives the plugin's process.
@@ -131,7 +132,7 @@ type stream struct {
 
 func newChild(cs *controlpb.ChildSpec) *child {
 	return &child{
-		spec: cs, runtime: runtimeOf(cs.Argv), finished: make(chan struct{}), ready: make(chan struct{}),
+		spec: cs, runtime: runtimeOf(cs.Argv),
 		backoff: backoffFirst, backoffFirst: backoffFirst, backoffMax: backoffMost,
 	}
 }
@@ -375,7 +376,7 @@ func (a *Agent) over(c *child, state string) {
 	c.openings = nil
 	a.emit(c, state, "", c.rec.Error)
 	a.save(c)
-	close(c.finished)
+	c.finished.Close()
 	switch {
 	case c.spec.Remove && c.waited:
 		a.forget(c)

@@ -228,7 +228,7 @@ func (a *Agent) resolve(ctx context.Context, text string, streams []sinkpb.Strea
 	if err := withinBounds(c.spec, d, p.Bounds()); err != nil {
 		return c, err
 	}
-	resp, err := a.verdicts.check(ctx, p, c.spec, child, carries)
+	resp, err := a.verdicts.check(ctx, p, &c.spec, child, carries)
 	switch {
 	case err != nil && pluginGone(err):
 		return c, plainStatus(err) // to be asked again, of its successor

@@ -539,13 +539,13 @@ func (a *Agent) resumeContainer(c *child, p *keeperpb.Process) {
 	s := a.beginContainer(c, p)
 	p, err := s.finish(p, caller{})
 	if err == nil {
-		a.running(c, p)
-		close(c.ready)
+		a.running(c, p, nil)
+		c.ready.Close()
 		return
 	}
 	a.undo(c)
 	if c.rec.Run > 1 || c.request == "" { // of a restart, or of the configuration: nobody else tries again
-		close(c.ready)
+		c.ready.Close()
 		a.tryLater(c, err)
 		return
 	}
@@ -555,5 +555,5 @@ func (a *Agent) resumeContainer(c *child, p *keeperpb.Process) {
 	c.rec.Error = plainError(err).Error()
 	a.over(c, stFailed)
 	a.forget(c)
-	close(c.ready)
+	c.ready.Close()
 }

@@ -212,10 +212,10 @@ func childFrom(m *agentpb.Child) (*child, error) {
 	c := &child{
 		spec: m.Spec, runtime: runtimeOf(m.Spec.Argv), rec: m.Record, key: m.Key, stopping: m.Stopping, waited: m.Waited, cut: m.Cut, forks: m.Forks, adopted: m.Record.GetAdopted(),
 		attached: m.Attached, request: m.RequestId, move: m.Move, moving: m.Move != nil, moved: m.Moved,
-		started: m.ProcessStarted, finished: make(chan struct{}), ready: make(chan struct{}),
+		started: m.ProcessStarted,
 		backoff: time.Duration(m.Backoff), backoffFirst: time.Duration(m.BackoffFirst), backoffMax: time.Duration(m.BackoffMax),
 	}
-	close(c.ready)
+	c.ready.Close()
 	var err error
 	if c.user, err = lookupUser(c.spec.User); err != nil {
 		return nil, err

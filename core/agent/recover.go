@@ -15,6 +15,7 @@ import (
 	"github.com/muxd/muxd/core/host"
 	"github.com/muxd/muxd/core/keeper"
 	"github.com/muxd/muxd/core/keeper/keeperpb"
+	"github.com/muxd/muxd/internal/latch"
 	"github.com/muxd/muxd/sink/sinkpb"
 )
 
@@ -99,7 +100,7 @@ func (a *Agent) restore() ([]*child, error) {
 		}
 		switch {
 		case c.over():
-			close(c.finished)
+			c.finished.Close()
 			a.done = append(a.done, c)
 		case c.rec.State == stExited: // before a plugin tells of its streams: the last of them ends the wait
 			a.drainLater(c)
@@ -198,7 +199,7 @@ func (a *Agent) resume(ctx context.Context, c *child, p *keeperpb.Process) {
 		if p == nil {
 			p = &keeperpb.Process{Key: c.key, Pid: c.rec.Pid, Started: c.rec.Started, Exited: true, Ended: time.Now().UnixNano()}
 		}
-		c.ready, c.failed = make(chan struct{}), nil
+		c.ready, c.failed = latch.Latch{}, nil
 		a.follow(func() { a.resumeContainer(c, p) })
 	case state == stStarting && c.adopted:
 		a.resumeAdopted(ctx, c, p)
@@ -218,7 +219,7 @@ func (a *Agent) resume(ctx context.Context, c *child, p *keeperpb.Process) {
 		})
 	case state == stStarting:
 		// Its spawn never came to the process. Whoever asked for it asks again, is told to once more, and starts another.
-		c.ready, c.failed = make(chan struct{}), errStarting
+		c.ready, c.failed = latch.Latch{}, errStarting
 		a.follow(func() {
 			a.undo(c)
 			a.mu.Lock()
@@ -226,7 +227,7 @@ func (a *Agent) resume(ctx context.Context, c *child, p *keeperpb.Process) {
 			c.rec.Error = plainError(errStarting).Error()
 			a.over(c, stFailed)
 			a.forget(c)
-			close(c.ready)
+			c.ready.Close()
 		})
 	case state == stRunning && p == nil && !(c.adopted && c.rec.Pid == 0):
 		a.log.Error("a child ended while nobody followed it, and its exit status is not known", "child", c.id(), "pid", c.rec.Pid)

@@ -129,7 +129,7 @@ func (a *Agent) spawn(ctx context.Context, cs *controlpb.ChildSpec, by caller, a
 	}
 	err = a.start(ctx, c, by)
 	c.failed = err
-	close(c.ready)
+	c.ready.Close()
 	if err != nil && c.configured && cs.Restart != controlpb.Restart_NO { // of the configuration: nobody else would try again
 		a.tryLater(c, err)
 		return c, err
@@ -137,7 +137,7 @@ func (a *Agent) spawn(ctx context.Context, cs *controlpb.ChildSpec, by caller, a
 	if err != nil {
 		a.mu.Lock()
 		a.forget(c)
-		close(c.finished)
+		c.finished.Close()
 		a.mu.Unlock()
 		return nil, err
 	}
@@ -229,6 +229,7 @@ func (a *Agent) start(ctx context.Context, c *child, by caller) (err error) {
 		if c.sinks, err = a.choose(ctx, c.spec, pbChild); err != nil {
 			return invalid(err)
 		}
+		c.spec.Sinks = nil // as they were chosen they stay
 	}
 	if err := errors.Join(checkCaller(c, by), checkRuntime(c)); err != nil {
 		return invalid(err)

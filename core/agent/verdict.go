@@ -21,23 +21,25 @@ type verdicts struct {
 
 type verdict struct {
 	by   *host.Plugin
+	spec spec.Spec // one for all, which nobody changes
 	said *sinkpb.CheckResponse
 }
 
 // verdictsMost bounds them: more different specs than that are no crowd of children with the same.
 const verdictsMost = 256
 
-// check asks p for its judgement, or remembers it.
-func (v *verdicts) check(ctx context.Context, p *host.Plugin, s spec.Spec, child *sinkpb.Child, streams []sinkpb.Stream) (*sinkpb.CheckResponse, error) {
+// check asks p for its judgement, or remembers it; and then s is the spec that was judged.
+func (v *verdicts) check(ctx context.Context, p *host.Plugin, s *spec.Spec, child *sinkpb.Child, streams []sinkpb.Stream) (*sinkpb.CheckResponse, error) {
 	text := s.String()
 	key := fmt.Sprint(streams, text)
 	v.mu.Lock()
 	had, ok := v.of[key]
 	v.mu.Unlock()
 	if ok && had.by == p {
+		*s = had.spec
 		return had.said, nil
 	}
-	said, err := p.Sinks().Check(ctx, &sinkpb.CheckRequest{Spec: wireSpec(s), Child: child, Streams: streams})
+	said, err := p.Sinks().Check(ctx, &sinkpb.CheckRequest{Spec: wireSpec(*s), Child: child, Streams: streams})
 	if err != nil || said.Wiring != sinkpb.Wiring_PIPE || strings.Contains(text, "{") {
 		return said, err
 	}
@@ -46,6 +48,6 @@ func (v *verdicts) check(ctx context.Context, p *host.Plugin, s spec.Spec, child
 	if v.of == nil || len(v.of) >= verdictsMost {
 		v.of = map[string]verdict{}
 	}
-	v.of[key] = verdict{p, said}
+	v.of[key] = verdict{p, *s, said}
 	return said, nil
 }

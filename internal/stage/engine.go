@@ -356,7 +356,7 @@ func (e *Engine) add(src *fd.FD, key string, h Handler, unseen bool, out *onward
 		return nil, fmt.Errorf("set O_NONBLOCK on a stream: %w", err)
 	}
 	s := &Source{
-		eng: e, src: src, h: h, done: make(chan struct{}), pipeSize: capacity(src.Int()), unseen: unseen, out: out,
+		eng: e, src: src, h: h, pipeSize: capacity(src.Int()), unseen: unseen, out: out,
 	}
 	if _, err := unix.FcntlInt(uintptr(src.Int()), unix.F_GETPIPE_SZ, 0); err != nil { // a socket, or a terminal
 		s.lone, s.noGrow = ptyLone, true

@@ -161,7 +161,7 @@ func (w *worker) passOn(s *Source, n int) error {
 			select {
 			case <-o.room:
 			case <-o.gone:
-			case <-s.done:
+			case <-s.done.C():
 				return fmt.Errorf("the stream was given up, and its branch did not get %d bytes of it", n)
 			}
 		case errors.Is(err, unix.EPIPE): // nobody reads it any more, so it must not hold up the others

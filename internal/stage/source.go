@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/muxd/muxd/internal/fd"
+	"github.com/muxd/muxd/internal/latch"
 )
 
 // A source is in one of these states:
@@ -38,7 +39,7 @@ type Source struct {
 	lone   int     // a read of fewer bytes is not waited after
 	unseen bool    // its chunks are moved, and not looked at
 	out    *onward // nil: what is put out goes nowhere else; eng.mu
-	done   chan struct{}
+	done   latch.Latch
 
 	state int          // of the state machine above; eng.mu
 	cut   atomic.Bool  // EAGAIN is the end
@@ -48,9 +49,9 @@ type Source struct {
 	resume *pair // a predecessor's, with what it left of this source; eng.mu
 
 	// The worker's that has it.
-	fresh    bool // src is another one, of which nothing is known here; srcMu
-	chunk    Chunk
-	resumed  bool // what a predecessor left has been dealt with
+	fresh    bool   // src is another one, of which nothing is known here; srcMu
+	chunk    *Chunk // its only one
+	resumed  bool   // what a predecessor left has been dealt with
 	pipeSize int
 	noSplice bool
 	noGrow   bool
@@ -146,7 +147,7 @@ func (s *Source) Unread() int {
 func (s *Source) Committed() uint64 { return s.slot.Committed() }
 
 // Done is closed when the source is given up: a handler that blocks should return then.
-func (s *Source) Done() <-chan struct{} { return s.done }
+func (s *Source) Done() <-chan struct{} { return s.done.C() }
 
 // Cut ends the stream as soon as nothing can be read from it without waiting, whoever may still write to it.
 func (s *Source) Cut() {
@@ -195,7 +196,7 @@ func (s *Source) GiveUp() {
 
 func (s *Source) giveUp() {
 	if s.quit.CompareAndSwap(false, true) {
-		close(s.done)
+		s.done.Close()
 	}
 }
 

@@ -49,12 +49,12 @@ func (e *Engine) try(s *Source, finish func() error) error {
 	}
 	if n := s.slot.strikes(); n >= strikesMost {
 		s.h.Held(fmt.Errorf("held back: the plugin crashed %d times over its %d bytes at %d", n+1, len(s.chunk.Data), s.chunk.Offset))
-		e.rest(s.done)
+		e.rest(s.done.C())
 		return s.abandoned()
 	}
 	select {
 	case e.turn <- struct{}{}:
-	case <-s.done:
+	case <-s.done.C():
 		return s.abandoned()
 	}
 	e.mem.setTrial(s.k)

@@ -12,6 +12,7 @@ import (
 type worker struct {
 	eng *Engine
 	*pair
+	one Chunk // that it has in hand
 }
 
 // Batching. A reader that wakes for every small write costs five times the CPU of one that waits a moment, and slows
@@ -226,8 +227,14 @@ func (w *worker) chunk(s *Source, data []byte, n, staged int, last bool) error {
 	now := time.Now()
 	s.slot.take(n, staged, last, now.UnixNano())
 	w.eng.step(StepTaken)
-	s.chunk = Chunk{Offset: s.slot.Committed(), Data: data, Time: now, Last: last, Slot: s.slot}
+	s.chunk = w.hand(Chunk{Offset: s.slot.Committed(), Data: data, Time: now, Last: last, Slot: s.slot})
 	return w.finishChunk(s, n)
+}
+
+// hand keeps c where the next one will be too: an idle source has none.
+func (w *worker) hand(c Chunk) *Chunk {
+	w.one = c
+	return &w.one
 }
 
 // finishChunk has the handler put out the chunk that is taken, and consumes its n bytes that are in the stage, or what the
@@ -236,7 +243,7 @@ func (w *worker) finishChunk(s *Source, n int) error {
 	if s.unseen {
 		s.chunk.left, s.chunk.pair, s.chunk.step = n, w.pair, w.eng.step
 	}
-	if err := s.h.Chunk(&s.chunk); err != nil {
+	if err := s.h.Chunk(s.chunk); err != nil {
 		return err
 	}
 	if s.unseen {
