@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -12,7 +13,7 @@ import (
 
 func (a *app) agentCmd() *cobra.Command {
 	c := &cobra.Command{Use: "agent", Short: "Look at muxd itself, or change it", Args: args(cobra.NoArgs)}
-	c.AddCommand(a.agentStatusCmd(), a.agentReloadCmd(), a.agentUpgradeCmd(), a.agentStopCmd())
+	c.AddCommand(a.agentStatusCmd(), a.agentReloadCmd(), a.agentUpgradeCmd(), a.agentProfileCmd(), a.agentStopCmd())
 	return c
 }
 
@@ -198,6 +199,12 @@ func printPlugins(plugins []*controlpb.Plugin) error {
 		ReadPaths []string `json:"read_paths,omitempty"`
 		Landlock  uint32   `json:"landlock"`
 	}
+	type counts struct {
+		Bytes      uint64  `json:"bytes"`
+		Chunks     uint64  `json:"chunks"`
+		Waits      uint64  `json:"waits"`
+		PutSeconds float64 `json:"put_seconds"`
+	}
 	type view struct {
 		Name     string   `json:"name"`
 		State    string   `json:"state"`
@@ -214,12 +221,16 @@ func printPlugins(plugins []*controlpb.Plugin) error {
 		Options  []option `json:"options,omitempty"`
 		UID      *uint32  `json:"uid,omitempty"`
 		Bounds   *bounds  `json:"bounds,omitempty"`
+		Counters *counts  `json:"counters,omitempty"`
 	}
 	out := []view{}
 	for _, p := range plugins {
-		v := view{p.Name, p.State, p.Pid, p.Version, p.Protocol, p.Command, p.Openings, p.Restarts, p.Error, p.LastEnd, p.Help, nil, nil, p.Uid, nil}
+		v := view{p.Name, p.State, p.Pid, p.Version, p.Protocol, p.Command, p.Openings, p.Restarts, p.Error, p.LastEnd, p.Help, nil, nil, p.Uid, nil, nil}
 		if b := p.Bounds; b != nil {
 			v.Bounds = &bounds{b.Paths, b.ReadPaths, b.Landlock}
+		}
+		if c := p.Counters; c != nil {
+			v.Counters = &counts{c.Bytes, c.Chunks, c.Waits, time.Duration(c.PutTime).Seconds()}
 		}
 		if o := p.Arg; o != nil {
 			v.Arg = &option{o.Name, o.Type, o.Default, o.Help, o.Values, o.Required}

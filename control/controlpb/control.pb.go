@@ -3218,7 +3218,8 @@ type Plugin struct {
 	LastEnd string `protobuf:"bytes,20,opt,name=last_end,json=lastEnd,proto3" json:"last_end,omitempty"`
 	// What it may reach beside the streams that it is given; absent: all that its user may.
 	Bounds        *PluginBounds `protobuf:"bytes,30,opt,name=bounds,proto3" json:"bounds,omitempty"`
-	Uid           *uint32       `protobuf:"varint,31,opt,name=uid,proto3,oneof" json:"uid,omitempty"` // absent: muxd's own
+	Uid           *uint32       `protobuf:"varint,31,opt,name=uid,proto3,oneof" json:"uid,omitempty"`    // absent: muxd's own
+	Counters      *Counters     `protobuf:"bytes,40,opt,name=counters,proto3" json:"counters,omitempty"` // absent: it does not run, or counts nothing
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3372,6 +3373,82 @@ func (x *Plugin) GetUid() uint32 {
 	return 0
 }
 
+func (x *Plugin) GetCounters() *Counters {
+	if x != nil {
+		return x.Counters
+	}
+	return nil
+}
+
+// Counters are what a plugin's process has done since its start.
+type Counters struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bytes         uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`                    // of output streams, put out
+	Chunks        uint64                 `protobuf:"varint,2,opt,name=chunks,proto3" json:"chunks,omitempty"`                  // in so many pieces
+	Waits         uint64                 `protobuf:"varint,3,opt,name=waits,proto3" json:"waits,omitempty"`                    // how often a stream was left for a moment, so that small writes became one piece
+	PutTime       int64                  `protobuf:"varint,4,opt,name=put_time,json=putTime,proto3" json:"put_time,omitempty"` // for how long pieces were in the sinks' hands, together, in nanoseconds
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Counters) Reset() {
+	*x = Counters{}
+	mi := &file_control_controlpb_control_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Counters) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Counters) ProtoMessage() {}
+
+func (x *Counters) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Counters.ProtoReflect.Descriptor instead.
+func (*Counters) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *Counters) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Counters) GetChunks() uint64 {
+	if x != nil {
+		return x.Chunks
+	}
+	return 0
+}
+
+func (x *Counters) GetWaits() uint64 {
+	if x != nil {
+		return x.Waits
+	}
+	return 0
+}
+
+func (x *Counters) GetPutTime() int64 {
+	if x != nil {
+		return x.PutTime
+	}
+	return 0
+}
+
 type PluginBounds struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Paths         []string               `protobuf:"bytes,1,rep,name=paths,proto3" json:"paths,omitempty"`                          // to read and change, beside what every program needs
@@ -3383,7 +3460,7 @@ type PluginBounds struct {
 
 func (x *PluginBounds) Reset() {
 	*x = PluginBounds{}
-	mi := &file_control_controlpb_control_proto_msgTypes[45]
+	mi := &file_control_controlpb_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3395,7 +3472,7 @@ func (x *PluginBounds) String() string {
 func (*PluginBounds) ProtoMessage() {}
 
 func (x *PluginBounds) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[45]
+	mi := &file_control_controlpb_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3408,7 +3485,7 @@ func (x *PluginBounds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginBounds.ProtoReflect.Descriptor instead.
 func (*PluginBounds) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{45}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *PluginBounds) GetPaths() []string {
@@ -3446,7 +3523,7 @@ type PluginOption struct {
 
 func (x *PluginOption) Reset() {
 	*x = PluginOption{}
-	mi := &file_control_controlpb_control_proto_msgTypes[46]
+	mi := &file_control_controlpb_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3458,7 +3535,7 @@ func (x *PluginOption) String() string {
 func (*PluginOption) ProtoMessage() {}
 
 func (x *PluginOption) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[46]
+	mi := &file_control_controlpb_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3471,7 +3548,7 @@ func (x *PluginOption) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginOption.ProtoReflect.Descriptor instead.
 func (*PluginOption) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{46}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *PluginOption) GetName() string {
@@ -3525,7 +3602,7 @@ type RestartPluginRequest struct {
 
 func (x *RestartPluginRequest) Reset() {
 	*x = RestartPluginRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[47]
+	mi := &file_control_controlpb_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3537,7 +3614,7 @@ func (x *RestartPluginRequest) String() string {
 func (*RestartPluginRequest) ProtoMessage() {}
 
 func (x *RestartPluginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[47]
+	mi := &file_control_controlpb_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3550,7 +3627,7 @@ func (x *RestartPluginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPluginRequest.ProtoReflect.Descriptor instead.
 func (*RestartPluginRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{47}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RestartPluginRequest) GetName() string {
@@ -3568,7 +3645,7 @@ type RestartPluginResponse struct {
 
 func (x *RestartPluginResponse) Reset() {
 	*x = RestartPluginResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[48]
+	mi := &file_control_controlpb_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3580,7 +3657,7 @@ func (x *RestartPluginResponse) String() string {
 func (*RestartPluginResponse) ProtoMessage() {}
 
 func (x *RestartPluginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[48]
+	mi := &file_control_controlpb_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3593,7 +3670,7 @@ func (x *RestartPluginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPluginResponse.ProtoReflect.Descriptor instead.
 func (*RestartPluginResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{48}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{49}
 }
 
 type StatusRequest struct {
@@ -3604,7 +3681,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[49]
+	mi := &file_control_controlpb_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3616,7 +3693,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[49]
+	mi := &file_control_controlpb_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3629,7 +3706,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{49}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{50}
 }
 
 type StatusResponse struct {
@@ -3651,7 +3728,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[50]
+	mi := &file_control_controlpb_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3663,7 +3740,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[50]
+	mi := &file_control_controlpb_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3676,7 +3753,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{50}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -3756,6 +3833,119 @@ func (x *StatusResponse) GetGoroutines() uint32 {
 	return 0
 }
 
+type ProfileRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Process string                 `protobuf:"bytes,1,opt,name=process,proto3" json:"process,omitempty"` // agent, keeper, or a plugin's name
+	// cpu, heap or goroutine: in pprof's format, gzipped; stacks: text.
+	Kind          string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	Duration      int64  `protobuf:"varint,3,opt,name=duration,proto3" json:"duration,omitempty"` // of cpu: nanoseconds, at most 10 minutes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProfileRequest) Reset() {
+	*x = ProfileRequest{}
+	mi := &file_control_controlpb_control_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProfileRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProfileRequest) ProtoMessage() {}
+
+func (x *ProfileRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProfileRequest.ProtoReflect.Descriptor instead.
+func (*ProfileRequest) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *ProfileRequest) GetProcess() string {
+	if x != nil {
+		return x.Process
+	}
+	return ""
+}
+
+func (x *ProfileRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ProfileRequest) GetDuration() int64 {
+	if x != nil {
+		return x.Duration
+	}
+	return 0
+}
+
+type ProfileResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pid           int32                  `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	Profile       []byte                 `protobuf:"bytes,2,opt,name=profile,proto3" json:"profile,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProfileResponse) Reset() {
+	*x = ProfileResponse{}
+	mi := &file_control_controlpb_control_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProfileResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProfileResponse) ProtoMessage() {}
+
+func (x *ProfileResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProfileResponse.ProtoReflect.Descriptor instead.
+func (*ProfileResponse) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *ProfileResponse) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *ProfileResponse) GetProfile() []byte {
+	if x != nil {
+		return x.Profile
+	}
+	return nil
+}
+
 type UpgradeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -3765,7 +3955,7 @@ type UpgradeRequest struct {
 
 func (x *UpgradeRequest) Reset() {
 	*x = UpgradeRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[51]
+	mi := &file_control_controlpb_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3777,7 +3967,7 @@ func (x *UpgradeRequest) String() string {
 func (*UpgradeRequest) ProtoMessage() {}
 
 func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[51]
+	mi := &file_control_controlpb_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3790,7 +3980,7 @@ func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeRequest.ProtoReflect.Descriptor instead.
 func (*UpgradeRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{51}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *UpgradeRequest) GetRequestId() string {
@@ -3809,7 +3999,7 @@ type UpgradeResponse struct {
 
 func (x *UpgradeResponse) Reset() {
 	*x = UpgradeResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[52]
+	mi := &file_control_controlpb_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3821,7 +4011,7 @@ func (x *UpgradeResponse) String() string {
 func (*UpgradeResponse) ProtoMessage() {}
 
 func (x *UpgradeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[52]
+	mi := &file_control_controlpb_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3834,7 +4024,7 @@ func (x *UpgradeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeResponse.ProtoReflect.Descriptor instead.
 func (*UpgradeResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{52}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *UpgradeResponse) GetSteps() []*Upgraded {
@@ -3859,7 +4049,7 @@ type Upgraded struct {
 
 func (x *Upgraded) Reset() {
 	*x = Upgraded{}
-	mi := &file_control_controlpb_control_proto_msgTypes[53]
+	mi := &file_control_controlpb_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3871,7 +4061,7 @@ func (x *Upgraded) String() string {
 func (*Upgraded) ProtoMessage() {}
 
 func (x *Upgraded) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[53]
+	mi := &file_control_controlpb_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3884,7 +4074,7 @@ func (x *Upgraded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upgraded.ProtoReflect.Descriptor instead.
 func (*Upgraded) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{53}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Upgraded) GetWhat() string {
@@ -3937,7 +4127,7 @@ type ReloadRequest struct {
 
 func (x *ReloadRequest) Reset() {
 	*x = ReloadRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[54]
+	mi := &file_control_controlpb_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3949,7 +4139,7 @@ func (x *ReloadRequest) String() string {
 func (*ReloadRequest) ProtoMessage() {}
 
 func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[54]
+	mi := &file_control_controlpb_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3962,7 +4152,7 @@ func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
 func (*ReloadRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{54}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{57}
 }
 
 type ReloadResponse struct {
@@ -3974,7 +4164,7 @@ type ReloadResponse struct {
 
 func (x *ReloadResponse) Reset() {
 	*x = ReloadResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[55]
+	mi := &file_control_controlpb_control_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3986,7 +4176,7 @@ func (x *ReloadResponse) String() string {
 func (*ReloadResponse) ProtoMessage() {}
 
 func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[55]
+	mi := &file_control_controlpb_control_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3999,7 +4189,7 @@ func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadResponse.ProtoReflect.Descriptor instead.
 func (*ReloadResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{55}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ReloadResponse) GetText() string {
@@ -4018,7 +4208,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[56]
+	mi := &file_control_controlpb_control_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4030,7 +4220,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[56]
+	mi := &file_control_controlpb_control_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4043,7 +4233,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{56}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ShutdownRequest) GetNow() bool {
@@ -4061,7 +4251,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[57]
+	mi := &file_control_controlpb_control_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4073,7 +4263,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[57]
+	mi := &file_control_controlpb_control_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4086,7 +4276,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{57}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{60}
 }
 
 var File_control_controlpb_control_proto protoreflect.FileDescriptor
@@ -4343,7 +4533,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\awirings\x18\x04 \x03(\tR\awirings\"0\n" +
 	"\x06Preset\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04sink\x18\x02 \x01(\tR\x04sink\"\x87\x04\n" +
+	"\x04sink\x18\x02 \x01(\tR\x04sink\"\xbe\x04\n" +
 	"\x06Plugin\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x10\n" +
@@ -4362,8 +4552,14 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\bprotocol\x18\x0e \x01(\rR\bprotocol\x12\x19\n" +
 	"\blast_end\x18\x14 \x01(\tR\alastEnd\x125\n" +
 	"\x06bounds\x18\x1e \x01(\v2\x1d.muxd.control.v1.PluginBoundsR\x06bounds\x12\x15\n" +
-	"\x03uid\x18\x1f \x01(\rH\x00R\x03uid\x88\x01\x01B\x06\n" +
-	"\x04_uid\"_\n" +
+	"\x03uid\x18\x1f \x01(\rH\x00R\x03uid\x88\x01\x01\x125\n" +
+	"\bcounters\x18( \x01(\v2\x19.muxd.control.v1.CountersR\bcountersB\x06\n" +
+	"\x04_uid\"i\n" +
+	"\bCounters\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06chunks\x18\x02 \x01(\x04R\x06chunks\x12\x14\n" +
+	"\x05waits\x18\x03 \x01(\x04R\x05waits\x12\x19\n" +
+	"\bput_time\x18\x04 \x01(\x03R\aputTime\"_\n" +
 	"\fPluginBounds\x12\x14\n" +
 	"\x05paths\x18\x01 \x03(\tR\x05paths\x12\x1d\n" +
 	"\n" +
@@ -4396,7 +4592,14 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	" \x01(\rR\afdLimit\x12\x1e\n" +
 	"\n" +
 	"goroutines\x18\v \x01(\rR\n" +
-	"goroutines\"/\n" +
+	"goroutines\"Z\n" +
+	"\x0eProfileRequest\x12\x18\n" +
+	"\aprocess\x18\x01 \x01(\tR\aprocess\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x1a\n" +
+	"\bduration\x18\x03 \x01(\x03R\bduration\"=\n" +
+	"\x0fProfileResponse\x12\x10\n" +
+	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12\x18\n" +
+	"\aprofile\x18\x02 \x01(\fR\aprofile\"/\n" +
 	"\x0eUpgradeRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\"B\n" +
@@ -4421,7 +4624,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\n" +
 	"ON_FAILURE\x10\x01\x12\n" +
 	"\n" +
-	"\x06ALWAYS\x10\x022\xa2\r\n" +
+	"\x06ALWAYS\x10\x022\xf0\r\n" +
 	"\aControl\x12F\n" +
 	"\x05Spawn\x12\x1d.muxd.control.v1.SpawnRequest\x1a\x1e.muxd.control.v1.SpawnResponse\x12I\n" +
 	"\x06Forked\x12\x1e.muxd.control.v1.ForkedRequest\x1a\x1f.muxd.control.v1.ForkedResponse\x12F\n" +
@@ -4443,7 +4646,8 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\aPlugins\x12\x1f.muxd.control.v1.PluginsRequest\x1a .muxd.control.v1.PluginsResponse\x12^\n" +
 	"\rRestartPlugin\x12%.muxd.control.v1.RestartPluginRequest\x1a&.muxd.control.v1.RestartPluginResponse\x12I\n" +
 	"\x06Status\x12\x1e.muxd.control.v1.StatusRequest\x1a\x1f.muxd.control.v1.StatusResponse\x12L\n" +
-	"\aUpgrade\x12\x1f.muxd.control.v1.UpgradeRequest\x1a .muxd.control.v1.UpgradeResponse\x12I\n" +
+	"\aUpgrade\x12\x1f.muxd.control.v1.UpgradeRequest\x1a .muxd.control.v1.UpgradeResponse\x12L\n" +
+	"\aProfile\x12\x1f.muxd.control.v1.ProfileRequest\x1a .muxd.control.v1.ProfileResponse\x12I\n" +
 	"\x06Reload\x12\x1e.muxd.control.v1.ReloadRequest\x1a\x1f.muxd.control.v1.ReloadResponse\x12O\n" +
 	"\bShutdown\x12 .muxd.control.v1.ShutdownRequest\x1a!.muxd.control.v1.ShutdownResponseB(Z&github.com/muxd/muxd/control/controlpbb\x06proto3"
 
@@ -4460,7 +4664,7 @@ func file_control_controlpb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_controlpb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
+var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_control_controlpb_control_proto_goTypes = []any{
 	(Restart)(0),                  // 0: muxd.control.v1.Restart
 	(RedirectRequest_How)(0),      // 1: muxd.control.v1.RedirectRequest.How
@@ -4509,19 +4713,22 @@ var file_control_controlpb_control_proto_goTypes = []any{
 	(*PluginsResponse)(nil),       // 44: muxd.control.v1.PluginsResponse
 	(*Preset)(nil),                // 45: muxd.control.v1.Preset
 	(*Plugin)(nil),                // 46: muxd.control.v1.Plugin
-	(*PluginBounds)(nil),          // 47: muxd.control.v1.PluginBounds
-	(*PluginOption)(nil),          // 48: muxd.control.v1.PluginOption
-	(*RestartPluginRequest)(nil),  // 49: muxd.control.v1.RestartPluginRequest
-	(*RestartPluginResponse)(nil), // 50: muxd.control.v1.RestartPluginResponse
-	(*StatusRequest)(nil),         // 51: muxd.control.v1.StatusRequest
-	(*StatusResponse)(nil),        // 52: muxd.control.v1.StatusResponse
-	(*UpgradeRequest)(nil),        // 53: muxd.control.v1.UpgradeRequest
-	(*UpgradeResponse)(nil),       // 54: muxd.control.v1.UpgradeResponse
-	(*Upgraded)(nil),              // 55: muxd.control.v1.Upgraded
-	(*ReloadRequest)(nil),         // 56: muxd.control.v1.ReloadRequest
-	(*ReloadResponse)(nil),        // 57: muxd.control.v1.ReloadResponse
-	(*ShutdownRequest)(nil),       // 58: muxd.control.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 59: muxd.control.v1.ShutdownResponse
+	(*Counters)(nil),              // 47: muxd.control.v1.Counters
+	(*PluginBounds)(nil),          // 48: muxd.control.v1.PluginBounds
+	(*PluginOption)(nil),          // 49: muxd.control.v1.PluginOption
+	(*RestartPluginRequest)(nil),  // 50: muxd.control.v1.RestartPluginRequest
+	(*RestartPluginResponse)(nil), // 51: muxd.control.v1.RestartPluginResponse
+	(*StatusRequest)(nil),         // 52: muxd.control.v1.StatusRequest
+	(*StatusResponse)(nil),        // 53: muxd.control.v1.StatusResponse
+	(*ProfileRequest)(nil),        // 54: muxd.control.v1.ProfileRequest
+	(*ProfileResponse)(nil),       // 55: muxd.control.v1.ProfileResponse
+	(*UpgradeRequest)(nil),        // 56: muxd.control.v1.UpgradeRequest
+	(*UpgradeResponse)(nil),       // 57: muxd.control.v1.UpgradeResponse
+	(*Upgraded)(nil),              // 58: muxd.control.v1.Upgraded
+	(*ReloadRequest)(nil),         // 59: muxd.control.v1.ReloadRequest
+	(*ReloadResponse)(nil),        // 60: muxd.control.v1.ReloadResponse
+	(*ShutdownRequest)(nil),       // 61: muxd.control.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 62: muxd.control.v1.ShutdownResponse
 }
 var file_control_controlpb_control_proto_depIdxs = []int32{
 	8,  // 0: muxd.control.v1.SpawnRequest.child:type_name -> muxd.control.v1.ChildSpec
@@ -4546,62 +4753,65 @@ var file_control_controlpb_control_proto_depIdxs = []int32{
 	1,  // 19: muxd.control.v1.RedirectRequest.how:type_name -> muxd.control.v1.RedirectRequest.How
 	46, // 20: muxd.control.v1.PluginsResponse.plugins:type_name -> muxd.control.v1.Plugin
 	45, // 21: muxd.control.v1.PluginsResponse.presets:type_name -> muxd.control.v1.Preset
-	48, // 22: muxd.control.v1.PluginsResponse.common:type_name -> muxd.control.v1.PluginOption
-	48, // 23: muxd.control.v1.Plugin.options:type_name -> muxd.control.v1.PluginOption
-	48, // 24: muxd.control.v1.Plugin.arg:type_name -> muxd.control.v1.PluginOption
-	47, // 25: muxd.control.v1.Plugin.bounds:type_name -> muxd.control.v1.PluginBounds
-	55, // 26: muxd.control.v1.UpgradeResponse.steps:type_name -> muxd.control.v1.Upgraded
-	2,  // 27: muxd.control.v1.Control.Spawn:input_type -> muxd.control.v1.SpawnRequest
-	4,  // 28: muxd.control.v1.Control.Forked:input_type -> muxd.control.v1.ForkedRequest
-	6,  // 29: muxd.control.v1.Control.Adopt:input_type -> muxd.control.v1.AdoptRequest
-	15, // 30: muxd.control.v1.Control.List:input_type -> muxd.control.v1.ListRequest
-	17, // 31: muxd.control.v1.Control.Inspect:input_type -> muxd.control.v1.InspectRequest
-	18, // 32: muxd.control.v1.Control.Wait:input_type -> muxd.control.v1.WaitRequest
-	19, // 33: muxd.control.v1.Control.Signal:input_type -> muxd.control.v1.SignalRequest
-	21, // 34: muxd.control.v1.Control.Stop:input_type -> muxd.control.v1.StopRequest
-	22, // 35: muxd.control.v1.Control.Resize:input_type -> muxd.control.v1.ResizeRequest
-	26, // 36: muxd.control.v1.Control.Screen:input_type -> muxd.control.v1.ScreenRequest
-	24, // 37: muxd.control.v1.Control.Mark:input_type -> muxd.control.v1.MarkRequest
-	32, // 38: muxd.control.v1.Control.Remove:input_type -> muxd.control.v1.RemoveRequest
-	34, // 39: muxd.control.v1.Control.Attach:input_type -> muxd.control.v1.AttachRequest
-	36, // 40: muxd.control.v1.Control.Logs:input_type -> muxd.control.v1.LogsRequest
-	38, // 41: muxd.control.v1.Control.Rotate:input_type -> muxd.control.v1.RotateRequest
-	40, // 42: muxd.control.v1.Control.Events:input_type -> muxd.control.v1.EventsRequest
-	42, // 43: muxd.control.v1.Control.Redirect:input_type -> muxd.control.v1.RedirectRequest
-	43, // 44: muxd.control.v1.Control.Plugins:input_type -> muxd.control.v1.PluginsRequest
-	49, // 45: muxd.control.v1.Control.RestartPlugin:input_type -> muxd.control.v1.RestartPluginRequest
-	51, // 46: muxd.control.v1.Control.Status:input_type -> muxd.control.v1.StatusRequest
-	53, // 47: muxd.control.v1.Control.Upgrade:input_type -> muxd.control.v1.UpgradeRequest
-	56, // 48: muxd.control.v1.Control.Reload:input_type -> muxd.control.v1.ReloadRequest
-	58, // 49: muxd.control.v1.Control.Shutdown:input_type -> muxd.control.v1.ShutdownRequest
-	3,  // 50: muxd.control.v1.Control.Spawn:output_type -> muxd.control.v1.SpawnResponse
-	5,  // 51: muxd.control.v1.Control.Forked:output_type -> muxd.control.v1.ForkedResponse
-	7,  // 52: muxd.control.v1.Control.Adopt:output_type -> muxd.control.v1.AdoptResponse
-	16, // 53: muxd.control.v1.Control.List:output_type -> muxd.control.v1.ListResponse
-	12, // 54: muxd.control.v1.Control.Inspect:output_type -> muxd.control.v1.Child
-	12, // 55: muxd.control.v1.Control.Wait:output_type -> muxd.control.v1.Child
-	20, // 56: muxd.control.v1.Control.Signal:output_type -> muxd.control.v1.SignalResponse
-	12, // 57: muxd.control.v1.Control.Stop:output_type -> muxd.control.v1.Child
-	23, // 58: muxd.control.v1.Control.Resize:output_type -> muxd.control.v1.ResizeResponse
-	27, // 59: muxd.control.v1.Control.Screen:output_type -> muxd.control.v1.ScreenResponse
-	25, // 60: muxd.control.v1.Control.Mark:output_type -> muxd.control.v1.MarkResponse
-	33, // 61: muxd.control.v1.Control.Remove:output_type -> muxd.control.v1.RemoveResponse
-	35, // 62: muxd.control.v1.Control.Attach:output_type -> muxd.control.v1.AttachResponse
-	37, // 63: muxd.control.v1.Control.Logs:output_type -> muxd.control.v1.LogsResponse
-	39, // 64: muxd.control.v1.Control.Rotate:output_type -> muxd.control.v1.RotateResponse
-	41, // 65: muxd.control.v1.Control.Events:output_type -> muxd.control.v1.Event
-	12, // 66: muxd.control.v1.Control.Redirect:output_type -> muxd.control.v1.Child
-	44, // 67: muxd.control.v1.Control.Plugins:output_type -> muxd.control.v1.PluginsResponse
-	50, // 68: muxd.control.v1.Control.RestartPlugin:output_type -> muxd.control.v1.RestartPluginResponse
-	52, // 69: muxd.control.v1.Control.Status:output_type -> muxd.control.v1.StatusResponse
-	54, // 70: muxd.control.v1.Control.Upgrade:output_type -> muxd.control.v1.UpgradeResponse
-	57, // 71: muxd.control.v1.Control.Reload:output_type -> muxd.control.v1.ReloadResponse
-	59, // 72: muxd.control.v1.Control.Shutdown:output_type -> muxd.control.v1.ShutdownResponse
-	50, // [50:73] is the sub-list for method output_type
-	27, // [27:50] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	49, // 22: muxd.control.v1.PluginsResponse.common:type_name -> muxd.control.v1.PluginOption
+	49, // 23: muxd.control.v1.Plugin.options:type_name -> muxd.control.v1.PluginOption
+	49, // 24: muxd.control.v1.Plugin.arg:type_name -> muxd.control.v1.PluginOption
+	48, // 25: muxd.control.v1.Plugin.bounds:type_name -> muxd.control.v1.PluginBounds
+	47, // 26: muxd.control.v1.Plugin.counters:type_name -> muxd.control.v1.Counters
+	58, // 27: muxd.control.v1.UpgradeResponse.steps:type_name -> muxd.control.v1.Upgraded
+	2,  // 28: muxd.control.v1.Control.Spawn:input_type -> muxd.control.v1.SpawnRequest
+	4,  // 29: muxd.control.v1.Control.Forked:input_type -> muxd.control.v1.ForkedRequest
+	6,  // 30: muxd.control.v1.Control.Adopt:input_type -> muxd.control.v1.AdoptRequest
+	15, // 31: muxd.control.v1.Control.List:input_type -> muxd.control.v1.ListRequest
+	17, // 32: muxd.control.v1.Control.Inspect:input_type -> muxd.control.v1.InspectRequest
+	18, // 33: muxd.control.v1.Control.Wait:input_type -> muxd.control.v1.WaitRequest
+	19, // 34: muxd.control.v1.Control.Signal:input_type -> muxd.control.v1.SignalRequest
+	21, // 35: muxd.control.v1.Control.Stop:input_type -> muxd.control.v1.StopRequest
+	22, // 36: muxd.control.v1.Control.Resize:input_type -> muxd.control.v1.ResizeRequest
+	26, // 37: muxd.control.v1.Control.Screen:input_type -> muxd.control.v1.ScreenRequest
+	24, // 38: muxd.control.v1.Control.Mark:input_type -> muxd.control.v1.MarkRequest
+	32, // 39: muxd.control.v1.Control.Remove:input_type -> muxd.control.v1.RemoveRequest
+	34, // 40: muxd.control.v1.Control.Attach:input_type -> muxd.control.v1.AttachRequest
+	36, // 41: muxd.control.v1.Control.Logs:input_type -> muxd.control.v1.LogsRequest
+	38, // 42: muxd.control.v1.Control.Rotate:input_type -> muxd.control.v1.RotateRequest
+	40, // 43: muxd.control.v1.Control.Events:input_type -> muxd.control.v1.EventsRequest
+	42, // 44: muxd.control.v1.Control.Redirect:input_type -> muxd.control.v1.RedirectRequest
+	43, // 45: muxd.control.v1.Control.Plugins:input_type -> muxd.control.v1.PluginsRequest
+	50, // 46: muxd.control.v1.Control.RestartPlugin:input_type -> muxd.control.v1.RestartPluginRequest
+	52, // 47: muxd.control.v1.Control.Status:input_type -> muxd.control.v1.StatusRequest
+	56, // 48: muxd.control.v1.Control.Upgrade:input_type -> muxd.control.v1.UpgradeRequest
+	54, // 49: muxd.control.v1.Control.Profile:input_type -> muxd.control.v1.ProfileRequest
+	59, // 50: muxd.control.v1.Control.Reload:input_type -> muxd.control.v1.ReloadRequest
+	61, // 51: muxd.control.v1.Control.Shutdown:input_type -> muxd.control.v1.ShutdownRequest
+	3,  // 52: muxd.control.v1.Control.Spawn:output_type -> muxd.control.v1.SpawnResponse
+	5,  // 53: muxd.control.v1.Control.Forked:output_type -> muxd.control.v1.ForkedResponse
+	7,  // 54: muxd.control.v1.Control.Adopt:output_type -> muxd.control.v1.AdoptResponse
+	16, // 55: muxd.control.v1.Control.List:output_type -> muxd.control.v1.ListResponse
+	12, // 56: muxd.control.v1.Control.Inspect:output_type -> muxd.control.v1.Child
+	12, // 57: muxd.control.v1.Control.Wait:output_type -> muxd.control.v1.Child
+	20, // 58: muxd.control.v1.Control.Signal:output_type -> muxd.control.v1.SignalResponse
+	12, // 59: muxd.control.v1.Control.Stop:output_type -> muxd.control.v1.Child
+	23, // 60: muxd.control.v1.Control.Resize:output_type -> muxd.control.v1.ResizeResponse
+	27, // 61: muxd.control.v1.Control.Screen:output_type -> muxd.control.v1.ScreenResponse
+	25, // 62: muxd.control.v1.Control.Mark:output_type -> muxd.control.v1.MarkResponse
+	33, // 63: muxd.control.v1.Control.Remove:output_type -> muxd.control.v1.RemoveResponse
+	35, // 64: muxd.control.v1.Control.Attach:output_type -> muxd.control.v1.AttachResponse
+	37, // 65: muxd.control.v1.Control.Logs:output_type -> muxd.control.v1.LogsResponse
+	39, // 66: muxd.control.v1.Control.Rotate:output_type -> muxd.control.v1.RotateResponse
+	41, // 67: muxd.control.v1.Control.Events:output_type -> muxd.control.v1.Event
+	12, // 68: muxd.control.v1.Control.Redirect:output_type -> muxd.control.v1.Child
+	44, // 69: muxd.control.v1.Control.Plugins:output_type -> muxd.control.v1.PluginsResponse
+	51, // 70: muxd.control.v1.Control.RestartPlugin:output_type -> muxd.control.v1.RestartPluginResponse
+	53, // 71: muxd.control.v1.Control.Status:output_type -> muxd.control.v1.StatusResponse
+	57, // 72: muxd.control.v1.Control.Upgrade:output_type -> muxd.control.v1.UpgradeResponse
+	55, // 73: muxd.control.v1.Control.Profile:output_type -> muxd.control.v1.ProfileResponse
+	60, // 74: muxd.control.v1.Control.Reload:output_type -> muxd.control.v1.ReloadResponse
+	62, // 75: muxd.control.v1.Control.Shutdown:output_type -> muxd.control.v1.ShutdownResponse
+	52, // [52:76] is the sub-list for method output_type
+	28, // [28:52] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_control_controlpb_control_proto_init() }
@@ -4617,7 +4827,7 @@ func file_control_controlpb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_controlpb_control_proto_rawDesc), len(file_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   58,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

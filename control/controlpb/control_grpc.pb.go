@@ -47,6 +47,7 @@ const (
 	Control_RestartPlugin_FullMethodName = "/muxd.control.v1.Control/RestartPlugin"
 	Control_Status_FullMethodName        = "/muxd.control.v1.Control/Status"
 	Control_Upgrade_FullMethodName       = "/muxd.control.v1.Control/Upgrade"
+	Control_Profile_FullMethodName       = "/muxd.control.v1.Control/Profile"
 	Control_Reload_FullMethodName        = "/muxd.control.v1.Control/Reload"
 	Control_Shutdown_FullMethodName      = "/muxd.control.v1.Control/Shutdown"
 )
@@ -99,6 +100,9 @@ type ControlClient interface {
 	// Upgrade replaces keeper, agent and plugins by what is on disk now. The agent that is asked ends over it: the call is made again,
 	// with the same request_id, and the next agent answers.
 	Upgrade(ctx context.Context, in *UpgradeRequest, opts ...grpc.CallOption) (*UpgradeResponse, error)
+	// Profile takes a profile of one of muxd's processes. INVALID_ARGUMENT: an unknown kind or time; NOT_FOUND: no such process runs;
+	// UNIMPLEMENTED: a plugin that takes none.
+	Profile(ctx context.Context, in *ProfileRequest, opts ...grpc.CallOption) (*ProfileResponse, error)
 	Reload(ctx context.Context, in *ReloadRequest, opts ...grpc.CallOption) (*ReloadResponse, error)
 	// Shutdown stops every child and ends muxd. It returns when all children are finished.
 	Shutdown(ctx context.Context, in *ShutdownRequest, opts ...grpc.CallOption) (*ShutdownResponse, error)
@@ -331,6 +335,16 @@ func (c *controlClient) Upgrade(ctx context.Context, in *UpgradeRequest, opts ..
 	return out, nil
 }
 
+func (c *controlClient) Profile(ctx context.Context, in *ProfileRequest, opts ...grpc.CallOption) (*ProfileResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ProfileResponse)
+	err := c.cc.Invoke(ctx, Control_Profile_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) Reload(ctx context.Context, in *ReloadRequest, opts ...grpc.CallOption) (*ReloadResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ReloadResponse)
@@ -399,6 +413,9 @@ type ControlServer interface {
 	// Upgrade replaces keeper, agent and plugins by what is on disk now. The agent that is asked ends over it: the call is made again,
 	// with the same request_id, and the next agent answers.
 	Upgrade(context.Context, *UpgradeRequest) (*UpgradeResponse, error)
+	// Profile takes a profile of one of muxd's processes. INVALID_ARGUMENT: an unknown kind or time; NOT_FOUND: no such process runs;
+	// UNIMPLEMENTED: a plugin that takes none.
+	Profile(context.Context, *ProfileRequest) (*ProfileResponse, error)
 	Reload(context.Context, *ReloadRequest) (*ReloadResponse, error)
 	// Shutdown stops every child and ends muxd. It returns when all children are finished.
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
@@ -474,6 +491,9 @@ func (UnimplementedControlServer) Status(context.Context, *StatusRequest) (*Stat
 }
 func (UnimplementedControlServer) Upgrade(context.Context, *UpgradeRequest) (*UpgradeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Upgrade not implemented")
+}
+func (UnimplementedControlServer) Profile(context.Context, *ProfileRequest) (*ProfileResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Profile not implemented")
 }
 func (UnimplementedControlServer) Reload(context.Context, *ReloadRequest) (*ReloadResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Reload not implemented")
@@ -873,6 +893,24 @@ func _Control_Upgrade_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_Profile_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ProfileRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Profile(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Profile_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Profile(ctx, req.(*ProfileRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_Reload_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ReloadRequest)
 	if err := dec(in); err != nil {
@@ -995,6 +1033,10 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Upgrade",
 			Handler:    _Control_Upgrade_Handler,
+		},
+		{
+			MethodName: "Profile",
+			Handler:    _Control_Profile_Handler,
 		},
 		{
 			MethodName: "Reload",

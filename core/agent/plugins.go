@@ -154,6 +154,7 @@ func (a *Agent) listPlugins(ctx context.Context, describe bool, sink string) []*
 		}
 		if s.Running {
 			p.State, p.Started, p.Protocol = "running", s.Started.UnixNano(), uint32(s.Protocol)
+			p.Counters = countersOf(ctx, a.host.Running(s.Name))
 		} else if s.Error != "" {
 			p.State = "failed"
 		}

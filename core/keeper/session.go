@@ -115,7 +115,7 @@ func (s *session) dispatch(m *keeperpb.Message, fds []*fd.FD) {
 		k.mu.Lock()
 		return
 	}
-	if reply, out := k.handle(r, fds); reply != nil {
+	if reply, out := k.handle(s, r, fds); reply != nil {
 		s.answer(reply, out...)
 	}
 	if k.reapSoon { // after the answer, since the exit comes after it
@@ -125,7 +125,7 @@ func (s *session) dispatch(m *keeperpb.Message, fds []*fd.FD) {
 }
 
 // handle does what r asks and returns the reply, whose descriptors are owned by the caller. k.mu is held.
-func (k *keeper) handle(r *keeperpb.Request, fds []*fd.FD) (*keeperpb.Reply, []*fd.FD) {
+func (k *keeper) handle(s *session, r *keeperpb.Request, fds []*fd.FD) (*keeperpb.Reply, []*fd.FD) {
 	var err *Error
 	reply := &keeperpb.Reply{Id: r.GetId()}
 	var out []*fd.FD
@@ -159,6 +159,10 @@ func (k *keeper) handle(r *keeperpb.Request, fds []*fd.FD) (*keeperpb.Reply, []*
 		err = k.arm(w.Arm.GetNames())
 	case *keeperpb.Request_Upgrade:
 		if err = k.queueUpgrade(r.GetId(), fds); err == nil {
+			return nil, nil
+		}
+	case *keeperpb.Request_Profile:
+		if err = k.queueProfile(s, r.GetId(), w.Profile, fds); err == nil {
 			return nil, nil
 		}
 	case *keeperpb.Request_Ready:

@@ -77,10 +77,12 @@ type Engine struct {
 	closed  bool
 	gen     int32
 
-	suspicious bool          // the predecessor crashed
-	serving    int           // workers that have a source
-	paused     *time.Timer   // ends the pause; nil: there is none
-	calm       chan struct{} // closed when there is a pause and serving is 0
+	suspicious bool // the predecessor crashed
+	serving    int  // workers that have a source
+	count      counters
+
+	paused *time.Timer   // ends the pause; nil: there is none
+	calm   chan struct{} // closed when there is a pause and serving is 0
 }
 
 // permanent is how many workers stay when there is nothing to do. Up to workersMost are started while others are blocked

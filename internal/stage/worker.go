@@ -159,6 +159,7 @@ func (w *worker) serve(s *Source) {
 		case n >= s.much(w.size):
 			w.speedUp(s)
 		case n >= s.lone && !s.isCut():
+			w.eng.count.waits.Add(1)
 			time.Sleep(batchWait)
 		}
 	}
@@ -243,9 +244,12 @@ func (w *worker) finishChunk(s *Source, n int) error {
 	if s.unseen {
 		s.chunk.left, s.chunk.pair, s.chunk.step = n, w.pair, w.eng.step
 	}
+	size := n
+	began := time.Now()
 	if err := s.h.Chunk(s.chunk); err != nil {
 		return err
 	}
+	w.eng.count.put(size, began)
 	if s.unseen {
 		n = s.chunk.left
 	}

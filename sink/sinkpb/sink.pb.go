@@ -2722,6 +2722,206 @@ func (x *OpeningsResponse) GetOpenings() []string {
 	return nil
 }
 
+type CountersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountersRequest) Reset() {
+	*x = CountersRequest{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountersRequest) ProtoMessage() {}
+
+func (x *CountersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountersRequest.ProtoReflect.Descriptor instead.
+func (*CountersRequest) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{44}
+}
+
+type CountersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bytes         uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`                    // of output streams, put out
+	Chunks        uint64                 `protobuf:"varint,2,opt,name=chunks,proto3" json:"chunks,omitempty"`                  // in so many pieces
+	Waits         uint64                 `protobuf:"varint,3,opt,name=waits,proto3" json:"waits,omitempty"`                    // how often a stream was left for a moment, so that small writes became one piece
+	PutTime       int64                  `protobuf:"varint,4,opt,name=put_time,json=putTime,proto3" json:"put_time,omitempty"` // for how long pieces were in the sinks' hands, together, in nanoseconds
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountersResponse) Reset() {
+	*x = CountersResponse{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountersResponse) ProtoMessage() {}
+
+func (x *CountersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountersResponse.ProtoReflect.Descriptor instead.
+func (*CountersResponse) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *CountersResponse) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *CountersResponse) GetChunks() uint64 {
+	if x != nil {
+		return x.Chunks
+	}
+	return 0
+}
+
+func (x *CountersResponse) GetWaits() uint64 {
+	if x != nil {
+		return x.Waits
+	}
+	return 0
+}
+
+func (x *CountersResponse) GetPutTime() int64 {
+	if x != nil {
+		return x.PutTime
+	}
+	return 0
+}
+
+type ProfileRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`          // cpu, heap, goroutine, or stacks, which is text
+	Duration      int64                  `protobuf:"varint,2,opt,name=duration,proto3" json:"duration,omitempty"` // of cpu, in nanoseconds
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProfileRequest) Reset() {
+	*x = ProfileRequest{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProfileRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProfileRequest) ProtoMessage() {}
+
+func (x *ProfileRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProfileRequest.ProtoReflect.Descriptor instead.
+func (*ProfileRequest) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *ProfileRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ProfileRequest) GetDuration() int64 {
+	if x != nil {
+		return x.Duration
+	}
+	return 0
+}
+
+type ProfileResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Profile       []byte                 `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProfileResponse) Reset() {
+	*x = ProfileResponse{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProfileResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProfileResponse) ProtoMessage() {}
+
+func (x *ProfileResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProfileResponse.ProtoReflect.Descriptor instead.
+func (*ProfileResponse) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *ProfileResponse) GetProfile() []byte {
+	if x != nil {
+		return x.Profile
+	}
+	return nil
+}
+
 type StatRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Opening       string                 `protobuf:"bytes,1,opt,name=opening,proto3" json:"opening,omitempty"`
@@ -2731,7 +2931,7 @@ type StatRequest struct {
 
 func (x *StatRequest) Reset() {
 	*x = StatRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[44]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2743,7 +2943,7 @@ func (x *StatRequest) String() string {
 func (*StatRequest) ProtoMessage() {}
 
 func (x *StatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[44]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2756,7 +2956,7 @@ func (x *StatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatRequest.ProtoReflect.Descriptor instead.
 func (*StatRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{44}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *StatRequest) GetOpening() string {
@@ -2775,7 +2975,7 @@ type StatResponse struct {
 
 func (x *StatResponse) Reset() {
 	*x = StatResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[45]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2787,7 +2987,7 @@ func (x *StatResponse) String() string {
 func (*StatResponse) ProtoMessage() {}
 
 func (x *StatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[45]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2800,7 +3000,7 @@ func (x *StatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatResponse.ProtoReflect.Descriptor instead.
 func (*StatResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{45}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *StatResponse) GetStreams() []*StreamStat {
@@ -2828,7 +3028,7 @@ type StreamStat struct {
 
 func (x *StreamStat) Reset() {
 	*x = StreamStat{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[46]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2840,7 +3040,7 @@ func (x *StreamStat) String() string {
 func (*StreamStat) ProtoMessage() {}
 
 func (x *StreamStat) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[46]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2853,7 +3053,7 @@ func (x *StreamStat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamStat.ProtoReflect.Descriptor instead.
 func (*StreamStat) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{46}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *StreamStat) GetStream() Stream {
@@ -2938,7 +3138,7 @@ type BranchStat struct {
 
 func (x *BranchStat) Reset() {
 	*x = BranchStat{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[47]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2950,7 +3150,7 @@ func (x *BranchStat) String() string {
 func (*BranchStat) ProtoMessage() {}
 
 func (x *BranchStat) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[47]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2963,7 +3163,7 @@ func (x *BranchStat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BranchStat.ProtoReflect.Descriptor instead.
 func (*BranchStat) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{47}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *BranchStat) GetId() string {
@@ -3013,7 +3213,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3025,7 +3225,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3038,7 +3238,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{48}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *AttachRequest) GetOpening() string {
@@ -3105,7 +3305,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3117,7 +3317,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3130,7 +3330,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{49}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{53}
 }
 
 type ResizeRequest struct {
@@ -3143,7 +3343,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3155,7 +3355,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3168,7 +3368,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{50}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ResizeRequest) GetOpening() string {
@@ -3193,7 +3393,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[51]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3205,7 +3405,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[51]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3218,7 +3418,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{51}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{55}
 }
 
 type MarkRequest struct {
@@ -3231,7 +3431,7 @@ type MarkRequest struct {
 
 func (x *MarkRequest) Reset() {
 	*x = MarkRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3243,7 +3443,7 @@ func (x *MarkRequest) String() string {
 func (*MarkRequest) ProtoMessage() {}
 
 func (x *MarkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3256,7 +3456,7 @@ func (x *MarkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkRequest.ProtoReflect.Descriptor instead.
 func (*MarkRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{52}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *MarkRequest) GetOpening() string {
@@ -3281,7 +3481,7 @@ type MarkResponse struct {
 
 func (x *MarkResponse) Reset() {
 	*x = MarkResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[53]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3293,7 +3493,7 @@ func (x *MarkResponse) String() string {
 func (*MarkResponse) ProtoMessage() {}
 
 func (x *MarkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[53]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3306,7 +3506,7 @@ func (x *MarkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkResponse.ProtoReflect.Descriptor instead.
 func (*MarkResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{53}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{57}
 }
 
 type ScreenRequest struct {
@@ -3318,7 +3518,7 @@ type ScreenRequest struct {
 
 func (x *ScreenRequest) Reset() {
 	*x = ScreenRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[54]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3330,7 +3530,7 @@ func (x *ScreenRequest) String() string {
 func (*ScreenRequest) ProtoMessage() {}
 
 func (x *ScreenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[54]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3343,7 +3543,7 @@ func (x *ScreenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScreenRequest.ProtoReflect.Descriptor instead.
 func (*ScreenRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{54}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ScreenRequest) GetOpening() string {
@@ -3372,7 +3572,7 @@ type ScreenResponse struct {
 
 func (x *ScreenResponse) Reset() {
 	*x = ScreenResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[55]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3384,7 +3584,7 @@ func (x *ScreenResponse) String() string {
 func (*ScreenResponse) ProtoMessage() {}
 
 func (x *ScreenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[55]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3397,7 +3597,7 @@ func (x *ScreenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScreenResponse.ProtoReflect.Descriptor instead.
 func (*ScreenResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{55}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ScreenResponse) GetSize() *Size {
@@ -3483,7 +3683,7 @@ type Cursor struct {
 
 func (x *Cursor) Reset() {
 	*x = Cursor{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3495,7 +3695,7 @@ func (x *Cursor) String() string {
 func (*Cursor) ProtoMessage() {}
 
 func (x *Cursor) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3508,7 +3708,7 @@ func (x *Cursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cursor.ProtoReflect.Descriptor instead.
 func (*Cursor) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{56}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Cursor) GetRow() uint32 {
@@ -3556,7 +3756,7 @@ type Line struct {
 
 func (x *Line) Reset() {
 	*x = Line{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[57]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3568,7 +3768,7 @@ func (x *Line) String() string {
 func (*Line) ProtoMessage() {}
 
 func (x *Line) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[57]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3581,7 +3781,7 @@ func (x *Line) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Line.ProtoReflect.Descriptor instead.
 func (*Line) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{57}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Line) GetCells() []*Cell {
@@ -3609,7 +3809,7 @@ type Cell struct {
 
 func (x *Cell) Reset() {
 	*x = Cell{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3621,7 +3821,7 @@ func (x *Cell) String() string {
 func (*Cell) ProtoMessage() {}
 
 func (x *Cell) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3634,7 +3834,7 @@ func (x *Cell) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cell.ProtoReflect.Descriptor instead.
 func (*Cell) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{58}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Cell) GetText() string {
@@ -3680,7 +3880,7 @@ type Style struct {
 
 func (x *Style) Reset() {
 	*x = Style{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[59]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3692,7 +3892,7 @@ func (x *Style) String() string {
 func (*Style) ProtoMessage() {}
 
 func (x *Style) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[59]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3705,7 +3905,7 @@ func (x *Style) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Style.ProtoReflect.Descriptor instead.
 func (*Style) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{59}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Style) GetFg() uint32 {
@@ -3822,7 +4022,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[60]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3834,7 +4034,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[60]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3847,7 +4047,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{60}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *LogsRequest) GetSpec() *Spec {
@@ -3928,7 +4128,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[61]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3940,7 +4140,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[61]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3953,7 +4153,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{61}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{65}
 }
 
 type RotateRequest struct {
@@ -3965,7 +4165,7 @@ type RotateRequest struct {
 
 func (x *RotateRequest) Reset() {
 	*x = RotateRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[62]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3977,7 +4177,7 @@ func (x *RotateRequest) String() string {
 func (*RotateRequest) ProtoMessage() {}
 
 func (x *RotateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[62]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3990,7 +4190,7 @@ func (x *RotateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateRequest.ProtoReflect.Descriptor instead.
 func (*RotateRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{62}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *RotateRequest) GetOpening() string {
@@ -4008,7 +4208,7 @@ type RotateResponse struct {
 
 func (x *RotateResponse) Reset() {
 	*x = RotateResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[63]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4020,7 +4220,7 @@ func (x *RotateResponse) String() string {
 func (*RotateResponse) ProtoMessage() {}
 
 func (x *RotateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[63]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4033,7 +4233,7 @@ func (x *RotateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateResponse.ProtoReflect.Descriptor instead.
 func (*RotateResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{63}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{67}
 }
 
 // One line, as a packet on the socket that Logs gives. The last packet of a log that ends well has `end` set;
@@ -4053,7 +4253,7 @@ type LogRecord struct {
 
 func (x *LogRecord) Reset() {
 	*x = LogRecord{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[64]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4065,7 +4265,7 @@ func (x *LogRecord) String() string {
 func (*LogRecord) ProtoMessage() {}
 
 func (x *LogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[64]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4078,7 +4278,7 @@ func (x *LogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRecord.ProtoReflect.Descriptor instead.
 func (*LogRecord) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{64}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *LogRecord) GetTime() int64 {
@@ -4140,7 +4340,7 @@ type RecoverRequest_Parked struct {
 
 func (x *RecoverRequest_Parked) Reset() {
 	*x = RecoverRequest_Parked{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[66]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4152,7 +4352,7 @@ func (x *RecoverRequest_Parked) String() string {
 func (*RecoverRequest_Parked) ProtoMessage() {}
 
 func (x *RecoverRequest_Parked) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[66]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4349,7 +4549,18 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\bSnapshot\"\x11\n" +
 	"\x0fOpeningsRequest\".\n" +
 	"\x10OpeningsResponse\x12\x1a\n" +
-	"\bopenings\x18\x01 \x03(\tR\bopenings\"'\n" +
+	"\bopenings\x18\x01 \x03(\tR\bopenings\"\x11\n" +
+	"\x0fCountersRequest\"q\n" +
+	"\x10CountersResponse\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06chunks\x18\x02 \x01(\x04R\x06chunks\x12\x14\n" +
+	"\x05waits\x18\x03 \x01(\x04R\x05waits\x12\x19\n" +
+	"\bput_time\x18\x04 \x01(\x03R\aputTime\"@\n" +
+	"\x0eProfileRequest\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1a\n" +
+	"\bduration\x18\x02 \x01(\x03R\bduration\"+\n" +
+	"\x0fProfileResponse\x12\x18\n" +
+	"\aprofile\x18\x01 \x01(\fR\aprofile\"'\n" +
 	"\vStatRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\"B\n" +
 	"\fStatResponse\x122\n" +
@@ -4476,7 +4687,7 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x06Policy\x12\t\n" +
 	"\x05BLOCK\x10\x00\x12\x0f\n" +
 	"\vDROP_OLDEST\x10\x01\x12\x0f\n" +
-	"\vDROP_NEWEST\x10\x022\xdd\v\n" +
+	"\vDROP_NEWEST\x10\x022\xf0\f\n" +
 	"\x04Sink\x12D\n" +
 	"\bDescribe\x12\x1d.muxd.sink.v1.DescribeRequest\x1a\x19.muxd.sink.v1.Description\x12F\n" +
 	"\aRecover\x12\x1c.muxd.sink.v1.RecoverRequest\x1a\x1d.muxd.sink.v1.RecoverResponse\x12C\n" +
@@ -4493,7 +4704,9 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x06Forget\x12\x1b.muxd.sink.v1.ForgetRequest\x1a\x1c.muxd.sink.v1.ForgetResponse\x12:\n" +
 	"\x05Watch\x12\x1a.muxd.sink.v1.WatchRequest\x1a\x13.muxd.sink.v1.Event0\x01\x12I\n" +
 	"\bOpenings\x12\x1d.muxd.sink.v1.OpeningsRequest\x1a\x1e.muxd.sink.v1.OpeningsResponse\x12=\n" +
-	"\x04Stat\x12\x19.muxd.sink.v1.StatRequest\x1a\x1a.muxd.sink.v1.StatResponse\x12C\n" +
+	"\x04Stat\x12\x19.muxd.sink.v1.StatRequest\x1a\x1a.muxd.sink.v1.StatResponse\x12I\n" +
+	"\bCounters\x12\x1d.muxd.sink.v1.CountersRequest\x1a\x1e.muxd.sink.v1.CountersResponse\x12F\n" +
+	"\aProfile\x12\x1c.muxd.sink.v1.ProfileRequest\x1a\x1d.muxd.sink.v1.ProfileResponse\x12C\n" +
 	"\x06Attach\x12\x1b.muxd.sink.v1.AttachRequest\x1a\x1c.muxd.sink.v1.AttachResponse\x12C\n" +
 	"\x06Resize\x12\x1b.muxd.sink.v1.ResizeRequest\x1a\x1c.muxd.sink.v1.ResizeResponse\x12C\n" +
 	"\x06Screen\x12\x1b.muxd.sink.v1.ScreenRequest\x1a\x1c.muxd.sink.v1.ScreenResponse\x12=\n" +
@@ -4514,7 +4727,7 @@ func file_sink_sinkpb_sink_proto_rawDescGZIP() []byte {
 }
 
 var file_sink_sinkpb_sink_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
+var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
 var file_sink_sinkpb_sink_proto_goTypes = []any{
 	(Stream)(0),                   // 0: muxd.sink.v1.Stream
 	(Wiring)(0),                   // 1: muxd.sink.v1.Wiring
@@ -4564,29 +4777,33 @@ var file_sink_sinkpb_sink_proto_goTypes = []any{
 	(*Snapshot)(nil),              // 45: muxd.sink.v1.Snapshot
 	(*OpeningsRequest)(nil),       // 46: muxd.sink.v1.OpeningsRequest
 	(*OpeningsResponse)(nil),      // 47: muxd.sink.v1.OpeningsResponse
-	(*StatRequest)(nil),           // 48: muxd.sink.v1.StatRequest
-	(*StatResponse)(nil),          // 49: muxd.sink.v1.StatResponse
-	(*StreamStat)(nil),            // 50: muxd.sink.v1.StreamStat
-	(*BranchStat)(nil),            // 51: muxd.sink.v1.BranchStat
-	(*AttachRequest)(nil),         // 52: muxd.sink.v1.AttachRequest
-	(*AttachResponse)(nil),        // 53: muxd.sink.v1.AttachResponse
-	(*ResizeRequest)(nil),         // 54: muxd.sink.v1.ResizeRequest
-	(*ResizeResponse)(nil),        // 55: muxd.sink.v1.ResizeResponse
-	(*MarkRequest)(nil),           // 56: muxd.sink.v1.MarkRequest
-	(*MarkResponse)(nil),          // 57: muxd.sink.v1.MarkResponse
-	(*ScreenRequest)(nil),         // 58: muxd.sink.v1.ScreenRequest
-	(*ScreenResponse)(nil),        // 59: muxd.sink.v1.ScreenResponse
-	(*Cursor)(nil),                // 60: muxd.sink.v1.Cursor
-	(*Line)(nil),                  // 61: muxd.sink.v1.Line
-	(*Cell)(nil),                  // 62: muxd.sink.v1.Cell
-	(*Style)(nil),                 // 63: muxd.sink.v1.Style
-	(*LogsRequest)(nil),           // 64: muxd.sink.v1.LogsRequest
-	(*LogsResponse)(nil),          // 65: muxd.sink.v1.LogsResponse
-	(*RotateRequest)(nil),         // 66: muxd.sink.v1.RotateRequest
-	(*RotateResponse)(nil),        // 67: muxd.sink.v1.RotateResponse
-	(*LogRecord)(nil),             // 68: muxd.sink.v1.LogRecord
-	nil,                           // 69: muxd.sink.v1.Spec.OptionsEntry
-	(*RecoverRequest_Parked)(nil), // 70: muxd.sink.v1.RecoverRequest.Parked
+	(*CountersRequest)(nil),       // 48: muxd.sink.v1.CountersRequest
+	(*CountersResponse)(nil),      // 49: muxd.sink.v1.CountersResponse
+	(*ProfileRequest)(nil),        // 50: muxd.sink.v1.ProfileRequest
+	(*ProfileResponse)(nil),       // 51: muxd.sink.v1.ProfileResponse
+	(*StatRequest)(nil),           // 52: muxd.sink.v1.StatRequest
+	(*StatResponse)(nil),          // 53: muxd.sink.v1.StatResponse
+	(*StreamStat)(nil),            // 54: muxd.sink.v1.StreamStat
+	(*BranchStat)(nil),            // 55: muxd.sink.v1.BranchStat
+	(*AttachRequest)(nil),         // 56: muxd.sink.v1.AttachRequest
+	(*AttachResponse)(nil),        // 57: muxd.sink.v1.AttachResponse
+	(*ResizeRequest)(nil),         // 58: muxd.sink.v1.ResizeRequest
+	(*ResizeResponse)(nil),        // 59: muxd.sink.v1.ResizeResponse
+	(*MarkRequest)(nil),           // 60: muxd.sink.v1.MarkRequest
+	(*MarkResponse)(nil),          // 61: muxd.sink.v1.MarkResponse
+	(*ScreenRequest)(nil),         // 62: muxd.sink.v1.ScreenRequest
+	(*ScreenResponse)(nil),        // 63: muxd.sink.v1.ScreenResponse
+	(*Cursor)(nil),                // 64: muxd.sink.v1.Cursor
+	(*Line)(nil),                  // 65: muxd.sink.v1.Line
+	(*Cell)(nil),                  // 66: muxd.sink.v1.Cell
+	(*Style)(nil),                 // 67: muxd.sink.v1.Style
+	(*LogsRequest)(nil),           // 68: muxd.sink.v1.LogsRequest
+	(*LogsResponse)(nil),          // 69: muxd.sink.v1.LogsResponse
+	(*RotateRequest)(nil),         // 70: muxd.sink.v1.RotateRequest
+	(*RotateResponse)(nil),        // 71: muxd.sink.v1.RotateResponse
+	(*LogRecord)(nil),             // 72: muxd.sink.v1.LogRecord
+	nil,                           // 73: muxd.sink.v1.Spec.OptionsEntry
+	(*RecoverRequest_Parked)(nil), // 74: muxd.sink.v1.RecoverRequest.Parked
 }
 var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	2,  // 0: muxd.sink.v1.Branch.policy:type_name -> muxd.sink.v1.Policy
@@ -4595,12 +4812,12 @@ var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	7,  // 3: muxd.sink.v1.Description.options:type_name -> muxd.sink.v1.Option
 	0,  // 4: muxd.sink.v1.Description.by_name:type_name -> muxd.sink.v1.Stream
 	3,  // 5: muxd.sink.v1.Option.type:type_name -> muxd.sink.v1.Option.Type
-	69, // 6: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
+	73, // 6: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
 	9,  // 7: muxd.sink.v1.CheckRequest.spec:type_name -> muxd.sink.v1.Spec
 	8,  // 8: muxd.sink.v1.CheckRequest.child:type_name -> muxd.sink.v1.Child
 	0,  // 9: muxd.sink.v1.CheckRequest.streams:type_name -> muxd.sink.v1.Stream
 	1,  // 10: muxd.sink.v1.CheckResponse.wiring:type_name -> muxd.sink.v1.Wiring
-	70, // 11: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
+	74, // 11: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
 	9,  // 12: muxd.sink.v1.OpenRequest.spec:type_name -> muxd.sink.v1.Spec
 	8,  // 13: muxd.sink.v1.OpenRequest.child:type_name -> muxd.sink.v1.Child
 	0,  // 14: muxd.sink.v1.OpenRequest.streams:type_name -> muxd.sink.v1.Stream
@@ -4620,18 +4837,18 @@ var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	44, // 28: muxd.sink.v1.Event.dropped:type_name -> muxd.sink.v1.Dropped
 	42, // 29: muxd.sink.v1.Event.typed:type_name -> muxd.sink.v1.Typed
 	43, // 30: muxd.sink.v1.Typed.viewer:type_name -> muxd.sink.v1.Viewer
-	50, // 31: muxd.sink.v1.StatResponse.streams:type_name -> muxd.sink.v1.StreamStat
+	54, // 31: muxd.sink.v1.StatResponse.streams:type_name -> muxd.sink.v1.StreamStat
 	0,  // 32: muxd.sink.v1.StreamStat.stream:type_name -> muxd.sink.v1.Stream
 	10, // 33: muxd.sink.v1.StreamStat.size:type_name -> muxd.sink.v1.Size
-	51, // 34: muxd.sink.v1.StreamStat.branches:type_name -> muxd.sink.v1.BranchStat
+	55, // 34: muxd.sink.v1.StreamStat.branches:type_name -> muxd.sink.v1.BranchStat
 	10, // 35: muxd.sink.v1.AttachRequest.size:type_name -> muxd.sink.v1.Size
 	43, // 36: muxd.sink.v1.AttachRequest.viewer:type_name -> muxd.sink.v1.Viewer
 	10, // 37: muxd.sink.v1.ResizeRequest.size:type_name -> muxd.sink.v1.Size
 	10, // 38: muxd.sink.v1.ScreenResponse.size:type_name -> muxd.sink.v1.Size
-	60, // 39: muxd.sink.v1.ScreenResponse.cursor:type_name -> muxd.sink.v1.Cursor
-	63, // 40: muxd.sink.v1.ScreenResponse.styles:type_name -> muxd.sink.v1.Style
-	61, // 41: muxd.sink.v1.ScreenResponse.lines:type_name -> muxd.sink.v1.Line
-	62, // 42: muxd.sink.v1.Line.cells:type_name -> muxd.sink.v1.Cell
+	64, // 39: muxd.sink.v1.ScreenResponse.cursor:type_name -> muxd.sink.v1.Cursor
+	67, // 40: muxd.sink.v1.ScreenResponse.styles:type_name -> muxd.sink.v1.Style
+	65, // 41: muxd.sink.v1.ScreenResponse.lines:type_name -> muxd.sink.v1.Line
+	66, // 42: muxd.sink.v1.Line.cells:type_name -> muxd.sink.v1.Cell
 	9,  // 43: muxd.sink.v1.LogsRequest.spec:type_name -> muxd.sink.v1.Spec
 	8,  // 44: muxd.sink.v1.LogsRequest.child:type_name -> muxd.sink.v1.Child
 	0,  // 45: muxd.sink.v1.LogsRequest.streams:type_name -> muxd.sink.v1.Stream
@@ -4651,37 +4868,41 @@ var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	33, // 59: muxd.sink.v1.Sink.Forget:input_type -> muxd.sink.v1.ForgetRequest
 	35, // 60: muxd.sink.v1.Sink.Watch:input_type -> muxd.sink.v1.WatchRequest
 	46, // 61: muxd.sink.v1.Sink.Openings:input_type -> muxd.sink.v1.OpeningsRequest
-	48, // 62: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
-	52, // 63: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
-	54, // 64: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
-	58, // 65: muxd.sink.v1.Sink.Screen:input_type -> muxd.sink.v1.ScreenRequest
-	56, // 66: muxd.sink.v1.Sink.Mark:input_type -> muxd.sink.v1.MarkRequest
-	64, // 67: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
-	66, // 68: muxd.sink.v1.Sink.Rotate:input_type -> muxd.sink.v1.RotateRequest
-	6,  // 69: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
-	14, // 70: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
-	16, // 71: muxd.sink.v1.Sink.Repark:output_type -> muxd.sink.v1.ReparkResponse
-	12, // 72: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
-	18, // 73: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
-	20, // 74: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
-	22, // 75: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
-	24, // 76: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
-	26, // 77: muxd.sink.v1.Sink.Rewire:output_type -> muxd.sink.v1.RewireResponse
-	28, // 78: muxd.sink.v1.Sink.AddBranch:output_type -> muxd.sink.v1.AddBranchResponse
-	30, // 79: muxd.sink.v1.Sink.RemoveBranch:output_type -> muxd.sink.v1.RemoveBranchResponse
-	32, // 80: muxd.sink.v1.Sink.Pause:output_type -> muxd.sink.v1.PauseResponse
-	34, // 81: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
-	36, // 82: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
-	47, // 83: muxd.sink.v1.Sink.Openings:output_type -> muxd.sink.v1.OpeningsResponse
-	49, // 84: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
-	53, // 85: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
-	55, // 86: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
-	59, // 87: muxd.sink.v1.Sink.Screen:output_type -> muxd.sink.v1.ScreenResponse
-	57, // 88: muxd.sink.v1.Sink.Mark:output_type -> muxd.sink.v1.MarkResponse
-	65, // 89: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
-	67, // 90: muxd.sink.v1.Sink.Rotate:output_type -> muxd.sink.v1.RotateResponse
-	69, // [69:91] is the sub-list for method output_type
-	47, // [47:69] is the sub-list for method input_type
+	52, // 62: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
+	48, // 63: muxd.sink.v1.Sink.Counters:input_type -> muxd.sink.v1.CountersRequest
+	50, // 64: muxd.sink.v1.Sink.Profile:input_type -> muxd.sink.v1.ProfileRequest
+	56, // 65: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
+	58, // 66: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
+	62, // 67: muxd.sink.v1.Sink.Screen:input_type -> muxd.sink.v1.ScreenRequest
+	60, // 68: muxd.sink.v1.Sink.Mark:input_type -> muxd.sink.v1.MarkRequest
+	68, // 69: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
+	70, // 70: muxd.sink.v1.Sink.Rotate:input_type -> muxd.sink.v1.RotateRequest
+	6,  // 71: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
+	14, // 72: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
+	16, // 73: muxd.sink.v1.Sink.Repark:output_type -> muxd.sink.v1.ReparkResponse
+	12, // 74: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
+	18, // 75: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
+	20, // 76: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
+	22, // 77: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
+	24, // 78: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
+	26, // 79: muxd.sink.v1.Sink.Rewire:output_type -> muxd.sink.v1.RewireResponse
+	28, // 80: muxd.sink.v1.Sink.AddBranch:output_type -> muxd.sink.v1.AddBranchResponse
+	30, // 81: muxd.sink.v1.Sink.RemoveBranch:output_type -> muxd.sink.v1.RemoveBranchResponse
+	32, // 82: muxd.sink.v1.Sink.Pause:output_type -> muxd.sink.v1.PauseResponse
+	34, // 83: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
+	36, // 84: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
+	47, // 85: muxd.sink.v1.Sink.Openings:output_type -> muxd.sink.v1.OpeningsResponse
+	53, // 86: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
+	49, // 87: muxd.sink.v1.Sink.Counters:output_type -> muxd.sink.v1.CountersResponse
+	51, // 88: muxd.sink.v1.Sink.Profile:output_type -> muxd.sink.v1.ProfileResponse
+	57, // 89: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
+	59, // 90: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
+	63, // 91: muxd.sink.v1.Sink.Screen:output_type -> muxd.sink.v1.ScreenResponse
+	61, // 92: muxd.sink.v1.Sink.Mark:output_type -> muxd.sink.v1.MarkResponse
+	69, // 93: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
+	71, // 94: muxd.sink.v1.Sink.Rotate:output_type -> muxd.sink.v1.RotateResponse
+	71, // [71:95] is the sub-list for method output_type
+	47, // [47:71] is the sub-list for method input_type
 	47, // [47:47] is the sub-list for extension type_name
 	47, // [47:47] is the sub-list for extension extendee
 	0,  // [0:47] is the sub-list for field type_name
@@ -4708,7 +4929,7 @@ func file_sink_sinkpb_sink_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sink_sinkpb_sink_proto_rawDesc), len(file_sink_sinkpb_sink_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   67,
+			NumMessages:   71,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

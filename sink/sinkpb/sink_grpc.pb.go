@@ -43,6 +43,8 @@ const (
 	Sink_Watch_FullMethodName        = "/muxd.sink.v1.Sink/Watch"
 	Sink_Openings_FullMethodName     = "/muxd.sink.v1.Sink/Openings"
 	Sink_Stat_FullMethodName         = "/muxd.sink.v1.Sink/Stat"
+	Sink_Counters_FullMethodName     = "/muxd.sink.v1.Sink/Counters"
+	Sink_Profile_FullMethodName      = "/muxd.sink.v1.Sink/Profile"
 	Sink_Attach_FullMethodName       = "/muxd.sink.v1.Sink/Attach"
 	Sink_Resize_FullMethodName       = "/muxd.sink.v1.Sink/Resize"
 	Sink_Screen_FullMethodName       = "/muxd.sink.v1.Sink/Screen"
@@ -103,6 +105,10 @@ type SinkClient interface {
 	Openings(ctx context.Context, in *OpeningsRequest, opts ...grpc.CallOption) (*OpeningsResponse, error)
 	// Stat gives the counters of an opening.
 	Stat(ctx context.Context, in *StatRequest, opts ...grpc.CallOption) (*StatResponse, error)
+	// Counters tells what the process has done since its start. UNIMPLEMENTED will do.
+	Counters(ctx context.Context, in *CountersRequest, opts ...grpc.CallOption) (*CountersResponse, error)
+	// Profile takes a profile of the process. INVALID_ARGUMENT: an unknown kind or time. UNIMPLEMENTED will do.
+	Profile(ctx context.Context, in *ProfileRequest, opts ...grpc.CallOption) (*ProfileResponse, error)
 	// Attach makes a viewer connection to a console. The plugin sends one end of a Unix SEQPACKET socketpair on
 	// the fd channel under `ticket`, and speaks the viewer protocol on the other. FAILED_PRECONDITION where the
 	// opening has no console.
@@ -298,6 +304,26 @@ func (c *sinkClient) Stat(ctx context.Context, in *StatRequest, opts ...grpc.Cal
 	return out, nil
 }
 
+func (c *sinkClient) Counters(ctx context.Context, in *CountersRequest, opts ...grpc.CallOption) (*CountersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CountersResponse)
+	err := c.cc.Invoke(ctx, Sink_Counters_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sinkClient) Profile(ctx context.Context, in *ProfileRequest, opts ...grpc.CallOption) (*ProfileResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ProfileResponse)
+	err := c.cc.Invoke(ctx, Sink_Profile_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *sinkClient) Attach(ctx context.Context, in *AttachRequest, opts ...grpc.CallOption) (*AttachResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(AttachResponse)
@@ -410,6 +436,10 @@ type SinkServer interface {
 	Openings(context.Context, *OpeningsRequest) (*OpeningsResponse, error)
 	// Stat gives the counters of an opening.
 	Stat(context.Context, *StatRequest) (*StatResponse, error)
+	// Counters tells what the process has done since its start. UNIMPLEMENTED will do.
+	Counters(context.Context, *CountersRequest) (*CountersResponse, error)
+	// Profile takes a profile of the process. INVALID_ARGUMENT: an unknown kind or time. UNIMPLEMENTED will do.
+	Profile(context.Context, *ProfileRequest) (*ProfileResponse, error)
 	// Attach makes a viewer connection to a console. The plugin sends one end of a Unix SEQPACKET socketpair on
 	// the fd channel under `ticket`, and speaks the viewer protocol on the other. FAILED_PRECONDITION where the
 	// opening has no console.
@@ -483,6 +513,12 @@ func (UnimplementedSinkServer) Openings(context.Context, *OpeningsRequest) (*Ope
 }
 func (UnimplementedSinkServer) Stat(context.Context, *StatRequest) (*StatResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Stat not implemented")
+}
+func (UnimplementedSinkServer) Counters(context.Context, *CountersRequest) (*CountersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Counters not implemented")
+}
+func (UnimplementedSinkServer) Profile(context.Context, *ProfileRequest) (*ProfileResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Profile not implemented")
 }
 func (UnimplementedSinkServer) Attach(context.Context, *AttachRequest) (*AttachResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Attach not implemented")
@@ -804,6 +840,42 @@ func _Sink_Stat_Handler(srv interface{}, ctx context.Context, dec func(interface
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Sink_Counters_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CountersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SinkServer).Counters(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sink_Counters_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SinkServer).Counters(ctx, req.(*CountersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sink_Profile_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ProfileRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SinkServer).Profile(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sink_Profile_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SinkServer).Profile(ctx, req.(*ProfileRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Sink_Attach_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(AttachRequest)
 	if err := dec(in); err != nil {
@@ -978,6 +1050,14 @@ var Sink_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Stat",
 			Handler:    _Sink_Stat_Handler,
+		},
+		{
+			MethodName: "Counters",
+			Handler:    _Sink_Counters_Handler,
+		},
+		{
+			MethodName: "Profile",
+			Handler:    _Sink_Profile_Handler,
 		},
 		{
 			MethodName: "Attach",

@@ -44,6 +44,7 @@ type Request struct {
 	//	*Request_Arm
 	//	*Request_Follow
 	//	*Request_Accept
+	//	*Request_Profile
 	What          isRequest_What `protobuf_oneof:"what"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -219,6 +220,15 @@ func (x *Request) GetAccept() *Accept {
 	return nil
 }
 
+func (x *Request) GetProfile() *Profile {
+	if x != nil {
+		if x, ok := x.What.(*Request_Profile); ok {
+			return x.Profile
+		}
+	}
+	return nil
+}
+
 type isRequest_What interface {
 	isRequest_What()
 }
@@ -279,6 +289,10 @@ type Request_Accept struct {
 	Accept *Accept `protobuf:"bytes,41,opt,name=accept,proto3,oneof"`
 }
 
+type Request_Profile struct {
+	Profile *Profile `protobuf:"bytes,50,opt,name=profile,proto3,oneof"`
+}
+
 func (*Request_Spawn) isRequest_What() {}
 
 func (*Request_Signal) isRequest_What() {}
@@ -306,6 +320,8 @@ func (*Request_Arm) isRequest_What() {}
 func (*Request_Follow) isRequest_What() {}
 
 func (*Request_Accept) isRequest_What() {}
+
+func (*Request_Profile) isRequest_What() {}
 
 type Reply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1541,6 +1557,59 @@ func (x *Forget) GetDrop() string {
 	return ""
 }
 
+// Profile takes a profile of the keeper, and writes it to the packet's one fd, a memfd. It is answered then.
+type Profile struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Duration      int64                  `protobuf:"varint,2,opt,name=duration,proto3" json:"duration,omitempty"` // nanoseconds
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Profile) Reset() {
+	*x = Profile{}
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Profile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Profile) ProtoMessage() {}
+
+func (x *Profile) ProtoReflect() protoreflect.Message {
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Profile.ProtoReflect.Descriptor instead.
+func (*Profile) Descriptor() ([]byte, []int) {
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Profile) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Profile) GetDuration() int64 {
+	if x != nil {
+		return x.Duration
+	}
+	return 0
+}
+
 // Watch takes a pidfd (the packet's one fd) of a process that somebody else started, and tells of its exit as of
 // any other's.
 type Watch struct {
@@ -1554,7 +1623,7 @@ type Watch struct {
 
 func (x *Watch) Reset() {
 	*x = Watch{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1566,7 +1635,7 @@ func (x *Watch) String() string {
 func (*Watch) ProtoMessage() {}
 
 func (x *Watch) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1579,7 +1648,7 @@ func (x *Watch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Watch.ProtoReflect.Descriptor instead.
 func (*Watch) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{18}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Watch) GetKey() string {
@@ -1618,7 +1687,7 @@ type Follow struct {
 
 func (x *Follow) Reset() {
 	*x = Follow{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +1699,7 @@ func (x *Follow) String() string {
 func (*Follow) ProtoMessage() {}
 
 func (x *Follow) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +1712,7 @@ func (x *Follow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Follow.ProtoReflect.Descriptor instead.
 func (*Follow) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{19}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Follow) GetKey() string {
@@ -1679,7 +1748,7 @@ type Accept struct {
 
 func (x *Accept) Reset() {
 	*x = Accept{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[20]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1691,7 +1760,7 @@ func (x *Accept) String() string {
 func (*Accept) ProtoMessage() {}
 
 func (x *Accept) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[20]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1704,7 +1773,7 @@ func (x *Accept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accept.ProtoReflect.Descriptor instead.
 func (*Accept) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{20}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Accept) GetName() string {
@@ -1732,7 +1801,7 @@ type Arm struct {
 
 func (x *Arm) Reset() {
 	*x = Arm{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[21]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1744,7 +1813,7 @@ func (x *Arm) String() string {
 func (*Arm) ProtoMessage() {}
 
 func (x *Arm) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[21]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1757,7 +1826,7 @@ func (x *Arm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Arm.ProtoReflect.Descriptor instead.
 func (*Arm) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{21}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Arm) GetNames() []string {
@@ -1778,7 +1847,7 @@ type Stirred struct {
 
 func (x *Stirred) Reset() {
 	*x = Stirred{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[22]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1790,7 +1859,7 @@ func (x *Stirred) String() string {
 func (*Stirred) ProtoMessage() {}
 
 func (x *Stirred) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[22]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1803,7 +1872,7 @@ func (x *Stirred) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stirred.ProtoReflect.Descriptor instead.
 func (*Stirred) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{22}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Stirred) GetNames() []string {
@@ -1823,7 +1892,7 @@ type Upgrade struct {
 
 func (x *Upgrade) Reset() {
 	*x = Upgrade{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[23]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +1904,7 @@ func (x *Upgrade) String() string {
 func (*Upgrade) ProtoMessage() {}
 
 func (x *Upgrade) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[23]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +1917,7 @@ func (x *Upgrade) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upgrade.ProtoReflect.Descriptor instead.
 func (*Upgrade) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{23}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{24}
 }
 
 // Ready says that the agent has taken everything over and serves. A new program whose agents do not come so far is taken
@@ -1861,7 +1930,7 @@ type Ready struct {
 
 func (x *Ready) Reset() {
 	*x = Ready{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[24]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +1942,7 @@ func (x *Ready) String() string {
 func (*Ready) ProtoMessage() {}
 
 func (x *Ready) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[24]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,7 +1955,7 @@ func (x *Ready) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ready.ProtoReflect.Descriptor instead.
 func (*Ready) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{24}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{25}
 }
 
 // Stop ends the keeper, after the agent has ended everything else. No reply: the channel closes.
@@ -1898,7 +1967,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[25]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1910,7 +1979,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[25]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1923,7 +1992,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{25}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{26}
 }
 
 type Takeover_Followed struct {
@@ -1939,7 +2008,7 @@ type Takeover_Followed struct {
 
 func (x *Takeover_Followed) Reset() {
 	*x = Takeover_Followed{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[26]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1951,7 +2020,7 @@ func (x *Takeover_Followed) String() string {
 func (*Takeover_Followed) ProtoMessage() {}
 
 func (x *Takeover_Followed) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[26]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2013,7 +2082,7 @@ type Takeover_HeldFd struct {
 
 func (x *Takeover_HeldFd) Reset() {
 	*x = Takeover_HeldFd{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[27]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2025,7 +2094,7 @@ func (x *Takeover_HeldFd) String() string {
 func (*Takeover_HeldFd) ProtoMessage() {}
 
 func (x *Takeover_HeldFd) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[27]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2066,7 +2135,7 @@ var File_core_keeper_keeperpb_keeper_proto protoreflect.FileDescriptor
 
 const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\n" +
-	"!core/keeper/keeperpb/keeper.proto\x12\x0emuxd.keeper.v1\"\xb3\x05\n" +
+	"!core/keeper/keeperpb/keeper.proto\x12\x0emuxd.keeper.v1\"\xe8\x05\n" +
 	"\aRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12-\n" +
 	"\x05spawn\x18\x02 \x01(\v2\x15.muxd.keeper.v1.SpawnH\x00R\x05spawn\x120\n" +
@@ -2083,7 +2152,8 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\x05ready\x18\x1f \x01(\v2\x15.muxd.keeper.v1.ReadyH\x00R\x05ready\x12'\n" +
 	"\x03arm\x18\x14 \x01(\v2\x13.muxd.keeper.v1.ArmH\x00R\x03arm\x120\n" +
 	"\x06follow\x18( \x01(\v2\x16.muxd.keeper.v1.FollowH\x00R\x06follow\x120\n" +
-	"\x06accept\x18) \x01(\v2\x16.muxd.keeper.v1.AcceptH\x00R\x06acceptB\x06\n" +
+	"\x06accept\x18) \x01(\v2\x16.muxd.keeper.v1.AcceptH\x00R\x06accept\x123\n" +
+	"\aprofile\x182 \x01(\v2\x17.muxd.keeper.v1.ProfileH\x00R\aprofileB\x06\n" +
 	"\x04what\"\xd7\x01\n" +
 	"\x05Reply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
@@ -2192,7 +2262,10 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\x04note\x18\x02 \x01(\fR\x04note\".\n" +
 	"\x06Forget\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
-	"\x04drop\x18\x02 \x01(\tR\x04drop\"?\n" +
+	"\x04drop\x18\x02 \x01(\tR\x04drop\"9\n" +
+	"\aProfile\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1a\n" +
+	"\bduration\x18\x02 \x01(\x03R\bduration\"?\n" +
 	"\x05Watch\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x12\n" +
@@ -2224,7 +2297,7 @@ func file_core_keeper_keeperpb_keeper_proto_rawDescGZIP() []byte {
 	return file_core_keeper_keeperpb_keeper_proto_rawDescData
 }
 
-var file_core_keeper_keeperpb_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_core_keeper_keeperpb_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_core_keeper_keeperpb_keeper_proto_goTypes = []any{
 	(*Request)(nil),           // 0: muxd.keeper.v1.Request
 	(*Reply)(nil),             // 1: muxd.keeper.v1.Reply
@@ -2244,16 +2317,17 @@ var file_core_keeper_keeperpb_keeper_proto_goTypes = []any{
 	(*List)(nil),              // 15: muxd.keeper.v1.List
 	(*Held)(nil),              // 16: muxd.keeper.v1.Held
 	(*Forget)(nil),            // 17: muxd.keeper.v1.Forget
-	(*Watch)(nil),             // 18: muxd.keeper.v1.Watch
-	(*Follow)(nil),            // 19: muxd.keeper.v1.Follow
-	(*Accept)(nil),            // 20: muxd.keeper.v1.Accept
-	(*Arm)(nil),               // 21: muxd.keeper.v1.Arm
-	(*Stirred)(nil),           // 22: muxd.keeper.v1.Stirred
-	(*Upgrade)(nil),           // 23: muxd.keeper.v1.Upgrade
-	(*Ready)(nil),             // 24: muxd.keeper.v1.Ready
-	(*Stop)(nil),              // 25: muxd.keeper.v1.Stop
-	(*Takeover_Followed)(nil), // 26: muxd.keeper.v1.Takeover.Followed
-	(*Takeover_HeldFd)(nil),   // 27: muxd.keeper.v1.Takeover.HeldFd
+	(*Profile)(nil),           // 18: muxd.keeper.v1.Profile
+	(*Watch)(nil),             // 19: muxd.keeper.v1.Watch
+	(*Follow)(nil),            // 20: muxd.keeper.v1.Follow
+	(*Accept)(nil),            // 21: muxd.keeper.v1.Accept
+	(*Arm)(nil),               // 22: muxd.keeper.v1.Arm
+	(*Stirred)(nil),           // 23: muxd.keeper.v1.Stirred
+	(*Upgrade)(nil),           // 24: muxd.keeper.v1.Upgrade
+	(*Ready)(nil),             // 25: muxd.keeper.v1.Ready
+	(*Stop)(nil),              // 26: muxd.keeper.v1.Stop
+	(*Takeover_Followed)(nil), // 27: muxd.keeper.v1.Takeover.Followed
+	(*Takeover_HeldFd)(nil),   // 28: muxd.keeper.v1.Takeover.HeldFd
 }
 var file_core_keeper_keeperpb_keeper_proto_depIdxs = []int32{
 	4,  // 0: muxd.keeper.v1.Request.spawn:type_name -> muxd.keeper.v1.Spawn
@@ -2263,33 +2337,34 @@ var file_core_keeper_keeperpb_keeper_proto_depIdxs = []int32{
 	14, // 4: muxd.keeper.v1.Request.drop:type_name -> muxd.keeper.v1.Drop
 	15, // 5: muxd.keeper.v1.Request.list:type_name -> muxd.keeper.v1.List
 	17, // 6: muxd.keeper.v1.Request.forget:type_name -> muxd.keeper.v1.Forget
-	18, // 7: muxd.keeper.v1.Request.watch:type_name -> muxd.keeper.v1.Watch
-	25, // 8: muxd.keeper.v1.Request.stop:type_name -> muxd.keeper.v1.Stop
-	23, // 9: muxd.keeper.v1.Request.upgrade:type_name -> muxd.keeper.v1.Upgrade
-	24, // 10: muxd.keeper.v1.Request.ready:type_name -> muxd.keeper.v1.Ready
-	21, // 11: muxd.keeper.v1.Request.arm:type_name -> muxd.keeper.v1.Arm
-	19, // 12: muxd.keeper.v1.Request.follow:type_name -> muxd.keeper.v1.Follow
-	20, // 13: muxd.keeper.v1.Request.accept:type_name -> muxd.keeper.v1.Accept
-	8,  // 14: muxd.keeper.v1.Reply.process:type_name -> muxd.keeper.v1.Process
-	16, // 15: muxd.keeper.v1.Reply.held:type_name -> muxd.keeper.v1.Held
-	8,  // 16: muxd.keeper.v1.Reply.processes:type_name -> muxd.keeper.v1.Process
-	8,  // 17: muxd.keeper.v1.Exit.process:type_name -> muxd.keeper.v1.Process
-	0,  // 18: muxd.keeper.v1.Message.request:type_name -> muxd.keeper.v1.Request
-	1,  // 19: muxd.keeper.v1.Message.reply:type_name -> muxd.keeper.v1.Reply
-	2,  // 20: muxd.keeper.v1.Message.exit:type_name -> muxd.keeper.v1.Exit
-	22, // 21: muxd.keeper.v1.Message.stirred:type_name -> muxd.keeper.v1.Stirred
-	6,  // 22: muxd.keeper.v1.Spawn.credential:type_name -> muxd.keeper.v1.Credential
-	7,  // 23: muxd.keeper.v1.Spawn.rlimits:type_name -> muxd.keeper.v1.Rlimit
-	5,  // 24: muxd.keeper.v1.Spawn.confine:type_name -> muxd.keeper.v1.Confine
-	26, // 25: muxd.keeper.v1.Takeover.followed:type_name -> muxd.keeper.v1.Takeover.Followed
-	27, // 26: muxd.keeper.v1.Takeover.held:type_name -> muxd.keeper.v1.Takeover.HeldFd
-	11, // 27: muxd.keeper.v1.Takeover.upgraded:type_name -> muxd.keeper.v1.Upgraded
-	8,  // 28: muxd.keeper.v1.Takeover.Followed.process:type_name -> muxd.keeper.v1.Process
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	19, // 7: muxd.keeper.v1.Request.watch:type_name -> muxd.keeper.v1.Watch
+	26, // 8: muxd.keeper.v1.Request.stop:type_name -> muxd.keeper.v1.Stop
+	24, // 9: muxd.keeper.v1.Request.upgrade:type_name -> muxd.keeper.v1.Upgrade
+	25, // 10: muxd.keeper.v1.Request.ready:type_name -> muxd.keeper.v1.Ready
+	22, // 11: muxd.keeper.v1.Request.arm:type_name -> muxd.keeper.v1.Arm
+	20, // 12: muxd.keeper.v1.Request.follow:type_name -> muxd.keeper.v1.Follow
+	21, // 13: muxd.keeper.v1.Request.accept:type_name -> muxd.keeper.v1.Accept
+	18, // 14: muxd.keeper.v1.Request.profile:type_name -> muxd.keeper.v1.Profile
+	8,  // 15: muxd.keeper.v1.Reply.process:type_name -> muxd.keeper.v1.Process
+	16, // 16: muxd.keeper.v1.Reply.held:type_name -> muxd.keeper.v1.Held
+	8,  // 17: muxd.keeper.v1.Reply.processes:type_name -> muxd.keeper.v1.Process
+	8,  // 18: muxd.keeper.v1.Exit.process:type_name -> muxd.keeper.v1.Process
+	0,  // 19: muxd.keeper.v1.Message.request:type_name -> muxd.keeper.v1.Request
+	1,  // 20: muxd.keeper.v1.Message.reply:type_name -> muxd.keeper.v1.Reply
+	2,  // 21: muxd.keeper.v1.Message.exit:type_name -> muxd.keeper.v1.Exit
+	23, // 22: muxd.keeper.v1.Message.stirred:type_name -> muxd.keeper.v1.Stirred
+	6,  // 23: muxd.keeper.v1.Spawn.credential:type_name -> muxd.keeper.v1.Credential
+	7,  // 24: muxd.keeper.v1.Spawn.rlimits:type_name -> muxd.keeper.v1.Rlimit
+	5,  // 25: muxd.keeper.v1.Spawn.confine:type_name -> muxd.keeper.v1.Confine
+	27, // 26: muxd.keeper.v1.Takeover.followed:type_name -> muxd.keeper.v1.Takeover.Followed
+	28, // 27: muxd.keeper.v1.Takeover.held:type_name -> muxd.keeper.v1.Takeover.HeldFd
+	11, // 28: muxd.keeper.v1.Takeover.upgraded:type_name -> muxd.keeper.v1.Upgraded
+	8,  // 29: muxd.keeper.v1.Takeover.Followed.process:type_name -> muxd.keeper.v1.Process
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_core_keeper_keeperpb_keeper_proto_init() }
@@ -2312,6 +2387,7 @@ func file_core_keeper_keeperpb_keeper_proto_init() {
 		(*Request_Arm)(nil),
 		(*Request_Follow)(nil),
 		(*Request_Accept)(nil),
+		(*Request_Profile)(nil),
 	}
 	file_core_keeper_keeperpb_keeper_proto_msgTypes[3].OneofWrappers = []any{
 		(*Message_Request)(nil),
@@ -2321,14 +2397,14 @@ func file_core_keeper_keeperpb_keeper_proto_init() {
 	}
 	file_core_keeper_keeperpb_keeper_proto_msgTypes[4].OneofWrappers = []any{}
 	file_core_keeper_keeperpb_keeper_proto_msgTypes[11].OneofWrappers = []any{}
-	file_core_keeper_keeperpb_keeper_proto_msgTypes[26].OneofWrappers = []any{}
+	file_core_keeper_keeperpb_keeper_proto_msgTypes[27].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_core_keeper_keeperpb_keeper_proto_rawDesc), len(file_core_keeper_keeperpb_keeper_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   28,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
