@@ -3,7 +3,7 @@
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
-.PHONY: help build run test check bench chaos recovery generate fuzz clean
+.PHONY: help build run test check bench chaos recovery soak generate fuzz clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ chaos: ## kill muxd's processes 1,000 times under writing children, and count ev
 
 recovery: ## measure how quickly muxd is back when it is killed, and write it into ARCHITECTURE.md (ROUNDS=)
 	go test ./chaos -count=1 -v -timeout 30m -run 'TestRecovery' -recovery '$(CURDIR)/ARCHITECTURE.md' -rounds $(or $(ROUNDS),20)
+
+soak: ## have children and viewers come and go, and look for what is left of them (SOAK=10m)
+	go test ./chaos -run TestSoak -count=1 -v -timeout 0 -soak $(or $(SOAK),10m)
 
 generate: ## make the Go code of the .proto files again
 	tools/generate
