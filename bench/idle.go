@@ -17,6 +17,7 @@ const (
 	manyConsoles = 500
 	peerChildren = 100
 	watched      = 10 * time.Second // how long wake-ups are counted
+	settling     = 8 * time.Second  // until muxd has given back what many starts needed, and has asked its plugins for the last time
 )
 
 // idleTrials are about what children cost that do nothing. They are measured once: nothing in them varies.
@@ -41,6 +42,9 @@ func (b *bench) idleTrials() []*trial {
 						return fmt.Errorf("child %d: %w", len(ids), err)
 					}
 					ids = append(ids, id)
+				}
+				if err := pause(ctx, settling); err != nil {
+					return err
 				}
 				after, err := m.pss(ctx)
 				v = values{"KiB": float64(after-before) / 1024 / float64(n)}
@@ -123,7 +127,7 @@ func (b *bench) idleTrials() []*trial {
 					if err != nil {
 						return err
 					}
-					if err := pause(ctx, time.Second); err != nil { // what these calls woke goes back to sleep
+					if err := pause(ctx, settling); err != nil {
 						return err
 					}
 					before, err := switchesOf(pids)
