@@ -347,6 +347,7 @@ type flow struct {
 	into   brancher    // the same as src, where it can have branches
 	done   latch.Latch // closed when nothing more is written
 	lost   int         // of the chunk that was not put out
+	warned bool        // a trouble was told; server.mu
 
 	told // server.mu
 }

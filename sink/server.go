@@ -273,6 +273,9 @@ func (s *server) Forget(_ context.Context, req *sinkpb.ForgetRequest) (*sinkpb.F
 	delete(s.openings, req.Opening)
 	s.mu.Unlock()
 	if o != nil {
+		if req.HasStatus {
+			o.childExited(req.Status, true)
+		}
 		o.cancel()
 		o.close(true)
 	}

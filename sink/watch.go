@@ -61,7 +61,7 @@ func (s *server) Watch(_ *sinkpb.WatchRequest, out grpc.ServerStreamingServer[si
 		}
 		s.mu.Unlock()
 	}()
-	if err := s.tell(w, out); err != nil {
+	if err := s.tell(w, out, true); err != nil {
 		return err
 	}
 	if err := out.Send(&sinkpb.Event{What: &sinkpb.Event_Snapshot{Snapshot: &sinkpb.Snapshot{}}}); err != nil {
@@ -75,21 +75,21 @@ func (s *server) Watch(_ *sinkpb.WatchRequest, out grpc.ServerStreamingServer[si
 		case <-out.Context().Done():
 			return nil
 		}
-		if err := s.tell(w, out); err != nil {
+		if err := s.tell(w, out, false); err != nil {
 			return err
 		}
 	}
 }
 
-// tell sends the state of every flow that has changed.
-func (s *server) tell(w *watcher, out grpc.ServerStreamingServer[sinkpb.Event]) error {
+// tell sends the state of every flow that has changed; with all, that it has no trouble, too.
+func (s *server) tell(w *watcher, out grpc.ServerStreamingServer[sinkpb.Event], all bool) error {
 	s.mu.Lock()
 	flows := w.flows
 	w.flows = nil
 	clear(w.pending)
 	s.mu.Unlock()
 	for _, f := range flows {
-		for _, ev := range f.events() {
+		for _, ev := range f.events(all) {
 			if err := out.Send(ev); err != nil {
 				return err
 			}
@@ -98,14 +98,17 @@ func (s *server) tell(w *watcher, out grpc.ServerStreamingServer[sinkpb.Event]) 
 	return nil
 }
 
-// events is the state of f as events, the same whether they are told once or again, and what viewers have typed, which is told once.
-func (f *flow) events() []*sinkpb.Event {
+// events is the state of f as events, the same whether they are told once or again, and what viewers have typed, which is told once. That
+// there is no trouble is told with all, or when there was some before.
+func (f *flow) events(all bool) []*sinkpb.Event {
 	f.op.srv.mu.Lock()
 	now, viewers := f.told, f.op.count
 	now.missed = maps.Clone(f.missed)
 	f.passed, f.untold = "", false
 	typed := f.op.typed
 	f.op.typed = nil
+	all = all || f.warned || now.trouble != "" || now.passed != ""
+	f.warned = now.trouble != ""
 	f.op.srv.mu.Unlock()
 	ev := func() *sinkpb.Event {
 		return &sinkpb.Event{Opening: f.op.pub.ID, Stream: sinkpb.Stream(f.stream)}
@@ -116,9 +119,11 @@ func (f *flow) events() []*sinkpb.Event {
 		e.What = &sinkpb.Event_Trouble{Trouble: &sinkpb.Trouble{Error: now.passed}}
 		out = append(out, e)
 	}
-	t := ev()
-	t.What = &sinkpb.Event_Trouble{Trouble: &sinkpb.Trouble{Error: now.trouble, Held: now.held}}
-	out = append(out, t)
+	if all {
+		t := ev()
+		t.What = &sinkpb.Event_Trouble{Trouble: &sinkpb.Trouble{Error: now.trouble, Held: now.held}}
+		out = append(out, t)
+	}
 	if f.op.console != nil {
 		v := ev()
 		v.What = &sinkpb.Event_Viewers{Viewers: &sinkpb.Viewers{Count: uint32(viewers)}}

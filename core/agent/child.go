@@ -172,7 +172,9 @@ func (a *Agent) exited(c *child, p *keeperpb.Process) {
 		a.emit(c, "exited", "", statusText(r))
 	}
 	for _, o := range c.openings {
-		a.follow(func() { a.settle(o) })
+		if o.wantsEnd() {
+			a.follow(func() { a.settle(o) })
+		}
 	}
 	a.drainLater(c)
 	a.save(c)
@@ -225,6 +227,14 @@ func (a *Agent) drained(c *child, run uint32) {
 	for _, o := range cut {
 		a.settle(o)
 	}
+}
+
+// wantsEnd says whether the plugin of o is told that the child has exited. Output on pipes ends by itself, and its sink hears of the
+// exit with Forget; or before that with Cut, at the drain deadline.
+func (o *opening) wantsEnd() bool {
+	ch := o.choice
+	return ch.wiring != wiringPipe || ch.copies || ch.from != nil ||
+		slices.ContainsFunc(o.streams, func(s *stream) bool { return s.kind == sinkpb.Stream_STDIN })
 }
 
 // settle tells the plugin of o what has become of the child. It is done again whenever o comes to another process.
@@ -307,11 +317,14 @@ func (a *Agent) release(c *child, openings []*opening, stopping bool) {
 	if stopping && !c.adopted { // what of its group has outlived it, and holds no stream
 		a.keeper.Signal(a.ctx, c.key, unix.SIGKILL, true)
 	}
+	a.mu.Lock()
+	known, ws := c.rec.StatusKnown, c.rec.Status
+	a.mu.Unlock()
 	var dropped sync.WaitGroup
 	dropped.Go(func() { a.keeper.ForgetAll(a.ctx, c.key, farPrefix(c.id())) })
 	var gone []*opening
 	for _, o := range openings {
-		_, err := o.sinks().Forget(a.ctx, &sinkpb.ForgetRequest{Opening: o.id})
+		_, err := o.sinks().Forget(a.ctx, &sinkpb.ForgetRequest{Opening: o.id, HasStatus: known, Status: ws})
 		switch {
 		case err != nil && pluginGone(err):
 			gone = append(gone, o)

@@ -1884,8 +1884,11 @@ func (*PauseResponse) Descriptor() ([]byte, []int) {
 }
 
 type ForgetRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Opening       string                 `protobuf:"bytes,1,opt,name=opening,proto3" json:"opening,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Opening string                 `protobuf:"bytes,1,opt,name=opening,proto3" json:"opening,omitempty"`
+	// As in EndRequest, which may not have come.
+	HasStatus     bool   `protobuf:"varint,2,opt,name=has_status,json=hasStatus,proto3" json:"has_status,omitempty"`
+	Status        uint32 `protobuf:"varint,3,opt,name=status,proto3" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1925,6 +1928,20 @@ func (x *ForgetRequest) GetOpening() string {
 		return x.Opening
 	}
 	return ""
+}
+
+func (x *ForgetRequest) GetHasStatus() bool {
+	if x != nil {
+		return x.HasStatus
+	}
+	return false
+}
+
+func (x *ForgetRequest) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
 }
 
 type ForgetResponse struct {
@@ -4505,9 +4522,12 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x14RemoveBranchResponse\x12\x18\n" +
 	"\aremoved\x18\x01 \x01(\bR\aremoved\"\x0e\n" +
 	"\fPauseRequest\"\x0f\n" +
-	"\rPauseResponse\")\n" +
+	"\rPauseResponse\"`\n" +
 	"\rForgetRequest\x12\x18\n" +
-	"\aopening\x18\x01 \x01(\tR\aopening\"\x10\n" +
+	"\aopening\x18\x01 \x01(\tR\aopening\x12\x1d\n" +
+	"\n" +
+	"has_status\x18\x02 \x01(\bR\thasStatus\x12\x16\n" +
+	"\x06status\x18\x03 \x01(\rR\x06status\"\x10\n" +
 	"\x0eForgetResponse\"\x0e\n" +
 	"\fWatchRequest\"\xdd\x03\n" +
 	"\x05Event\x12\x18\n" +
