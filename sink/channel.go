@@ -33,15 +33,17 @@ func (c *channel) now() (ep *fdchan.Endpoint, replaced <-chan struct{}) {
 	return c.ep, c.replaced
 }
 
-// replace takes ownership of ep, and ends the one before.
-func (c *channel) replace(ep *fdchan.Endpoint) {
+// replace takes ownership of ep, and ends the one before. greet is called before anybody else uses ep, and its error returned.
+func (c *channel) replace(ep *fdchan.Endpoint, greet func() error) error {
 	c.mu.Lock()
+	err := greet()
 	old := c.ep
 	c.ep = ep
 	close(c.replaced)
 	c.replaced = make(chan struct{})
 	c.mu.Unlock()
 	old.Close()
+	return err
 }
 
 const (
@@ -110,6 +112,7 @@ func (c *channel) hello(uc *net.UnixConn) error {
 		return err
 	}
 	uc.SetReadDeadline(time.Time{})
-	c.replace(fdchan.NewEndpoint(conn, nil))
-	return conn.Send(fdchan.Packet{Type: fdchan.Ack, Ticket: p.Ticket})
+	return c.replace(fdchan.NewEndpoint(conn, nil), func() error { // what waits to be parked comes behind the answer
+		return conn.Send(fdchan.Packet{Type: fdchan.Ack, Ticket: p.Ticket})
+	})
 }
