@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/xml"
 	"io"
 	"strings"
 	"testing"
@@ -98,5 +99,27 @@ func TestTabulate(t *testing.T) {
 	}
 	if c := rows[2]; c.Met || c.Missing == "" {
 		t.Errorf("a figure that was not measured counts: %+v", c)
+	}
+}
+
+// The plot of cost against children has a line for each metric, through all loads, and other trials have none.
+func TestPlotLoad(t *testing.T) {
+	r := &result{trial: &trial{name: loadName, lines: []line{{metric: "us a spawn"}, {metric: "CPU us a line"}}}, samples: map[string]map[string][]float64{}}
+	if plotLoad(r) != nil {
+		t.Error("a plot was made of nothing")
+	}
+	for name, n := range loads {
+		r.samples[name] = map[string][]float64{"us a spawn": {100 + float64(n)/100}, "CPU us a line": {5}}
+	}
+	svg := string(plotLoad(r))
+	if got := strings.Count(svg, "<polyline"); got != 2 {
+		t.Errorf("%d lines, want 2:\n%s", got, svg)
+	}
+	if err := xml.Unmarshal([]byte(svg), new(struct{})); err != nil {
+		t.Errorf("the plot is no XML: %v", err)
+	}
+	r.trial.name = "another"
+	if plotLoad(r) != nil {
+		t.Error("a plot was made of another trial")
 	}
 }

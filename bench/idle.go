@@ -20,6 +20,8 @@ const (
 	settling     = 8 * time.Second  // until muxd has given back what many starts needed, and has asked its plugins for the last time
 )
 
+var loadName = fmt.Sprintf("%d children against %d", manyChildren, someChildren)
+
 // idleTrials are about what children cost that do nothing. They are measured once: nothing in them varies.
 func (b *bench) idleTrials() []*trial {
 	// apiece is how much muxd grows for each of n children.
@@ -147,9 +149,11 @@ func (b *bench) idleTrials() []*trial {
 			{metric: "MiB", target: 40, atMost: true},
 			{metric: "wake-ups/s", target: 0, atMost: true},
 		}},
-		{name: fmt.Sprintf("%d children against %d", manyChildren, someChildren), once: true, contenders: []contender{
+		{name: loadName, once: true, contenders: []contender{
 			{name: "many", role: subject, run: b.load(manyChildren)},
 			{name: "few", role: limit, run: b.load(someChildren)},
+			{name: "100", role: limit, run: b.load(100)},
+			{name: "1000", role: limit, run: b.load(1000)},
 		}, lines: []line{
 			{metric: "us a spawn", against: "few", target: 1.3, atMost: true},
 			{metric: "CPU us a line", against: "few", target: 1.3, atMost: true},

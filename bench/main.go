@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -55,7 +56,7 @@ func run(args []string) (err error) {
 	rounds := flags.Int("rounds", 5, "timed rounds of each contender; the median counts")
 	mib := flags.Int64("mib", 512, "MiB that a child writes")
 	output := flags.String("o", "table", "table or json")
-	plot := flags.String("plot", "", "also write a plot of the ratios to this SVG file")
+	plot := flags.String("plot", "", "also write a plot of the ratios to this SVG file, and one of cost against children beside it")
 	list := flags.Bool("list", false, "name the trials, and run none")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -127,6 +128,13 @@ func run(args []string) (err error) {
 	if *plot != "" {
 		if err := os.WriteFile(*plot, plotRatios(rows), 0o644); err != nil {
 			return err
+		}
+		for _, r := range results {
+			if svg := plotLoad(r); svg != nil {
+				if err := os.WriteFile(strings.TrimSuffix(*plot, ".svg")+"-load.svg", svg, 0o644); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	if *output == "json" {

@@ -223,6 +223,22 @@ func (b *bench) fileTrials() []*trial {
 					return v, os.Rename(f.path("log/current"), f.path("out"))
 				}),
 			}, lines: []line{{metric: speed, against: "s6-log " + st.flag, target: 4}}})
+			if st.format == "tai64n" && s.name == "lines" { // svlogd takes longer than all others together
+				last := all[len(all)-1]
+				last.contenders = append(last.contenders, b.intoFile("svlogd -t", peer, s, st.unwrap, func(ctx context.Context, f *flow) (values, error) {
+					if err := os.Mkdir(f.path("log"), 0o700); err != nil {
+						return nil, err
+					}
+					if err := os.WriteFile(f.path("log/config"), []byte("s0\n"), 0o600); err != nil { // one file
+						return nil, err
+					}
+					v, err := f.piped(ctx, "", "svlogd", "-t", "-b", "65536", f.path("log"))
+					if err != nil {
+						return nil, err
+					}
+					return v, os.Rename(f.path("log/current"), f.path("out"))
+				}))
+			}
 		}
 	}
 	return all
