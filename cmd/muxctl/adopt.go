@@ -42,10 +42,14 @@ func (f *adoptFlags) register(a *app, c *cobra.Command) {
 		if s.fd >= 0 {
 			help += fmt.Sprintf(" (default %d)", s.fd)
 		}
-		f.sinks[s.stream] = fl.StringArray(s.stream, nil, "the `SINK` of "+s.stream)
+		repeated := ""
+		if s.stream == "stdout" || s.stream == "stderr" {
+			repeated = "; may be repeated: each sink gets all of it"
+		}
+		f.sinks[s.stream] = fl.StringArray(s.stream, nil, "the `SINK` of "+s.stream+repeated)
 		c.RegisterFlagCompletionFunc(s.stream, a.completeSink)
 		f.fds[s.stream] = fl.Int(s.stream+"-fd", -1, help)
-		fl.Lookup(s.stream + "-fd").DefValue = "" // it is in the text
+		fl.Lookup(s.stream + "-fd").DefValue = "0" // for cobra: it is in the text
 	}
 	fl.IntVar(&f.pid, "pid", 0, "the process `PID` that has the other ends: the child ends with it, and has its exit status")
 	fl.BoolVar(&f.remove, "rm", false, "forget the child once it is finished and has been waited for")

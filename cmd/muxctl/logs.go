@@ -23,11 +23,15 @@ func (a *app) logsCmd() *cobra.Command {
 		Use: "logs ID", Short: "Read back what a child's sink has kept", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: a.completeThen(),
 		Long: `logs reads back what a sink of the child has kept, also from files that were rotated and compressed. With -f it goes on until
 the child has ended. A cursor, which --show-cursor and -o json print, goes on behind a line, without a gap and without a
-repetition. On a terminal, control characters that could take it over are shown and not sent, unless --raw.`,
+repetition. With -o json a line has "text", or "base64" where it is no UTF-8. On a terminal, control characters that could take it
+over are shown and not sent, unless --raw.`,
 		RunE: func(c *cobra.Command, argv []string) error {
 			o := control.LogOptions{Follow: follow, Tail: tail, Stream: stream, Cursor: cursor}
 			if cursor != "" && tail >= 0 {
 				return usageError("--cursor with --tail: a cursor says where to begin")
+			}
+			if tail < 0 && c.Flags().Changed("tail") {
+				return usageError("--tail %d: want 0 or more; without it the whole log is read", tail)
 			}
 			var err error
 			if o.Since, err = parseTime("since", since, time.Now()); err != nil {
@@ -51,6 +55,7 @@ repetition. On a terminal, control characters that could take it over are shown 
 	fl := c.Flags()
 	fl.BoolVarP(&follow, "follow", "f", false, "go on until the child has ended")
 	fl.IntVar(&tail, "tail", -1, "only the last `N` lines")
+	fl.Lookup("tail").DefValue = "0" // for cobra: without it there is no number to tell
 	fl.StringVar(&since, "since", "", "only what came after `TIME`: a duration before now, as 10m, or a time as 2006-01-02T15:04:05")
 	fl.StringVar(&until, "until", "", "only what came before `TIME`")
 	fl.StringVar(&cursor, "cursor", "", "only what came behind the line with this `CURSOR`")
@@ -115,7 +120,12 @@ func (a *app) printLog(r *control.LogReader, times, guard, showCursor bool) erro
 			cursor = rec.Cursor
 		}
 		if a.output == "json" {
-			v := map[string]any{"stream": rec.Stream, "text": string(rec.Text), "partial": rec.Partial, "cursor": rec.Cursor}
+			v := map[string]any{"stream": rec.Stream, "partial": rec.Partial, "cursor": rec.Cursor}
+			if utf8.Valid(rec.Text) {
+				v["text"] = string(rec.Text)
+			} else {
+				v["base64"] = rec.Text
+			}
 			if !rec.Time.IsZero() {
 				v["time"] = rec.Time.Format(time.RFC3339Nano)
 			}

@@ -29,9 +29,12 @@ type log struct {
 	long  sink.Record // of a line that is told in several pieces
 	inner bool        // the next piece goes on with long
 	watch *watch
-	done  func(*log) // takes a file that was replaced from outside, to be read on
-	alone bool       // it is such a file
-	found bool       // there was a file
+	done  func(*log)  // takes a file that was replaced from outside, to be read on
+	alone bool        // it is such a file
+	found bool        // there was a file
+	last  sink.Record // the latest one that was told, without its text
+	told  bool        // that the open file is damaged
+	bad   error       // of the first file that is
 }
 
 // explainRead adds a way out.
@@ -40,9 +43,9 @@ func explainRead(err error) error {
 		return err
 	}
 	if errors.Is(err, os.ErrPermission) {
-		return fmt.Errorf("read log: %w; let user id %d read it", err, os.Geteuid())
+		return fmt.Errorf("%w; let user id %d read it", err, os.Geteuid())
 	}
-	return fmt.Errorf("read log: %w", err)
+	return err
 }
 
 func (l *log) close() {
@@ -59,7 +62,7 @@ func (l *log) open(m member, p place) error {
 		return err
 	}
 	l.close()
-	l.place, l.file, l.first, l.inner, l.found = p, f, nil, false, true
+	l.place, l.file, l.first, l.inner, l.told, l.found = p, f, nil, false, false, true
 	l.lines = scanner{file: f.text, buf: l.lines.buf}
 	l.lines.seek(p.offset)
 	if f.pack == nil {
@@ -67,7 +70,7 @@ func (l *log) open(m member, p place) error {
 		return nil
 	}
 	l.first, err = f.head() // now, since going back costs reading it again
-	return err
+	return intact(err)
 }
 
 // begin goes to the beginning of the series, or of what can have come since the time that is asked for.
@@ -182,6 +185,12 @@ func (l *log) next() (sink.Record, error) {
 			}
 		}
 		line, whole, err := l.lines.next()
+		if errors.Is(err, errDamaged) {
+			if rec, ok := l.lost(err); ok {
+				return rec, nil
+			}
+			err = io.EOF // as far as it can be read
+		}
 		switch {
 		case err == io.EOF && l.alone:
 			return sink.Record{}, io.EOF
@@ -199,10 +208,28 @@ func (l *log) next() (sink.Record, error) {
 			return sink.Record{}, explainRead(err)
 		default:
 			if rec := l.record(line, whole); l.wants(rec) {
+				l.last = sink.Record{Time: rec.Time, Stream: rec.Stream, Partial: rec.Partial}
 				return rec, nil
 			}
 		}
 	}
+}
+
+// lost is what is told once where the rest of a file cannot be read, behind the end of a line that it has cut. The files behind
+// it can be read.
+func (l *log) lost(err error) (rec sink.Record, ok bool) {
+	switch {
+	case l.told:
+		return rec, false
+	case l.last.Partial:
+		l.last.Partial, l.inner = false, false
+		return l.last, true
+	}
+	l.told = true
+	if l.bad == nil {
+		l.bad = err
+	}
+	return sink.Record{Text: fmt.Appendf(nil, "[muxd: %v; what stood behind this is missing]", err)}, true
 }
 
 // ended is io.EOF where there is no error.
@@ -216,7 +243,7 @@ func ended(err error) error {
 // left says whether nothing is written to the file any more: another follows it.
 func (l *log) left() (bool, error) {
 	if l.file.pack != nil {
-		return true, nil
+		return l.followed()
 	}
 	now := filepath.Join(l.dir, filepath.Base(pathAt(l.path, time.Now())))
 	info, err := os.Stat(now)
@@ -246,6 +273,17 @@ func (l *log) left() (bool, error) {
 	}
 	info, err = os.Stat(filepath.Join(l.dir, all[i].name))
 	return err == nil && identityOf(info) != l.file.id, nil
+}
+
+// followed says whether there is anything behind a file to which nothing is written any more, or will be.
+func (l *log) followed() (bool, error) {
+	all, err := l.members()
+	if err != nil {
+		return false, explainRead(err)
+	}
+	all = whole(all)
+	i := slices.IndexFunc(all, l.place.of)
+	return i >= 0 && (!all[i].closed.IsZero() || i < len(all)-1), nil
 }
 
 // leave goes from a file that was left to the next one of the series.

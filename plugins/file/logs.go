@@ -1,6 +1,7 @@
 package file
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -14,7 +15,7 @@ import (
 // of raw output stdout comes before stderr.
 func readLogs(ctx context.Context, s settings, q *sink.LogQuery, emit func(sink.Record) error) error {
 	if s.format == nil && !(q.Since.IsZero() && q.Until.IsZero()) {
-		return fmt.Errorf("read log %s: raw output has no times, so it cannot be read by them; use another format, "+
+		return fmt.Errorf("%s: raw output has no times, so it cannot be read by them; use another format, "+
 			"or ask for the last lines", s.location())
 	}
 	var w *watch
@@ -37,7 +38,7 @@ func readLogs(ctx context.Context, s settings, q *sink.LogQuery, emit func(sink.
 		found = found || l.found
 	}
 	if !found && !q.Follow && q.Cursor == "" {
-		return fmt.Errorf("read log: %w", &fs.PathError{Op: "open", Path: s.location(), Err: fs.ErrNotExist})
+		return &fs.PathError{Op: "open", Path: s.location(), Err: fs.ErrNotExist}
 	}
 	tell := func(rec sink.Record) error {
 		if rec.Cursor, err = cursorOf(logs); err != nil {
@@ -59,9 +60,14 @@ func readLogs(ctx context.Context, s settings, q *sink.LogQuery, emit func(sink.
 	}
 	told := func(_ *log, rec sink.Record) error { return tell(rec) }
 	if q.Follow {
-		return follow(ctx, logs, w, told)
+		err = follow(ctx, logs, w, told)
+	} else {
+		err = emitRests(logs, told)
 	}
-	return emitRests(logs, told)
+	for _, l := range logs {
+		err = cmp.Or(err, l.bad)
+	}
+	return err
 }
 
 // newLogs are the series to read, one for each path.

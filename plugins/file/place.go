@@ -124,7 +124,7 @@ func (o *opened) head() ([]byte, error) {
 	if err == io.EOF {
 		err = nil
 	}
-	return b[:n], err
+	return b[:n], intact(err)
 }
 
 // packed reads the text of a compressed file at any offset; going back costs reading it again.
@@ -150,8 +150,11 @@ func (p *packed) ReadAt(b []byte, at int64) (int, error) {
 			return 0, err
 		}
 		r, err := unpacker(p.file, p.how)
+		if err == nil {
+			err = p.begun()
+		}
 		if err != nil {
-			return 0, fmt.Errorf("%s is damaged: %w", p.file.Name(), err)
+			return 0, fmt.Errorf("%s %w: %w", p.file.Name(), errDamaged, err)
 		}
 		p.r, p.at = r, 0
 	}
@@ -175,5 +178,25 @@ func (p *packed) damaged(err error) error {
 	if err == nil || err == io.EOF {
 		return err
 	}
-	return fmt.Errorf("%s is damaged: %w", p.file.Name(), err)
+	return fmt.Errorf("%s %w: %w", p.file.Name(), errDamaged, err)
+}
+
+// begun is an error where there is not even a beginning: for zstd an empty file is a text, but none of ours.
+func (p *packed) begun() error {
+	info, err := p.file.Stat()
+	if err == nil && info.Size() == 0 {
+		err = errors.New("it is empty")
+	}
+	return err
+}
+
+// errDamaged is for a compressed file that cannot be read to its end.
+var errDamaged = errors.New("is damaged")
+
+// intact is nil where err is that: as far as the text can be read it is one.
+func intact(err error) error {
+	if errors.Is(err, errDamaged) {
+		return nil
+	}
+	return err
 }

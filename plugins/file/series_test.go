@@ -1,13 +1,18 @@
 package file
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/klauspost/compress/gzip"
 
 	"github.com/muxd/muxd/sink"
 )
@@ -209,26 +214,88 @@ func TestLogsOfDates(t *testing.T) {
 	same(t, "the last four", strings.Join(logged(t, q), " "), strings.Join(want[8:], " "))
 }
 
-// TestDamagedFile says so, and names it.
+// TestDamagedFile reads what can be read, says where something is missing, and names the file.
 func TestDamagedFile(t *testing.T) {
+	for _, how := range []string{"zstd", "gzip"} {
+		for what, left := range map[string]int64{"half": 2, "nothing": 0} {
+			path := filepath.Join(t.TempDir(), "log")
+			r, _ := rotated(t, path, 30, map[string]string{"max-size": "300", "compress": how})
+			all, err := seriesOf(path).members()
+			if err != nil {
+				t.Fatal(err)
+			}
+			name := filepath.Join(filepath.Dir(path), all[1].name)
+			if info, err := os.Stat(name); err != nil || os.Truncate(name, info.Size()*left/4) != nil {
+				t.Fatal(err)
+			}
+			stamp := ":[muxd: " + name + " is damaged: "
+			for _, q := range []*sink.LogQuery{query(r), {Request: *r, Tail: 24}, {Request: *r, Tail: -1, Follow: true}} {
+				ctx, cancel := context.WithCancel(t.Context())
+				cancel() // what is followed has ended
+				var got []string
+				err = Plugin().Logs(ctx, q, func(rec sink.Record) error {
+					got = append(got, show(rec))
+					return nil
+				})
+				if err == nil || !strings.HasPrefix(err.Error(), name+" is damaged: ") {
+					t.Errorf("%s, %s: %v", how, what, err)
+				}
+				i := slices.IndexFunc(got, func(s string) bool { return strings.HasPrefix(s, stamp) })
+				if i < 0 || !strings.HasSuffix(got[i], "; what stood behind this is missing]") {
+					t.Fatalf("%s, %s: %q", how, what, got)
+				}
+				j := slices.Index(got, line(20))
+				same(t, how+", "+what, strings.Join(got[j:], " "), strings.Join(lines(20, 30), " "))
+				if q.Tail < 0 {
+					same(t, how+", "+what, strings.Join(got[:5], " "), strings.Join(lines(0, 5), " "))
+				}
+			}
+		}
+	}
+}
+
+func lines(from, to int) (out []string) {
+	for i := from; i < to; i++ {
+		out = append(out, line(i))
+	}
+	return out
+}
+
+// TestDamageEndsALine that its file has cut.
+func TestDamageEndsALine(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
-	r, _ := rotated(t, path, 30, map[string]string{"max-size": "300", "compress": "zstd"})
-	all, err := seriesOf(path).members()
-	if err != nil {
+	b := &bytes.Buffer{}
+	z := gzip.NewWriter(b)
+	fmt.Fprintf(z, "2026-05-04T12:00:00.000000000Z stdout P begun\n")
+	z.Flush()
+	if err := os.WriteFile(path+".20260504T120000.000000000Z.done.gz", b.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	name := filepath.Join(filepath.Dir(path), all[1].name)
-	info, err := os.Stat(name)
-	if err != nil {
+	if err := appendTo(path, "2026-05-04T12:00:01.000000000Z stdout F last\n"); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(name, info.Size()/2); err != nil {
+	var got []string
+	err := Plugin().Logs(t.Context(), query(request(t, path, nil, sink.Stdout)), func(rec sink.Record) error {
+		got = append(got, show(rec))
+		return nil
+	})
+	if err == nil || len(got) != 4 || got[0] != "stdout:begun…" || got[1] != "stdout:" || !strings.HasPrefix(got[2], ":[muxd: ") ||
+		got[3] != "stdout:last" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// TestOnlyAPackedDay is read once, although nothing comes behind it.
+func TestOnlyAPackedDay(t *testing.T) {
+	dir := t.TempDir()
+	b := &bytes.Buffer{}
+	z := gzip.NewWriter(b)
+	fmt.Fprintf(z, "2026-05-04T12:00:00.000000000Z stdout F one\n")
+	z.Close()
+	if err := os.WriteFile(filepath.Join(dir, "log-2026-05-04.gz"), b.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	err = Plugin().Logs(t.Context(), query(r), func(sink.Record) error { return nil })
-	if err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "damaged") {
-		t.Errorf("a damaged file: %v", err)
-	}
+	same(t, "a day", strings.Join(logged(t, query(request(t, filepath.Join(dir, "log-{date}"), nil, sink.Stdout))), " "), "stdout:one")
 }
 
 func TestMembers(t *testing.T) {

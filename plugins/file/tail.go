@@ -2,6 +2,7 @@ package file
 
 import (
 	"bytes"
+	"errors"
 	"io"
 )
 
@@ -69,7 +70,7 @@ func tailPacked(file io.ReaderAt, n int, ends func(line []byte) bool) (start int
 	next := int64(0)
 	for {
 		line, whole, err := s.next()
-		if err == io.EOF {
+		if err == io.EOF || errors.Is(err, errDamaged) {
 			break
 		}
 		if err != nil {

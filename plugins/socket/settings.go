@@ -124,6 +124,11 @@ func (s *settings) parseAccess(r *sink.Request) (err error) {
 	}
 	s.perm = os.FileMode(bits)
 	users, groups := r.Options.String("users"), r.Options.String("groups")
+	for _, name := range []string{"users", "groups"} {
+		if r.Options.Has(name) && r.Options.String(name) == "" {
+			return fmt.Errorf("%s= names nobody; without it everybody may connect whom the permissions let", name)
+		}
+	}
 	if users+groups != "" && !(s.listen && s.network.unix()) {
 		return fmt.Errorf("users= and groups= say who may connect to listen=unix:PATH, and do nothing here")
 	}

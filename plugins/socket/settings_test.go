@@ -62,6 +62,8 @@ func TestCheck(t *testing.T) {
 		{"unix:/x", options{"users": "root"}, "", "do nothing here"},
 		{"", options{"listen": "unix:/x", "users": "root:1000"}, "listen=unix:/x", ""},
 		{"", options{"listen": "unix:/x", "users": "no such user"}, "", "there is no user"},
+		{"", options{"listen": "unix:/x", "users": ""}, "", "users= names nobody"},
+		{"", options{"listen": "unix:/x", "groups": ""}, "", "groups= names nobody"},
 		{"", options{"listen": "unix:/x", "groups": "no such group"}, "", "there is no group"},
 		{"unix:/x", options{"cert": "/x"}, "", "do nothing with unix:/x"},
 		{"tls:h:1", options{"cert": "/x"}, "", "cert= and key= belong together"},
