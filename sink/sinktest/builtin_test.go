@@ -1,6 +1,7 @@
 package sinktest_test
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,14 +14,14 @@ import (
 // builtIn is where; empty: nothing was built.
 var builtIn string
 
-// built is a directory with muxd and plain, as users have them: without the race detector, which is for the kit.
+// built is a directory with muxd, muxctl and plain, as users have them: without the race detector, which is for the kit.
 var built = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "sinktest-")
 	if err != nil {
 		return "", err
 	}
 	builtIn = dir
-	c := exec.Command("go", "build", "-o", dir, "../../cmd/muxd", "./plain")
+	c := exec.Command("go", "build", "-o", dir, "../../cmd/muxd", "../../cmd/muxctl", "./plain")
 	c.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := c.CombinedOutput()
 	if err != nil {
@@ -38,7 +39,14 @@ func build(t *testing.T) string {
 	return dir
 }
 
+// Checks wait more than they compute.
 func TestMain(m *testing.M) {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		flag.Set("test.parallel", "12")
+	}
 	code := m.Run()
 	if builtIn != "" {
 		os.RemoveAll(builtIn)
@@ -48,6 +56,7 @@ func TestMain(m *testing.M) {
 
 // The built-in sinks pass. Specs that differ in little are only held to where they differ.
 func TestBuiltinSinks(t *testing.T) {
+	t.Parallel()
 	muxd := build(t) + "/muxd"
 	for _, b := range []struct {
 		name, plugin string
@@ -66,6 +75,7 @@ func TestBuiltinSinks(t *testing.T) {
 		{"fanout", "fanout", nil, nil},
 	} {
 		t.Run(b.name, func(t *testing.T) {
+			t.Parallel()
 			sinktest.Run(t, sinktest.Options{Command: []string{muxd, "plugin", b.plugin}, Specs: b.specs, Only: b.only, Size: 4 << 20})
 		})
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
 	"github.com/muxd/muxd/internal/fd"
@@ -57,11 +58,35 @@ func endWriters(s *session) error {
 	if err := s.write(o, first(more, 1000), 0); err != nil {
 		return fmt.Errorf("after End, by another process that has the near end: %w", err)
 	}
+	if err := s.taken(ctx, o); err != nil {
+		return fmt.Errorf("after End, by another process that has the near end: %w", err)
+	}
 	if t := h.p.events.of(key{o.id, s.target.out}); t.eof {
 		return errors.New("eof was told after End while somebody could still write")
 	}
 	o.closeNear()
 	return s.finished(o, &lines{})
+}
+
+// taken waits until the sink has taken what is in its pipe, or has told that the stream has ended. Of other wirings it waits for nothing.
+func (s *session) taken(ctx context.Context, o *opening) error {
+	if o.wiring != sinkpb.Wiring_PIPE {
+		return nil
+	}
+	for {
+		n, err := unix.IoctlGetInt(o.far[s.target.out].Int(), unix.TIOCINQ)
+		switch {
+		case err != nil:
+			return fmt.Errorf("ask for what is in the pipe: FIONREAD: %w", err)
+		case n == 0 || o.h.p.events.of(key{o.id, s.target.out}).eof:
+			return nil
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("%d bytes are still in the pipe: %w", n, context.Cause(ctx))
+		}
+	}
 }
 
 func endCut(s *session) error {

@@ -26,6 +26,26 @@ func short(ctx context.Context) context.Context {
 	return ctx
 }
 
+// channelRead waits until the plugin has read all that was sent to it on its fd channel.
+func (p *process) channelRead(ctx context.Context) error {
+	for {
+		unread, err := unix.IoctlGetInt(p.channel.Int(), unix.SIOCOUTQ)
+		switch {
+		case err != nil:
+			return fmt.Errorf("ask for what the plugin has not read of its fd channel: SIOCOUTQ: %w", err)
+		case unread == 0:
+			return nil
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-p.exited:
+			return nil // which the caller sees
+		case <-ctx.Done():
+			return fmt.Errorf("it does not read its fd channel: %w", context.Cause(ctx))
+		}
+	}
+}
+
 // fdSlack is how many descriptors a runtime may open when it likes, or close late.
 const fdSlack = 8
 
@@ -174,7 +194,9 @@ func fdsMalformed(s *session) error {
 			return fmt.Errorf("send a packet %s: %w", what, err)
 		}
 		ctx, cancel := s.soon()
-		err = h.settlesAt(ctx, before)
+		if err = h.p.channelRead(ctx); err == nil {
+			err = h.settlesAt(ctx, before)
+		}
 		cancel()
 		if err != nil {
 			return fmt.Errorf("after a packet %s: %w", what, err)

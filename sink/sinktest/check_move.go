@@ -51,7 +51,9 @@ func moveLeave(s *session) error {
 	}
 	enough := make(chan struct{})
 	written := make(chan error, 1)
-	go func() { written <- o.trickle(ctx, s.target.out, &lines{}, enough) }()
+	writing, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() { written <- o.trickle(writing, s.target.out, &lines{}, enough) }()
 	<-time.After(20 * time.Millisecond)
 	callCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -61,7 +63,8 @@ func moveLeave(s *session) error {
 		return fmt.Errorf("the call Leave: %w", err)
 	}
 	close(enough)
-	if err := <-written; err != nil {
+	stop() // since Leave nobody reads, and the pipe may be full
+	if err := <-written; err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		return err
 	}
 	if !resp.Left {

@@ -27,6 +27,7 @@ var specs = map[string]string{
 
 // A check that nothing fails checks nothing: for each there is a defect that it finds, and no other does.
 func TestDefects(t *testing.T) {
+	t.Parallel()
 	dir := build(t)
 	for _, c := range sinktest.Checks() {
 		if c.ID == "fds.unclaimed" {
@@ -40,7 +41,7 @@ func TestDefects(t *testing.T) {
 			}
 			o := options(dir, spec, c.ID)
 			if !*exactly {
-				o.Only, o.Timeout = []string{c.ID}, 4*time.Second // what never comes is waited for
+				o.Only, o.Timeout = []string{c.ID}, 10*time.Second // what never comes is waited for
 			}
 			if !strings.HasPrefix(c.ID, "logs.") && spec == "plain:{out}" {
 				o.Read = "{out}"
@@ -72,8 +73,12 @@ func options(dir, spec string, args ...string) sinktest.Options {
 
 // The plugin without a defect passes, so that it is the defects that are found.
 func TestNoDefect(t *testing.T) {
+	t.Parallel()
 	dir := build(t)
 	for _, spec := range []string{"plain:{out}", "plain-console"} {
-		t.Run(spec, func(t *testing.T) { sinktest.Run(t, options(dir, spec)) })
+		t.Run(spec, func(t *testing.T) {
+			t.Parallel()
+			sinktest.Run(t, options(dir, spec))
+		})
 	}
 }

@@ -251,6 +251,7 @@ func (p *plain) End(_ context.Context, req *sinkpb.EndRequest) (*sinkpb.EndRespo
 	if p.is("end.writers") {
 		for _, s := range o.streams {
 			s.stop("cut")
+			s.wait()
 		}
 	}
 	p.mu.Lock()
@@ -288,15 +289,7 @@ func (p *plain) Leave(ctx context.Context, req *sinkpb.LeaveRequest) (*sinkpb.Le
 			continue
 		}
 		s.stop("leave")
-		for {
-			p.mu.Lock()
-			changed, over := p.changed, s.over()
-			p.mu.Unlock()
-			if over {
-				break
-			}
-			<-changed
-		}
+		s.wait()
 		n := s.total
 		if p.is("move.leave") {
 			n++

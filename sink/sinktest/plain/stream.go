@@ -33,11 +33,12 @@ type plainStream struct {
 	asked       atomic.Value // cut or leave
 	quit        atomic.Bool
 
-	again        bool   // of a process before
-	found        int    // what stood in the pipe then
-	eof, flushed bool   // plain.mu
-	failed       string // plain.mu
-	total        uint64 // plain.mu
+	queued       chan struct{} // pressure: closed when all is written
+	again        bool          // of a process before
+	found        int           // what stood in the pipe then
+	eof, flushed bool          // plain.mu
+	failed       string        // plain.mu
+	total        uint64        // plain.mu
 }
 
 func (s *plainStream) name() string { return s.o.id + "/" + strings.ToLower(s.st.String()) }
@@ -101,6 +102,19 @@ func (s *plainStream) stop(how string) {
 	unix.Write(s.wake.Int(), []byte{0})
 }
 
+// wait waits until the stream is over.
+func (s *plainStream) wait() {
+	for {
+		s.o.p.mu.Lock()
+		changed, over := s.o.p.changed, s.over()
+		s.o.p.mu.Unlock()
+		if over {
+			return
+		}
+		<-changed
+	}
+}
+
 // giveUp ends what waits for the destination.
 func (s *plainStream) giveUp() {
 	s.quit.Store(true)
@@ -127,6 +141,9 @@ func (s *plainStream) run() {
 		if over {
 			break
 		}
+	}
+	if s.queued != nil {
+		<-s.queued
 	}
 	total := *s.out()
 	switch {
@@ -240,7 +257,15 @@ func (s *plainStream) write(b []byte, at uint64) error {
 		_, err := s.o.conn.Write(b)
 		return err
 	case s.fifo && is("pressure"):
-		go s.file.Write(b)
+		before, done := s.queued, make(chan struct{})
+		s.queued = done
+		go func() {
+			defer close(done)
+			if before != nil {
+				<-before
+			}
+			s.file.Write(b)
+		}()
 		return nil
 	case s.fifo:
 		_, err := s.file.Write(b)
