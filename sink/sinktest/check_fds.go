@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -216,8 +217,8 @@ func fdsMalformed(s *session) error {
 }
 
 func fdsUnclaimed(s *session) error {
-	if !s.o.Full {
-		return notApplicable("it takes 10 seconds: see --full")
+	if !s.o.Full && !slices.Contains(s.o.Only, "fds.unclaimed") {
+		return notApplicable("it takes 10 seconds: see --full, or --only fds.unclaimed")
 	}
 	h, err := s.host()
 	if err != nil {

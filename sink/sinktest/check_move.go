@@ -105,7 +105,7 @@ func moveRepark(s *session) error {
 		return err
 	}
 	l := &lines{}
-	if err := s.write(o, first(l, 30_000), 0); err != nil {
+	if err := s.write(o, first(l, 31_000), 0); err != nil {
 		return err
 	}
 	ctx, cancel := s.soon()
@@ -121,7 +121,7 @@ func moveRepark(s *session) error {
 	if err := s.succeed(h); err != nil {
 		return err
 	}
-	if err := s.write(o, first(l, 30_000), 0); err != nil {
+	if err := s.write(o, first(l, 31_000), 0); err != nil {
 		return err
 	}
 	return s.finish(o, &lines{})

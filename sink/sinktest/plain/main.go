@@ -80,8 +80,8 @@ func (p *plain) serve() error {
 		version, _, _ = strings.Cut(offered, ",")
 	}
 	channel := fd.New(3)
-	if p.is("fds.malformed") {
-		channel = leakyProxy(channel)
+	if p.is("fds.malformed") || p.is("fds.unclaimed") {
+		channel = p.proxy(channel)
 	}
 	conn, err := fdchan.New(channel)
 	if err != nil {
@@ -388,8 +388,9 @@ func (p *plain) sticks() {
 	}
 }
 
-// leakyProxy stands between the fd channel and the plugin, and closes nothing of a packet that is malformed.
-func leakyProxy(outer *fd.FD) *fd.FD {
+// proxy stands between the fd channel and the plugin. By the defect it closes nothing of a packet that is malformed, or does not pass on that
+// nobody has asked for a Give in time.
+func (p *plain) proxy(outer *fd.FD) *fd.FD {
 	inner, ours, err := fd.Socketpair(unix.SOCK_SEQPACKET)
 	if err != nil {
 		panic(err)
@@ -402,7 +403,11 @@ func leakyProxy(outer *fd.FD) *fd.FD {
 				unix.Shutdown(to.Int(), unix.SHUT_WR)
 				return
 			}
-			if _, _, err := fdchan.Unmarshal(b[:n]); err != nil {
+			packet, _, err := fdchan.Unmarshal(b[:n])
+			switch {
+			case err != nil && p.is("fds.malformed"):
+				continue
+			case err == nil && p.is("fds.unclaimed") && packet.Type == fdchan.Refuse && strings.HasSuffix(string(packet.Payload), "in time"):
 				continue
 			}
 			unix.Sendmsg(to.Int(), b[:n], oob[:oobn], nil, 0)

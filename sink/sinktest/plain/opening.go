@@ -133,8 +133,10 @@ func (o *plainOpening) openPipes(ctx context.Context) error {
 			return err
 		}
 		o.streams = append(o.streams, s)
-		defer o.lock("kill.park")()
-		if err := s.park(); err != nil {
+		unlock := o.lock("kill.park")
+		err = s.park()
+		unlock()
+		if err != nil {
 			d.Refuse(err)
 			return err
 		}
