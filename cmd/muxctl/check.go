@@ -44,7 +44,10 @@ the built-in sinks are checked with specs that are known, and others with what t
 
 A check of what a sink does not claim does not apply: whether nothing is lost when it is killed is compared if it answers Check
 with exact. Checks run in processes of their own, several at once. --full has 1 GiB written at once, 1,000 streams,
-10,000 openings and 100 kills, and takes minutes; otherwise a run takes seconds.
+10,000 openings and 100 kills, and takes minutes; otherwise a run takes seconds. fds.unclaimed, which waits for 10 seconds, is only done with
+--full, or where --only names it.
+
+SIGINT and SIGTERM end a run with all that it has started. SIGKILL leaves plugins running, and a directory sinktest-* in $TMPDIR (/tmp).
 
 Exit status: 0 if nothing failed, 1 if something did or nothing could be checked, 2 for usage.`,
 		Example: `  muxctl plugin check ./muxd-sink-mine --spec 'mine:{out}'
