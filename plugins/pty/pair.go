@@ -12,7 +12,7 @@ import (
 // pair is a new terminal: its master, and the terminal side.
 type pair struct {
 	master, tty master
-	name        string // of the terminal side where devpts is mounted, as /dev/pts/7
+	name        string // of the terminal side, as /dev/pts/7
 }
 
 // openPair makes a terminal of that size, with the modes that the kernel gives a new one (tty_std_termios, what stty
@@ -59,13 +59,32 @@ func prepare(m, rows, cols int, isNew bool) error {
 	return nil
 }
 
-// terminalName is the path of the terminal side of master m, where devpts is mounted.
+// terminalName is the path of the terminal side of master m. A master of a devpts that is not the one on /dev/pts here, as that
+// of a container, has a number that means another terminal here, or none: it is named without a path.
 func terminalName(m int) (string, error) {
 	n, err := unix.IoctlGetInt(m, unix.TIOCGPTN)
 	if err != nil {
 		return "", fmt.Errorf("number of the terminal: %w", err)
 	}
+	if !isOurs(m) {
+		return fmt.Sprintf("terminal %d of another devpts", n), nil
+	}
 	return fmt.Sprintf("/dev/pts/%d", n), nil
+}
+
+// isOurs says whether master m comes from the devpts that is on /dev/pts here. A master is the file that was opened for it: the
+// device node /dev/ptmx, or the ptmx of its devpts, which the former may be a link to.
+func isOurs(m int) bool {
+	var opened, file unix.Stat_t
+	if unix.Fstat(m, &opened) != nil {
+		return false
+	}
+	for _, path := range []string{"/dev/ptmx", "/dev/pts/ptmx"} {
+		if unix.Stat(path, &file) == nil && file.Dev == opened.Dev && file.Ino == opened.Ino {
+			return true
+		}
+	}
+	return false
 }
 
 // setUTF8 is for either side of a terminal: of a master the kernel changes the modes of its terminal side.
