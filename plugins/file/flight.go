@@ -111,12 +111,14 @@ func (q *backlog) together(a, b int64) bool {
 func (q *backlog) load(f *flight, b []byte, each func(e entry, end int)) (text []byte, open [2]uint64) {
 	begin := len(b)
 	open = f.open
+	nanos := f.nanos
 	for i, n := range f.before {
 		b = q.tellGap(b, i, n, f.nanos, &open)
 	}
 	for area := q.area[:f.size]; len(area) > 0; {
 		e := decodeEntry((*[entryHeader]byte)(area))
 		text := area[entryHeader : entryHeader+e.length]
+		nanos = e.nanos
 		if area = area[entryHeader+e.length:]; e.gap {
 			b = q.tellGap(b, e.stream, e.size, e.nanos, &open)
 		} else {
@@ -130,8 +132,8 @@ func (q *backlog) load(f *flight, b []byte, each func(e entry, end int)) (text [
 			each(e, len(b)-begin)
 		}
 	}
-	for i, n := range f.after {
-		b = q.tellGap(b, i, n, f.nanos, &open)
+	for i, n := range f.after { // not before what it comes after
+		b = q.tellGap(b, i, n, nanos, &open)
 	}
 	return b, open
 }

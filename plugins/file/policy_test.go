@@ -190,6 +190,26 @@ func TestGapInEveryFormat(t *testing.T) {
 	}
 }
 
+// TestGapIsNotEarlier than what stands before it.
+func TestGapIsNotEarlier(t *testing.T) {
+	path := temp(t)
+	p := openPoliced(t, path, map[string]string{"policy": "drop-newest"})
+	q := p.k.queues[sink.Stdout]
+	q.mu.Lock()
+	for i := range 2 {
+		b := q.settings.format.record(nil, q.settings.format.stamp(nil, at(i), sink.Stdout), []byte("line"), true)
+		q.add(entry{length: len(b), nanos: at(i).UnixNano()}, b)
+	}
+	q.drop(entry{size: 7})
+	q.start()
+	q.mu.Unlock()
+	p.written()
+	same(t, "times", read(t, path), "2026-05-04T12:00:00.000000123Z stdout F line\n2026-05-04T12:00:01.000000123Z stdout F line\n"+
+		"2026-05-04T12:00:01.000000123Z stdout F [muxd: 7 bytes of stdout were dropped here]\n")
+	<-p.told
+	<-p.told
+}
+
 // TestSpillOutlives has a process end with a queue in a file, and another write what is there.
 func TestSpillOutlives(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "dir", "log")
