@@ -17,9 +17,10 @@ import (
 )
 
 // leaves spawns a process that leaves another one behind, which runs script, and returns the pid of that when the first one has exited.
+// The second one begins only then: a shell reaps what has ended behind it.
 func (a *testAgent) leaves(key, script string) int {
 	a.t.Helper()
-	s := sh(key, `setsid sh -c "$0" >/dev/null 2>&1 & echo $!; exit 3`)
+	s := sh(key, `setsid sh -c 'while kill -0 $1 2>/dev/null; do sleep 0.01; done; eval "$0"' "$0" $$ >/dev/null 2>&1 & echo $!; exit 3`)
 	s.Argv = append(s.Argv, []byte(script))
 	s.Detaches = true
 	_, out, err := a.launch(s)
