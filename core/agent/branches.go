@@ -102,8 +102,8 @@ func (a *Agent) copied(c *child, name string) (from *opening, one branch, err er
 		for _, s := range o.streams {
 			switch {
 			case s.rec.Stream != name || s.done || s.as.removed:
-			case o.choice.copies:
-				return o, one, nil
+			case o.choice.copies: // what it copies to may stand before it, where it was put between
+				return o, branch{}, nil
 			case s.kind == sinkpb.Stream_CONSOLE:
 				console = o
 			case s.kind != sinkpb.Stream_STDIN && o.choice.onPipe():
