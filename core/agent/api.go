@@ -359,7 +359,12 @@ func (a *Agent) console(c *child) (*opening, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if c.over() {
-		return nil, status.Errorf(codes.FailedPrecondition, "child %s has finished; muxctl logs shows what a sink has kept", c.rec.Name)
+		for _, r := range c.rec.Sinks {
+			if r.Stream == "console" {
+				return nil, status.Errorf(codes.FailedPrecondition, "child %s has finished, and its console with it; "+
+					"to keep what a console shows, spawn it with --sink pty,log=SINK or pty,record=PATH", c.rec.Name)
+			}
+		}
 	}
 	for _, o := range c.openings {
 		for _, st := range o.streams {

@@ -104,8 +104,8 @@ func TestEventsToldOnce(t *testing.T) {
 		{"the same start", []*controlpb.Event{ev("spawned", "", "pid 7")}, []*controlpb.Event{ev("spawned", "", "pid 7")}, 0},
 		{"another run", []*controlpb.Event{ev("spawned", "", "pid 7"), ev("exited", "", "x")}, []*controlpb.Event{ev("spawned", "", "pid 8"), ev("exited", "", "x")}, 2},
 		{"the run before is over", []*controlpb.Event{ev("exited", "", "x"), ev("spawned", "", "pid 8")}, []*controlpb.Event{ev("exited", "", "x")}, 1},
-		{"a viewer that is still there", []*controlpb.Event{ev("attached", "console", "1 viewers")}, []*controlpb.Event{ev("attached", "console", "1 viewers"), ev("attached", "console", "2 viewers")}, 1},
-		{"one that had left", []*controlpb.Event{ev("attached", "console", "1 viewers"), ev("detached", "console", "0 viewers")}, []*controlpb.Event{ev("attached", "console", "1 viewers")}, 1},
+		{"a viewer that is still there", []*controlpb.Event{ev("attached", "console", "1 viewer")}, []*controlpb.Event{ev("attached", "console", "1 viewer"), ev("attached", "console", "2 viewers")}, 1},
+		{"one that had left", []*controlpb.Event{ev("attached", "console", "1 viewer"), ev("detached", "console", "0 viewers")}, []*controlpb.Event{ev("attached", "console", "1 viewer")}, 1},
 		{"the same trouble", []*controlpb.Event{ev("trouble", "stdout", "disk full")}, []*controlpb.Event{ev("trouble", "stdout", "disk full"), ev("trouble", "stdout", "over"), ev("trouble", "stdout", "disk full")}, 2},
 		{"other trouble", []*controlpb.Event{ev("trouble", "stdout", "disk full")}, []*controlpb.Event{ev("trouble", "stdout", "over")}, 1},
 	} {

@@ -82,12 +82,12 @@ func (a *Agent) streamEvent(o *opening, s *stream, ev *sinkpb.Event) {
 		}
 		if r.State == "open" {
 			r.State, r.Bytes = "eof", w.Eof.Bytes
-			a.emit(c, "eof", partOf(r), fmt.Sprintf("after %d bytes", r.Bytes))
+			a.emit(c, "eof", partOf(r), "after "+count(r.Bytes, "byte"))
 		}
 	case *sinkpb.Event_Flushed:
 		if !s.done {
 			s.done, r.State, r.Bytes, r.Error = true, "flushed", w.Flushed.Bytes, ""
-			a.emit(c, "flushed", partOf(r), fmt.Sprintf("%d bytes", r.Bytes))
+			a.emit(c, "flushed", partOf(r), count(r.Bytes, "byte"))
 			a.copiedAll(o)
 		}
 	case *sinkpb.Event_Failed:
@@ -115,16 +115,24 @@ func (a *Agent) streamEvent(o *opening, s *stream, ev *sinkpb.Event) {
 		}
 	case *sinkpb.Event_Typed:
 		v := w.Typed.Viewer
-		a.emit(c, "typed", r.Stream, fmt.Sprintf("%d bytes by process %d of user %d, viewer %s", w.Typed.Bytes, v.GetPid(), v.GetUid(), v.GetName()))
+		a.emit(c, "typed", r.Stream, fmt.Sprintf("%s by process %d of user %d, viewer %s", count(w.Typed.Bytes, "byte"), v.GetPid(), v.GetUid(), v.GetName()))
 	case *sinkpb.Event_Viewers:
 		switch n := w.Viewers.Count; {
 		case n > r.Viewers:
-			a.emitSome(c, s, "attached", r.Stream, fmt.Sprintf("%d viewers", n))
+			a.emitSome(c, s, "attached", r.Stream, count(n, "viewer"))
 		case n < r.Viewers:
-			a.emitSome(c, s, "detached", r.Stream, fmt.Sprintf("%d viewers", n))
+			a.emitSome(c, s, "detached", r.Stream, count(n, "viewer"))
 		}
 		r.Viewers = w.Viewers.Count
 	}
+}
+
+// count is "1 viewer", and "2 viewers".
+func count[N uint32 | uint64](n N, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
 }
 
 // dropInput lets the keeper's copy of a stdin go, which its sink has closed: with it goes the last of the far end, and the child
