@@ -78,16 +78,26 @@ func killRandom(s *session) error {
 	return nil
 }
 
+// behindMost is how far a viewer may be behind what trickle writes: while it attaches to a successor of the console it is not waited for, and
+// what a console keeps for it has a bound.
+const behindMost = 32 << 10
+
 // trickle writes l, a line each, with pauses, until enough is closed.
 func (o *opening) trickle(ctx context.Context, st sinkpb.Stream, l *lines, enough <-chan struct{}) error {
 	pause := time.NewTicker(200 * time.Microsecond)
 	defer pause.Stop()
+	seen, viewed := o.reader.(*spool)
+	viewed = viewed && o.wiring == sinkpb.Wiring_PTY
 	for {
-		if err := o.write(ctx, st, first(l, 3<<10), 0); err != nil {
-			return err
+		if !viewed || o.written[st].Load()-seen.gate.count() < behindMost {
+			if err := o.write(ctx, st, first(l, 3<<10), 0); err != nil {
+				return err
+			}
 		}
 		select {
 		case <-pause.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		case <-enough:
 			return nil
 		}

@@ -64,7 +64,7 @@ func moveLeave(s *session) error {
 	}
 	close(enough)
 	stop() // since Leave nobody reads, and the pipe may be full
-	if err := <-written; err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+	if err := <-written; err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, context.Canceled) {
 		return err
 	}
 	if !resp.Left {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"sync/atomic"
+	"time"
 
 	"github.com/muxd/muxd/sink/sinkpb"
 )
@@ -54,11 +55,26 @@ func (s *session) openNew() (*host, *opening, error) {
 	return h, o, err
 }
 
-// write writes all of r to the opening's output stream, in writes of that size.
+// write writes all of r to the opening's output stream, in writes of that size. It fails when the sink takes nothing for the time-out.
 func (s *session) write(o *opening, r io.Reader, size int) error {
-	ctx, cancel := s.forAll(o)
+	ctx, cancel := context.WithCancel(s)
 	defer cancel()
-	return o.write(ctx, s.target.out, r, size)
+	written := o.written[s.target.out]
+	last := written.Load()
+	done := make(chan error, 1)
+	go func() { done <- o.write(ctx, s.target.out, r, size) }()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-time.After(s.o.Timeout):
+		}
+		now := written.Load()
+		if now == last {
+			cancel()
+		}
+		last = now
+	}
 }
 
 // finish has the child exit, and checks numbers and bytes: want is a new traffic like the one that was written.
