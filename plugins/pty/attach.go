@@ -90,10 +90,10 @@ func (c *consoleSink) admit(a *attached, want replay) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.viewers[a] = struct{}{}
-	if c.absent == 0 {
-		c.past.viewers().Add(1)
-	} else if c.absent--; c.absent == 0 {
-		close(c.back)
+	if c.absent.here(a) {
+		defer c.gaveRoom() // when a is among those that wait waits for
+	} else {
+		c.past.viewers().Add(a.count())
 	}
 	if !a.v.ReadOnly {
 		c.fit(c.sizes.sized(a, a.v.Rows, a.v.Cols))
@@ -126,7 +126,7 @@ func (c *consoleSink) leave(a *attached) {
 	a.finish()
 	delete(c.viewers, a)
 	c.gaveRoom()
-	c.past.viewers().Add(^uint64(0))
+	c.past.viewers().Add(-a.count())
 	c.fit(c.sizes.left(a))
 }
 

@@ -34,9 +34,8 @@ type consoleSink struct {
 	past    ring   // the display's
 	now     []byte // the piece that is being shown: it ends where past ends, and may be longer than past is
 	viewers map[*attached]struct{}
-	absent  int           // viewers of a predecessor that have not come back
-	back    chan struct{} // closed when absent is 0
-	room    chan struct{} // closed, and made anew, when a viewer has caught up or left
+	absent  absent
+	room    chan struct{} // closed, and made anew, when a viewer has caught up, left or come back
 	sizes   sizing
 	ended   bool
 	exit    uint32
@@ -65,10 +64,7 @@ func newConsole(in *master, mem memory, status func() (uint32, bool)) (*consoleS
 		room:    make(chan struct{}),
 	}
 	c.keys.init(in, mem.input, newStage)
-	c.absent = int(c.past.viewers().Load()) // they stay counted, for a successor of this one
-	if c.back = make(chan struct{}); c.absent == 0 {
-		close(c.back)
-	}
+	c.absent = newAbsent(c.past.viewers().Load())
 	rows, cols := c.Size()
 	c.display = newDisplay(mem, rows, cols, c.asked)
 	c.answer()
@@ -100,11 +96,11 @@ func (c *consoleSink) Write(ctx context.Context, k *sink.Chunk) error {
 	return c.rec.output(ctx, k)
 }
 
-// wait returns when no viewer that is to miss nothing is behind.
+// wait returns when no viewer that is to miss nothing is behind, or on its way back.
 func (c *consoleSink) wait(ctx context.Context) error {
 	for {
 		c.mu.Lock()
-		behind := false
+		behind := c.absent.holding > 0
 		for a := range c.viewers {
 			behind = behind || a.v.Hold && a.slow && !a.over
 		}
@@ -115,6 +111,10 @@ func (c *consoleSink) wait(ctx context.Context) error {
 		}
 		select {
 		case <-room:
+		case <-c.absent.late.C:
+			c.mu.Lock()
+			c.past.viewers().Add(-c.absent.giveUp())
+			c.mu.Unlock()
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -146,7 +146,7 @@ func (c *consoleSink) end(ctx context.Context) error {
 	grace, cancel := context.WithTimeout(ctx, endGrace)
 	defer cancel()
 	select { // viewers whose connection broke with a predecessor are on their way
-	case <-c.back:
+	case <-c.absent.back:
 	case <-grace.Done():
 	}
 	c.keys.settled(grace)

@@ -22,7 +22,7 @@ func newRing(mem []byte) ring {
 	return ring{head: (*[3]atomic.Uint64)(unsafe.Pointer(&mem[0])), buf: mem[ringHeader:]}
 }
 
-// viewers counts those that are attached, for a successor to know whom it has to wait for.
+// viewers counts those that are attached, in two kinds: see oneHolding.
 func (r *ring) viewers() *atomic.Uint64 { return &r.head[2] }
 
 // start is the offset of the oldest byte that is kept, and end the offset behind the last.
