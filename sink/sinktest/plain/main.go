@@ -72,7 +72,7 @@ func (p *plain) serve() error {
 	if os.Getenv("MUXD_SINK_PLUGIN") != "5d6d1c1f-muxd-sink" && !p.is("start.cookie") {
 		return errors.New("this is a plugin of muxd")
 	}
-	if p.is("start.slow") && startedFor() > 200*time.Millisecond {
+	if p.is("start.slow") && wasStopped() {
 		return errors.New("the start took too long")
 	}
 	version := "1"
@@ -114,6 +114,18 @@ func (p *plain) serve() error {
 		go p.sticks()
 	}
 	return s.Serve(l)
+}
+
+// wasStopped looks on for a second, and says whether the process stood still for a good part of it, or before.
+func wasStopped() bool {
+	const long = 200 * time.Millisecond
+	stopped := startedFor() > long
+	for begin, last := time.Now(), time.Now(); !stopped && time.Since(begin) < time.Second; {
+		time.Sleep(time.Millisecond)
+		stopped = time.Since(last) > long
+		last = time.Now()
+	}
+	return stopped
 }
 
 // startedFor is how long ago the process was executed.
