@@ -299,8 +299,8 @@ func (a *Agent) notOpened(o *opening) {
 	}
 }
 
-// streamsOver moves an adopted child whose process is not known from running to exited, when its streams have ended. Agent.mu
-// is held.
+// streamsOver moves an adopted child whose process is not known from running to exited, when nobody writes to its streams any more: what their
+// sinks have not put out has until the drain deadline then, as of any child. Agent.mu is held.
 func (a *Agent) streamsOver(c *child) {
 	if !c.adopted || c.rec.Pid != 0 || c.rec.State != stRunning || c.moving {
 		return
@@ -311,9 +311,10 @@ func (a *Agent) streamsOver(c *child) {
 			switch {
 			case s.kind == sinkpb.Stream_STDIN && s.rec.State == "open":
 				inputs++
-			case s.kind != sinkpb.Stream_STDIN && !s.done:
+			case s.kind == sinkpb.Stream_STDIN || s.as.from != nil: // a branch ends with what is copied to it
+			case !s.done && s.rec.State == "open":
 				return
-			case s.kind != sinkpb.Stream_STDIN:
+			default:
 				outputs++
 			}
 		}

@@ -202,12 +202,12 @@ func (a *Agent) drained(c *child, run uint32) {
 	var cut []*opening
 	for _, o := range c.openings {
 		late := false
-		for _, s := range o.streams { // a branch ends with what is copied to it
-			if s.as.from != nil || s.done {
+		for _, s := range o.streams {
+			if s.done {
 				continue
 			}
-			late = true // also one that has ended, and is not put out
-			if s.rec.State == "open" {
+			late = true                                    // also one that has ended, and is not put out
+			if s.as.from == nil && s.rec.State == "open" { // a branch is held by what copies to it
 				open = append(open, s)
 			}
 		}
