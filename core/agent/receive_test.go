@@ -132,7 +132,7 @@ func TestConsoleSocketMessage(t *testing.T) {
 		}
 		m.Close()
 		ours.Close()
-		if after, err := fd.Count(); err != nil || after != before {
+		if after, err := fd.Count(); err != nil || after > before { // fewer: the collector has closed a file of an earlier test
 			t.Errorf("%s: %d descriptors are open, %d were (%v)", c.what, after, before, err)
 		}
 	}
@@ -199,7 +199,7 @@ func FuzzConsoleSocket(f *testing.F) {
 		}
 		m.Close()
 		ours.Close()
-		if after, err := fd.Count(); err != nil || after != before {
+		if after, err := fd.Count(); err != nil || after > before { // fewer: the collector has closed a file of an earlier test
 			t.Errorf("%d descriptors are open, %d were (%v)", after, before, err)
 		}
 	})

@@ -121,7 +121,7 @@ func wasStopped() bool {
 	const long = 200 * time.Millisecond
 	stopped := startedFor() > long
 	for begin, last := time.Now(), time.Now(); !stopped && time.Since(begin) < time.Second; {
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 		stopped = time.Since(last) > long
 		last = time.Now()
 	}
