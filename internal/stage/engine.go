@@ -115,6 +115,7 @@ const (
 	StepPassed    Step = "passed"    // a part of it has left the stage for the way onward
 	StepConsumed  Step = "consumed"  // the stage is empty again
 	StepCommitted Step = "committed" // the chunk counts
+	StepEmpty     Step = "empty"     // there was nothing to read
 )
 
 // Options are what an engine begins with.

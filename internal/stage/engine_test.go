@@ -188,6 +188,40 @@ func TestCutEndsAnOpenStream(t *testing.T) {
 	s.Forget()
 }
 
+// What is written and then cut just after the reader has found nothing is read.
+func TestCutWhereNothingWasToRead(t *testing.T) {
+	r, w, _ := fd.Pipe()
+	f := w.File("writer")
+	defer f.Close()
+	var s *Source
+	var once sync.Once
+	added := make(chan struct{})
+	e, err := New(Options{Step: func(step Step) {
+		if step == StepEmpty {
+			once.Do(func() {
+				<-added
+				io.WriteString(f, "written and then cut")
+				s.Cut()
+			})
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	c := newCollector(t)
+	if s, err = e.Add(r, newKey(), c); err != nil {
+		t.Fatal(err)
+	}
+	close(added)
+	s.kick()
+	<-c.done
+	if c.buf.String() != "written and then cut" || c.err != nil {
+		t.Errorf("got %q, %v", c.buf.String(), c.err)
+	}
+	s.Forget()
+}
+
 func TestFailedHandlerKeepsTheFarEnd(t *testing.T) {
 	e := newEngine(t)
 	r, w, _ := fd.Pipe()

@@ -130,17 +130,19 @@ func (w *worker) serve(s *Source) {
 			w.end(s)
 			return
 		}
+		cut := s.isCut() // before reading: what came before the cut is still to be read
 		n, err := w.read(s)
 		switch {
 		case errors.Is(err, unix.EAGAIN):
+			w.eng.step(StepEmpty)
 			if s.rearm() {
 				return
 			}
-			if s.isCut() || s.leaves() {
+			if cut || s.leaves() {
 				w.end(s)
 				return
 			}
-			continue // it was asked to leave, and then to stay
+			continue // it was cut meanwhile, or asked to leave, and then to stay
 		case errors.Is(err, unix.EIO) && s.pty, err == nil && n == 0:
 			w.end(s) // a master without a terminal side gives EIO: pty(7)
 			return
