@@ -1,3 +1,8 @@
+//go:build !race
+
+// What allocates here is counted in the whole process, so tools/test runs these tests by themselves, and without the race detector,
+// under which pools forget.
+
 package file
 
 import (
@@ -30,6 +35,25 @@ func TestNoAllocations(t *testing.T) {
 		})
 		if n > 0 {
 			t.Errorf("%s: %v allocations a chunk", name, n)
+		}
+	}
+}
+
+func TestRenderingAllocatesNothing(t *testing.T) {
+	data := bytes.Repeat([]byte("a line of some \"length\"\n"), 3000)
+	for name, f := range formats {
+		if f == nil {
+			continue
+		}
+		stamp := f.stamp(nil, noon, sink.Stdout)
+		buf := make([]byte, 0, pieceSize+recordMost)
+		allocs := testing.AllocsPerRun(10, func() {
+			r := records{format: f, stamp: stamp, most: 16 << 10, data: data}
+			for len(r.next(buf, pieceSize)) > 0 {
+			}
+		})
+		if allocs != 0 {
+			t.Errorf("%s: %v allocations for a chunk", name, allocs)
 		}
 	}
 }

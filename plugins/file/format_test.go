@@ -213,25 +213,6 @@ func TestLongLines(t *testing.T) {
 	}
 }
 
-func TestRenderingAllocatesNothing(t *testing.T) {
-	data := bytes.Repeat([]byte("a line of some \"length\"\n"), 3000)
-	for name, f := range formats {
-		if f == nil {
-			continue
-		}
-		stamp := f.stamp(nil, noon, sink.Stdout)
-		buf := make([]byte, 0, pieceSize+recordMost)
-		allocs := testing.AllocsPerRun(10, func() {
-			r := records{format: f, stamp: stamp, most: 16 << 10, data: data}
-			for len(r.next(buf, pieceSize)) > 0 {
-			}
-		})
-		if allocs != 0 {
-			t.Errorf("%s: %v allocations for a chunk", name, allocs)
-		}
-	}
-}
-
 // BenchmarkRender is what rendering costs without any file.
 func BenchmarkRender(b *testing.B) {
 	data := bytes.Repeat([]byte(strings.Repeat("x", 99)+"\n"), 10<<10)
