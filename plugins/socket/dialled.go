@@ -173,8 +173,11 @@ func (d *dialled) enqueue(ctx context.Context, offset uint64, p part) (rest []by
 	err = d.queue.flush(ctx)
 	tellDropped(&d.port, d.queue.dropped())
 	if d.isLast() && err == nil {
-		if err := d.turn.lock(ctx); err != nil {
-			return nil, err
+		// Who waits for a peer that takes nothing has the turn until Close. What there was is dropped then, and nobody hears of the end.
+		soon, cancel := context.WithTimeout(ctx, lingerTime)
+		defer cancel()
+		if d.turn.lock(soon) != nil {
+			return nil, context.Cause(ctx)
 		}
 		defer d.turn.unlock()
 		d.finish(ctx)
