@@ -2,10 +2,7 @@ package fdchan_test
 
 import (
 	"bytes"
-	"encoding/hex"
 	"errors"
-	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -14,6 +11,7 @@ import (
 
 	"github.com/muxd/muxd/internal/fd"
 	"github.com/muxd/muxd/internal/fdchan"
+	"github.com/muxd/muxd/internal/golden"
 )
 
 // goldenPacket is a packet of testdata/NAME.hex, which PROTOCOL.md shows, and the number of its descriptors.
@@ -36,7 +34,7 @@ var goldenPackets = map[string]goldenPacket{
 
 func TestGoldenFiles(t *testing.T) {
 	seen := 0
-	for name, b := range goldenFiles(t) {
+	for name, b := range golden.Files(t) {
 		p, nfds, err := fdchan.Unmarshal(b)
 		want, ok := goldenPackets[name]
 		switch {
@@ -69,7 +67,7 @@ func TestGoldenFiles(t *testing.T) {
 // TestGoldenOnTheWire looks at what Send puts into a socket, with plain recvmsg(2): one packet is one message, and its
 // descriptors come with it.
 func TestGoldenOnTheWire(t *testing.T) {
-	files := goldenFiles(t)
+	files := golden.Files(t)
 	for name, g := range goldenPackets {
 		ours, theirs, err := fd.Socketpair(unix.SOCK_SEQPACKET)
 		if err != nil {
@@ -120,32 +118,4 @@ func received(t *testing.T, oob []byte) (n int) {
 		}
 	}
 	return n
-}
-
-// goldenFiles reads testdata/*.hex: hexadecimal digits, with blanks and lines that begin with # between them.
-func goldenFiles(t *testing.T) map[string][]byte {
-	t.Helper()
-	paths, err := filepath.Glob("testdata/*.hex")
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := map[string][]byte{}
-	for _, path := range paths {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var digits strings.Builder
-		for line := range strings.Lines(string(text)) {
-			if !strings.HasPrefix(line, "#") {
-				digits.WriteString(strings.Join(strings.Fields(line), ""))
-			}
-		}
-		b, err := hex.DecodeString(digits.String())
-		if err != nil {
-			t.Fatalf("%s: %v", path, err)
-		}
-		out[strings.TrimSuffix(filepath.Base(path), ".hex")] = b
-	}
-	return out
 }

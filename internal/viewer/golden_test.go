@@ -2,13 +2,11 @@ package viewer_test
 
 import (
 	"bytes"
-	"encoding/hex"
-	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 
+	"github.com/muxd/muxd/internal/golden"
 	"github.com/muxd/muxd/internal/viewer"
 )
 
@@ -31,7 +29,7 @@ var goldenFrames = map[string]viewer.Frame{
 
 func TestGoldenFiles(t *testing.T) {
 	seen := 0
-	for name, b := range goldenFiles(t) {
+	for name, b := range golden.Files(t) {
 		f, err := viewer.Parse(b)
 		want, ok := goldenFrames[name]
 		switch {
@@ -58,32 +56,4 @@ func TestGoldenFiles(t *testing.T) {
 	if seen != len(goldenFrames) {
 		t.Errorf("%d of %d frames have a file in testdata", seen, len(goldenFrames))
 	}
-}
-
-// goldenFiles reads testdata/*.hex: hexadecimal digits, with blanks and lines that begin with # between them.
-func goldenFiles(t *testing.T) map[string][]byte {
-	t.Helper()
-	paths, err := filepath.Glob("testdata/*.hex")
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := map[string][]byte{}
-	for _, path := range paths {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var digits strings.Builder
-		for line := range strings.Lines(string(text)) {
-			if !strings.HasPrefix(line, "#") {
-				digits.WriteString(strings.Join(strings.Fields(line), ""))
-			}
-		}
-		b, err := hex.DecodeString(digits.String())
-		if err != nil {
-			t.Fatalf("%s: %v", path, err)
-		}
-		out[strings.TrimSuffix(filepath.Base(path), ".hex")] = b
-	}
-	return out
 }

@@ -2,15 +2,13 @@ package sinktest
 
 import (
 	"bytes"
-	"encoding/hex"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/muxd/muxd/internal/golden"
 	"github.com/muxd/muxd/sink/sinkpb"
 )
 
@@ -25,7 +23,7 @@ var goldenRecords = map[string]*sinkpb.LogRecord{
 
 func TestGoldenFiles(t *testing.T) {
 	seen := 0
-	for name, b := range goldenFiles(t) {
+	for name, b := range golden.Files(t) {
 		want, isRecord := goldenRecords[name]
 		switch {
 		case strings.HasPrefix(name, "malformed-handshake"):
@@ -54,34 +52,6 @@ func TestGoldenFiles(t *testing.T) {
 	if seen != len(goldenRecords) {
 		t.Errorf("%d of %d records have a file in testdata", seen, len(goldenRecords))
 	}
-}
-
-// goldenFiles reads testdata/*.hex: hexadecimal digits, with blanks and lines that begin with # between them.
-func goldenFiles(t *testing.T) map[string][]byte {
-	t.Helper()
-	paths, err := filepath.Glob("testdata/*.hex")
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := map[string][]byte{}
-	for _, path := range paths {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var digits strings.Builder
-		for line := range strings.Lines(string(text)) {
-			if !strings.HasPrefix(line, "#") {
-				digits.WriteString(strings.Join(strings.Fields(line), ""))
-			}
-		}
-		b, err := hex.DecodeString(digits.String())
-		if err != nil {
-			t.Fatalf("%s: %v", path, err)
-		}
-		out[strings.TrimSuffix(filepath.Base(path), ".hex")] = b
-	}
-	return out
 }
 
 func TestJUnit(t *testing.T) {
