@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/muxd/muxd/control/controlpb"
+	"github.com/muxd/muxd/internal/localrpc"
 )
 
 // Client is a connection to a muxd. Its methods may be called from several goroutines; each blocks until the answer is there
@@ -56,7 +57,7 @@ func Dial(socket string) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{socket: abs}
-	c.conn, err = grpc.NewClient("passthrough:///muxd",
+	c.conn, err = grpc.NewClient("passthrough:///muxd", append(localrpc.Client(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", abs)
@@ -73,7 +74,7 @@ func Dial(socket string) (*Client, error) {
 			MinConnectTimeout: time.Second,
 		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
-	)
+	)...)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", socket, err)
 	}

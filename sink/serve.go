@@ -16,6 +16,7 @@ import (
 
 	"github.com/muxd/muxd/internal/fd"
 	"github.com/muxd/muxd/internal/fdchan"
+	"github.com/muxd/muxd/internal/localrpc"
 	"github.com/muxd/muxd/internal/peercred"
 	"github.com/muxd/muxd/internal/protocols"
 	"github.com/muxd/muxd/sink/sinkpb"
@@ -98,7 +99,7 @@ func serve(p *Plugin) error {
 		VersionedPlugins: versions,
 		Logger:           hclog.New(&hclog.LoggerOptions{Name: p.Name, Level: hclog.Warn, Output: logFile}),
 		GRPCServer: func(opts []grpc.ServerOption) *grpc.Server {
-			return grpc.NewServer(append(opts, grpc.Creds(peercred.Server{}), grpc.UnaryInterceptor(
+			return grpc.NewServer(append(append(opts, localrpc.Server()...), grpc.Creds(peercred.Server{}), grpc.UnaryInterceptor(
 				func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
 					swap()
 					return h(ctx, req)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
+	"github.com/muxd/muxd/internal/localrpc"
 	"github.com/muxd/muxd/sink/sinkpb"
 )
 
@@ -45,9 +46,7 @@ func (p *Plugin) stirring(ctx context.Context, method string, req, reply any, cc
 
 // dialOptions are those of the connection to the plugin.
 func (p *Plugin) dialOptions() []grpc.DialOption {
-	return []grpc.DialOption{
-		grpc.WithChainUnaryInterceptor(p.stirring, plainCall), grpc.WithStreamInterceptor(plainStream),
-	}
+	return append(localrpc.Client(), grpc.WithChainUnaryInterceptor(p.stirring, plainCall), grpc.WithStreamInterceptor(plainStream))
 }
 
 // pulse is the loop above. It ends with the process.
