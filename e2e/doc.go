@@ -7,9 +7,10 @@
 //
 // Besides testscript's own commands there are:
 //
-//	muxd-up [-nofile N] [-devpts N] [-program MUXD] [CONFIG]
+//	muxd-up [-nofile N] [-devpts N] [-cgroup VARIABLE] [-program MUXD] [CONFIG]
 //		starts muxd in the background, and returns once its control socket accepts. With -nofile it may have N open
-//		files, with -devpts it sees a private /dev/pts with N terminals. With -program it is another muxd than the one in the
+//		files, with -devpts it sees a private /dev/pts with N terminals. With -cgroup it is in a cgroup that was delegated to
+//		it, the one that the variable names, or a new one, which it names then. With -program it is another muxd than the one in the
 //		PATH; beside that one are next/muxd, another version, and broken/muxd, which does not start. What this one logs is
 //		in muxd.log. $E2E_BINARY is this test's binary, which is a sink plugin too.
 //	muxd-down

@@ -14,6 +14,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
+
+	"github.com/muxd/muxd/internal/need"
 )
 
 const (
@@ -34,13 +36,18 @@ func muxdUp(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || s.muxd != nil {
 		ts.Fatalf("muxd-up cannot be negated, and one muxd must be down before the next goes up")
 	}
-	argv := []string{filepath.Join(bin, "muxd")}
+	argv, group := []string{filepath.Join(bin, "muxd")}, ""
 	for len(args) > 1 && strings.HasPrefix(args[0], "-") {
 		switch args[0] {
 		case "-nofile":
 			argv = append([]string{"sh", "-c", `ulimit -n ` + args[1] + `; exec "$@"`, "sh"}, argv...)
 		case "-program":
 			argv[len(argv)-1] = args[1]
+		case "-cgroup":
+			if group = ts.Getenv(args[1]); group == "" {
+				group = need.Cgroup(s.t, os.Geteuid())
+				ts.Setenv(args[1], group)
+			}
 		case "-devpts":
 			argv = append([]string{"unshare", "--mount", "sh", "-e", "-c", privatePts, args[1]}, argv...)
 		default:
@@ -53,9 +60,9 @@ func muxdUp(ts *testscript.TestScript, neg bool, args []string) {
 	case 1:
 		argv = append(argv, "--config", args[0])
 	default:
-		ts.Fatalf("usage: muxd-up [-nofile N] [-devpts N] [-program MUXD] [CONFIG]")
+		ts.Fatalf("usage: muxd-up [-nofile N] [-devpts N] [-cgroup VARIABLE] [-program MUXD] [CONFIG]")
 	}
-	m, err := startMuxd(ts, argv)
+	m, err := startMuxd(ts, argv, group)
 	ts.Check(err)
 	s.muxd = m
 	for deadline := time.Now().Add(soon); ; time.Sleep(interval) {
@@ -79,7 +86,8 @@ const privatePts = `mount -t devpts -o newinstance,ptmxmode=0666,max="$0" devpts
 mount --bind /dev/pts/ptmx /dev/ptmx
 exec "$@"`
 
-func startMuxd(ts *testscript.TestScript, argv []string) (*muxd, error) {
+// startMuxd starts muxd, in a cgroup unless that is empty.
+func startMuxd(ts *testscript.TestScript, argv []string, group string) (*muxd, error) {
 	m := &muxd{
 		dir: filepath.Join(of(ts).runtime, "muxd"), log: ts.MkAbs("muxd.log"), exited: make(chan struct{}),
 	}
@@ -101,6 +109,9 @@ func startMuxd(ts *testscript.TestScript, argv []string) (*muxd, error) {
 	}
 	// What a terminal sends to this test's group is none of muxd's.
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if group != "" {
+		need.InCgroup(of(ts).t, m.cmd.SysProcAttr, group)
+	}
 	if err := m.cmd.Start(); err != nil {
 		return nil, err
 	}

@@ -162,7 +162,8 @@ func (a *app) stopCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "stop ID...", Short: "Stop children: SIGTERM, then SIGKILL after the grace time",
 		Long: `stop sends SIGTERM to each child's process group, and SIGHUP to one on a console that ignores SIGTERM, as an interactive shell
-does. What is still there after the grace time gets SIGKILL. It returns when the child is finished.`,
+does. What is still there after the grace time gets SIGKILL: the process group, and where muxd has cgroups all that the child has
+started. It returns when the child is finished. Of a finished child it ends what that has left behind.`,
 		Args: args(cobra.MinimumNArgs(1)), ValidArgsFunction: a.completeChildren,
 		RunE: func(c *cobra.Command, ids []string) error {
 			m, err := a.muxd()
@@ -212,7 +213,7 @@ func (a *app) resizeCmd() *cobra.Command {
 
 func (a *app) removeCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "remove ID...", Aliases: []string{"rm"}, Short: "Forget finished children", Args: args(cobra.MinimumNArgs(1)),
+		Use: "remove ID...", Aliases: []string{"rm"}, Short: "Forget finished children that have left nothing behind", Args: args(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.completeChildren,
 		RunE: func(c *cobra.Command, ids []string) error {
 			m, err := a.muxd()
@@ -277,6 +278,16 @@ muxctl inspect, gets no more of it; the others notice nothing. What a console sh
 	return c
 }
 
+// processesText is a number of processes, and the first few of them.
+func processesText(pids []int32) string {
+	const most = 8
+	text := fmt.Sprintf("%d: %s", len(pids), strings.Trim(fmt.Sprint(pids[:min(len(pids), most)]), "[]"))
+	if len(pids) > most {
+		text += " …"
+	}
+	return text
+}
+
 // printChild is inspect for people.
 func printChild(r *controlpb.Child) error {
 	p := func(name, format string, args ...any) { fmt.Printf("%-10s %s\n", name, fmt.Sprintf(format, args...)) }
@@ -305,6 +316,14 @@ func printChild(r *controlpb.Child) error {
 	}
 	if r.Error != "" {
 		p("error", "%s", r.Error)
+	}
+	if r.Cgroup != "" {
+		p("cgroup", "%s", r.Cgroup)
+	}
+	if over := r.State == "finished" || r.State == "failed"; over && len(r.Processes) > 0 {
+		p("left", "%s", processesText(r.Processes))
+	} else if len(r.Processes) > 1 {
+		p("processes", "%s", processesText(r.Processes))
 	}
 	for _, h := range r.Holders {
 		p("held", "%s by process %d (%s) at the drain deadline", h.Stream, h.Pid, h.Command)

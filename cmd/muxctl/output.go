@@ -69,6 +69,8 @@ type childView struct {
 	Error       string       `json:"error,omitempty"`
 	Sinks       []sinkView   `json:"sinks"`
 	Holders     []holderView `json:"holders,omitempty"`
+	Cgroup      string       `json:"cgroup,omitempty"`    // with inspect, where muxd has one to divide
+	Processes   []int32      `json:"processes,omitempty"` // of it
 	UserUsec    int64        `json:"user_usec"`
 	SystemUsec  int64        `json:"system_usec"`
 	MaxRSSBytes int64        `json:"max_rss_bytes"`
@@ -103,7 +105,7 @@ func viewOf(r *controlpb.Child) childView {
 		ID: r.Id, Name: r.Name, State: r.State, PID: int(r.Pid), Command: []string{}, Cwd: string(r.Cwd), User: r.User,
 		Created: timeOf(r.Created), Started: timeOf(r.Started), Exited: timeOf(r.Exited), Finished: timeOf(r.Finished),
 		Run: int(r.Run), Restart: restartText(r.Restart), Remove: r.Remove, Adopted: r.Adopted, Error: r.Error, Sinks: []sinkView{},
-		UserUsec: r.UserUsec, SystemUsec: r.SystemUsec, MaxRSSBytes: r.MaxRss,
+		Cgroup: r.Cgroup, Processes: r.Processes, UserUsec: r.UserUsec, SystemUsec: r.SystemUsec, MaxRSSBytes: r.MaxRss,
 	}
 	for _, a := range r.Argv {
 		v.Command = append(v.Command, string(a))

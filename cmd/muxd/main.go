@@ -54,7 +54,7 @@ func main() {
 
 func runKeeper() (code int) {
 	var configPath, runtimeDir string
-	var check bool
+	var check, cgroup bool
 	cmd := &cobra.Command{
 		Use:   "muxd",
 		Short: "Run processes, with their stdio in the hands of sink plugins",
@@ -92,12 +92,15 @@ reads the configuration again, and leaves running children alone.`,
 			if err != nil {
 				return err
 			}
-			code = keeper.Run(keeperOptions(path, []string{dir, configPath}))
+			o := keeperOptions(path, []string{dir, configPath})
+			o.Cgroup = cgroup
+			code = keeper.Run(o)
 			return nil
 		},
 	}
 	cmd.Flags().StringVar(&configPath, "config", "", "the configuration `FILE`; without it every setting has its default")
 	cmd.Flags().StringVar(&runtimeDir, "runtime-dir", "", "`DIR` of the sockets; by default the configuration's, or $XDG_RUNTIME_DIR/muxd, or /run/muxd")
+	cmd.Flags().BoolVar(&cgroup, "cgroup", false, "divide the cgroup that muxd is in, one part for each child, also where nobody has marked it as delegated")
 	cmd.Flags().BoolVar(&check, "check-config", false, "say what is wrong with the configuration, and end")
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
 		code = 2

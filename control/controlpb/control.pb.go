@@ -905,7 +905,11 @@ type Child struct {
 	Size        *Size                  `protobuf:"bytes,22,opt,name=size,proto3" json:"size,omitempty"`
 	Remove      bool                   `protobuf:"varint,23,opt,name=remove,proto3" json:"remove,omitempty"`
 	// Adopted: its process, if `pid` says one, is somebody else's; otherwise it ends with its streams.
-	Adopted       bool `protobuf:"varint,24,opt,name=adopted,proto3" json:"adopted,omitempty"`
+	Adopted bool `protobuf:"varint,24,opt,name=adopted,proto3" json:"adopted,omitempty"`
+	// Where muxd has a cgroup to divide, and told by Inspect only: the path of the child's own, and who is in it: when it has finished, what
+	// it has left behind. At most 1000.
+	Cgroup        string  `protobuf:"bytes,25,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
+	Processes     []int32 `protobuf:"varint,26,rep,packed,name=processes,proto3" json:"processes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1106,6 +1110,20 @@ func (x *Child) GetAdopted() bool {
 		return x.Adopted
 	}
 	return false
+}
+
+func (x *Child) GetCgroup() string {
+	if x != nil {
+		return x.Cgroup
+	}
+	return ""
+}
+
+func (x *Child) GetProcesses() []int32 {
+	if x != nil {
+		return x.Processes
+	}
+	return nil
 }
 
 type Sink struct {
@@ -4349,7 +4367,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x04spec\x18\x02 \x01(\tR\x04spec\".\n" +
 	"\x04Size\x12\x12\n" +
 	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x12\n" +
-	"\x04cols\x18\x02 \x01(\rR\x04cols\"\xa0\x05\n" +
+	"\x04cols\x18\x02 \x01(\rR\x04cols\"\xd6\x05\n" +
 	"\x05Child\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -4376,7 +4394,9 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\amax_rss\x18\x15 \x01(\x03R\x06maxRss\x12)\n" +
 	"\x04size\x18\x16 \x01(\v2\x15.muxd.control.v1.SizeR\x04size\x12\x16\n" +
 	"\x06remove\x18\x17 \x01(\bR\x06remove\x12\x18\n" +
-	"\aadopted\x18\x18 \x01(\bR\aadopted\"\xbc\x02\n" +
+	"\aadopted\x18\x18 \x01(\bR\aadopted\x12\x16\n" +
+	"\x06cgroup\x18\x19 \x01(\tR\x06cgroup\x12\x1c\n" +
+	"\tprocesses\x18\x1a \x03(\x05R\tprocesses\"\xbc\x02\n" +
 	"\x04Sink\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\tR\x06stream\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\tR\x04spec\x12\x16\n" +

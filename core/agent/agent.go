@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/muxd/muxd/control/controlpb"
+	"github.com/muxd/muxd/core/cgroup"
 	"github.com/muxd/muxd/core/config"
 	"github.com/muxd/muxd/core/host"
 	"github.com/muxd/muxd/core/keeper"
@@ -55,6 +56,7 @@ type Agent struct {
 	sessions *sessions
 	control  *fd.FD // the listening sockets, for a keeper that this process has to become
 	fdSock   *fd.FD
+	groups   *cgroup.Tree // of the children; nil: muxd has none to divide
 	events   *eventHistory
 	verdicts verdicts
 	ctx      context.Context // done when the agent ends
@@ -87,7 +89,7 @@ func Run(o Options) int {
 		o: o, started: time.Now(), sessions: newSessions(),
 		children: map[string]*child{}, byKey: map[string]*child{}, openings: map[string]*opening{},
 		requests: map[string]*child{}, named: map[string]*child{}, deaths: map[string][]time.Time{}, reviving: map[string]bool{}, copies: map[string]map[string]*fd.FD{},
-		broken: map[string]bool{}, ended: make(chan struct{}),
+		broken: map[string]bool{}, ended: make(chan struct{}), groups: cgroup.Find(),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	defer a.cancel()

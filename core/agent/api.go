@@ -205,7 +205,9 @@ func (s *api) Inspect(ctx context.Context, req *controlpb.InspectRequest) (*cont
 	for _, o := range openings {
 		s.a.stat(ctx, o)
 	}
-	return s.a.snapshot(c), nil
+	r := s.a.snapshot(c)
+	s.a.describe(c, r)
+	return r, nil
 }
 
 // stat brings what is known of an opening up to date.
@@ -390,6 +392,9 @@ func (s *api) Remove(_ context.Context, req *controlpb.RemoveRequest) (*controlp
 	defer s.a.mu.Unlock()
 	if !c.over() {
 		return nil, status.Errorf(codes.FailedPrecondition, "child %s is %s; stop it first", c.rec.Name, c.rec.State)
+	}
+	if left := s.a.left(c); left != "" {
+		return nil, status.Errorf(codes.FailedPrecondition, "child %s has ended, and %s; stop it first (muxctl stop %s)", c.rec.Name, left, c.rec.Name)
 	}
 	s.a.emit(c, "removed", "", "")
 	s.a.forget(c)

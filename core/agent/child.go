@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -19,6 +17,7 @@ import (
 	"github.com/muxd/muxd/control/controlpb"
 	"github.com/muxd/muxd/core/agent/agentpb"
 	"github.com/muxd/muxd/core/host"
+	"github.com/muxd/muxd/core/keeper"
 	"github.com/muxd/muxd/core/keeper/keeperpb"
 	"github.com/muxd/muxd/internal/fd"
 	"github.com/muxd/muxd/internal/latch"
@@ -223,7 +222,11 @@ func (a *Agent) drained(c *child, run uint32) {
 		a.emit(c, "held", h.Stream, fmt.Sprintf("cut at the drain deadline: process %d (%s) still held it", h.Pid, h.Command))
 	}
 	a.save(c)
+	stopping := c.stopping
 	a.mu.Unlock()
+	if stopping && !c.adopted { // what is cut is cut, but nobody is left to be surprised by it
+		a.kill(a.ctx, c)
+	}
 	for _, o := range cut {
 		a.settle(o)
 	}
@@ -314,14 +317,15 @@ func (a *Agent) maybeFinish(c *child) {
 
 // release lets go of what a run has at plugins and keeper.
 func (a *Agent) release(c *child, openings []*opening, stopping bool) {
-	if stopping && !c.adopted { // what of its group has outlived it, and holds no stream
-		a.keeper.Signal(a.ctx, c.key, unix.SIGKILL, true)
+	if stopping && !c.adopted { // what it has left behind, and holds no stream
+		a.kill(a.ctx, c)
+		a.awaitNobody(c)
 	}
 	a.mu.Lock()
 	known, ws := c.rec.StatusKnown, c.rec.Status
 	a.mu.Unlock()
 	var dropped sync.WaitGroup
-	dropped.Go(func() { a.keeper.ForgetAll(a.ctx, c.key, farPrefix(c.id())) })
+	dropped.Go(func() { a.keeper.ForgetAll(a.ctx, c.key, farPrefix(c.id()), leafOf(c)) })
 	var gone []*opening
 	for _, o := range openings {
 		_, err := o.sinks().Forget(a.ctx, &sinkpb.ForgetRequest{Opening: o.id, HasStatus: known, Status: ws})
@@ -346,6 +350,11 @@ func (a *Agent) release(c *child, openings []*opening, stopping bool) {
 		a.dropParked(a.ctx, o)
 	}
 	dropped.Wait()
+	if left := a.left(c); left != "" {
+		a.mu.Lock()
+		a.emit(c, "left", "", left)
+		a.mu.Unlock()
+	}
 }
 
 // finish moves c from exited to finished or backoff. Agent.mu is held.
@@ -429,7 +438,8 @@ func (a *Agent) forgetOldest() {
 	}
 }
 
-// stop ends c: SIGTERM to its group now, SIGHUP too where that is a shell's on a console, SIGKILL after grace. It does not wait.
+// stop ends c: SIGTERM to its group now, SIGHUP too where that is a shell's on a console, SIGKILL to all of it after grace. It does not wait
+// for that.
 func (a *Agent) stop(c *child, grace time.Duration) {
 	a.mu.Lock()
 	c.stopping = true
@@ -445,9 +455,16 @@ func (a *Agent) stop(c *child, grace time.Duration) {
 			a.over(c, stFinished)
 		}
 		a.mu.Unlock()
+		a.kill(a.ctx, c) // what the run before has left behind
+		a.awaitNobody(c)
 		return
 	case stRunning:
 	case stExited: // its process is gone; what keeps its streams open may be of its group
+	case stFinished, stFailed: // as long ago as may be, and what it has left behind may be there
+		a.mu.Unlock()
+		a.kill(a.ctx, c)
+		a.awaitNobody(c)
+		return
 	default: // a spawn that is under way looks at c.stopping when it is done
 		starting := c.start != nil
 		a.mu.Unlock()
@@ -458,36 +475,27 @@ func (a *Agent) stop(c *child, grace time.Duration) {
 	}
 	a.emit(c, "stopping", "", "")
 	a.save(c)
-	shell := slices.ContainsFunc(c.openings, (*opening).isConsole) && ignores(int(c.rec.Pid), unix.SIGTERM)
+	shell := slices.ContainsFunc(c.openings, (*opening).isConsole)
+	if shell { // an interactive one ignores SIGTERM, and ends when its terminal hangs up
+		ignored, _ := keeper.IgnoredSignals(int(c.rec.Pid)) // an error: it has ended
+		shell = slices.Contains(ignored, os.Signal(unix.SIGTERM))
+	}
 	if grace > 0 {
 		if c.killed != nil {
 			c.killed.Stop()
 		}
-		c.killed = time.AfterFunc(grace, func() { a.keeper.Signal(context.Background(), key, unix.SIGKILL, true) })
+		c.killed = time.AfterFunc(grace, func() { a.kill(context.Background(), c) })
 	}
 	a.mu.Unlock()
-	sig := unix.SIGTERM
 	if grace <= 0 {
-		sig = unix.SIGKILL
+		a.kill(a.ctx, c)
+		return
 	}
-	a.keeper.Signal(a.ctx, key, sig, true)
-	if sig == unix.SIGTERM {
-		a.keeper.Signal(a.ctx, key, unix.SIGCONT, true) // a stopped process takes its SIGTERM then
-	}
-	if sig == unix.SIGTERM && shell {
+	a.keeper.Signal(a.ctx, key, unix.SIGTERM, true)
+	a.keeper.Signal(a.ctx, key, unix.SIGCONT, true) // a stopped process takes its SIGTERM then
+	if shell {
 		a.keeper.Signal(a.ctx, key, unix.SIGHUP, true)
 	}
-}
-
-// ignores says whether a process ignores a signal. An interactive shell ignores SIGTERM, and ends when its terminal hangs up.
-func ignores(pid int, sig syscall.Signal) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return false
-	}
-	_, rest, _ := strings.Cut(string(b), "\nSigIgn:\t") // proc_pid_status(5)
-	mask, err := strconv.ParseUint(rest[:min(16, len(rest))], 16, 64)
-	return err == nil && mask&(1<<(sig-1)) != 0
 }
 
 // statusText says in words how a child ended.

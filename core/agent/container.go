@@ -497,7 +497,8 @@ func (s *containerStart) abandon() {
 			s.end(pid)
 		}
 	}
-	a.keeper.Forget(a.ctx, key)
+	a.keeper.Kill(a.ctx, key, leafOf(c))
+	a.keeper.ForgetAll(a.ctx, key, "", leafOf(c))
 	a.mu.Lock()
 	delete(a.byKey, key)
 	a.mu.Unlock()

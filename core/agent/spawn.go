@@ -387,6 +387,7 @@ func (a *Agent) spawnMessage(c *child, env [][]byte, near *nearEnds) *keeperpb.S
 		Key: c.key, Path: c.spec.Path, Argv: a.command(c), Env: c.user.environment(env), Cwd: c.spec.Cwd,
 		Detaches: c.runtime != nil && c.runtime.pidFile,
 		Fds:      []uint32{0, 1, 2}, Umask: c.spec.Umask, ControllingTerminal: near.terminal, Hold: near.holdNames,
+		Cgroup: leafOf(c),
 	}
 	if c.user != nil {
 		s.Credential = c.user.cred

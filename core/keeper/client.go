@@ -152,12 +152,20 @@ func (c *Client) List(ctx context.Context) ([]*keeperpb.Held, []*keeperpb.Proces
 // Forget removes the record of an exited process; EBUSY while it runs, unless it is only watched. A key that is not there is no
 // error.
 func (c *Client) Forget(ctx context.Context, key string) error {
-	return c.ForgetAll(ctx, key, "")
+	return c.ForgetAll(ctx, key, "", "")
 }
 
-// ForgetAll is Forget, and Drop of all names that begin with prefix.
-func (c *Client) ForgetAll(ctx context.Context, key, prefix string) error {
-	_, err := c.call(ctx, &keeperpb.Request{What: &keeperpb.Request_Forget{Forget: &keeperpb.Forget{Key: key, Drop: prefix}}})
+// ForgetAll is Forget, and Drop of all names that begin with prefix. And it has a cgroup removed, if there is one of that name, as soon
+// as nobody is in it any more.
+func (c *Client) ForgetAll(ctx context.Context, key, prefix, cgroup string) error {
+	_, err := c.call(ctx, &keeperpb.Request{What: &keeperpb.Request_Forget{
+		Forget: &keeperpb.Forget{Key: key, Drop: prefix, Cgroup: cgroup}}})
+	return err
+}
+
+// Kill has the process group of that key killed, and all that is in a cgroup, if there is one of that name. There may be neither.
+func (c *Client) Kill(ctx context.Context, key, cgroup string) error {
+	_, err := c.call(ctx, &keeperpb.Request{What: &keeperpb.Request_Kill{Kill: &keeperpb.Kill{Key: key, Cgroup: cgroup}}})
 	return err
 }
 

@@ -39,6 +39,7 @@ func (k *keeper) end() {
 		}
 	}
 	k.killAll(0)
+	k.groups.end()
 
 	k.mu.Lock()
 	k.drop("", true)
@@ -93,6 +94,14 @@ func (k *keeper) killChildren(except int) (left, refused int) {
 		}
 	}
 	return left, refused
+}
+
+// kill kills the process group of a key, if there is one, and all that is in a cgroup. k.mu is held.
+func (k *keeper) kill(key, leaf string) *Error {
+	if p := k.procs[key]; p != nil {
+		p.signal(unix.SIGKILL, true) // nobody is left where that fails
+	}
+	return k.groups.kill(leaf)
 }
 
 // children returns the pids of this process's children, zombies included. The kernel's own list of them is

@@ -20,6 +20,7 @@ import (
 	"github.com/muxd/muxd/core/keeper/keeperpb"
 	"github.com/muxd/muxd/internal/fd"
 	"github.com/muxd/muxd/internal/fdchan"
+	"github.com/muxd/muxd/internal/need"
 )
 
 // patience bounds every wait of these tests, which are for events; reaching it is a failure.
@@ -59,6 +60,8 @@ type setup struct {
 	uid   uint32
 	argv  string
 	dir   string
+
+	cgroup string // to start in; empty: that of the test
 }
 
 // newKeeperProc starts a keeper. At the test's end it is killed, with whatever is left of it.
@@ -94,6 +97,9 @@ func newKeeperProc(t *testing.T, s setup) *keeperProc {
 	k.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if s.uid != 0 {
 		k.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: s.uid, Gid: s.uid}
+	}
+	if s.cgroup != "" {
+		need.InCgroup(t, k.cmd.SysProcAttr, s.cgroup)
 	}
 	if err := k.cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -1,7 +1,6 @@
 package keeper
 
 import (
-	"bufio"
 	"fmt"
 	"math"
 	"os"
@@ -44,7 +43,7 @@ func closeInherited() error {
 // have. To the keeper itself they mean as little as before. SIGHUP, SIGINT and SIGTERM are handled besides,
 // ignored or not.
 func takeIgnored() error {
-	ignored, err := ignoredSignals()
+	ignored, err := IgnoredSignals(os.Getpid())
 	if err != nil {
 		return fmt.Errorf("find the ignored signals: %w", err)
 	}
@@ -71,29 +70,23 @@ const (
 	sigSetxid = syscall.Signal(33)
 )
 
-func ignoredSignals() ([]os.Signal, error) {
-	f, err := os.Open("/proc/self/status")
+// IgnoredSignals returns the signals that a process ignores.
+func IgnoredSignals(pid int) ([]os.Signal, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		hex, ok := strings.CutPrefix(lines.Text(), "SigIgn:")
-		if !ok {
-			continue
-		}
-		mask, err := strconv.ParseUint(strings.TrimSpace(hex), 16, 64)
-		if err != nil {
-			return nil, err
-		}
-		var out []os.Signal
-		for n := 1; n <= 64; n++ {
-			if mask&(1<<(n-1)) != 0 {
-				out = append(out, syscall.Signal(n))
-			}
-		}
-		return out, nil
+	_, rest, found := strings.Cut(string(b), "\nSigIgn:\t") // proc_pid_status(5)
+	hex, _, _ := strings.Cut(rest, "\n")
+	mask, err := strconv.ParseUint(hex, 16, 64)
+	if !found || err != nil {
+		return nil, fmt.Errorf("find SigIgn in /proc/%d/status: %q", pid, hex)
 	}
-	return nil, fmt.Errorf("/proc/self/status has no SigIgn: %w", lines.Err())
+	var out []os.Signal
+	for n := 1; n <= 64; n++ {
+		if mask&(1<<(n-1)) != 0 {
+			out = append(out, syscall.Signal(n))
+		}
+	}
+	return out, nil
 }

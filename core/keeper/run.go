@@ -22,6 +22,7 @@ type Options struct {
 	Env        []string // the agent's environment; nil: the keeper's own
 	Again      []string // argv of the keeper that goes on as another program
 	Takeover   *fd.FD   // from Become: what this process had before; Run takes ownership; nil: nothing
+	Cgroup     bool     // the cgroup of this process is muxd's to divide, whether it is marked so or not
 	Version    string   // what the agent finds in MUXD_KEEPER_VERSION
 
 	// Stderr is for the keeper's own words, and becomes the agent's stdout and stderr. Run does not take
@@ -67,12 +68,13 @@ type keeper struct {
 	held      holdings
 	watches   *watches
 	store     *store // nil: no service manager keeps copies
-	spawning  bool   // a fork is under way whose pid is not recorded yet
-	reapSoon  bool   // somebody may be reaped now who was not before
-	scanning  bool   // orphans are looked for soon
-	cutShort  bool   // that ended at a process which may be the one whose fork is under way
-	blind     int    // children whose exits only SIGCHLD tells
-	detaching int    // records of processes that leave one behind
+	groups    *groups
+	spawning  bool // a fork is under way whose pid is not recorded yet
+	reapSoon  bool // somebody may be reaped now who was not before
+	scanning  bool // orphans are looked for soon
+	cutShort  bool // that ended at a process which may be the one whose fork is under way
+	blind     int  // children whose exits only SIGCHLD tells
+	detaching int  // records of processes that leave one behind
 	ending    bool
 }
 
@@ -160,6 +162,8 @@ func newKeeper(o Options) (_ *keeper, err error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("become subreaper: %w", err)
 	}
+	k.groups = newGroups(k.dir.path, o.Cgroup, k.logf) // before anything is started, which would be outside
+	k.later(k.groups.close)
 	if k.spawner, err = newSpawner(); err != nil {
 		return nil, fmt.Errorf("start the spawner: %w", err)
 	}

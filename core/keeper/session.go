@@ -136,6 +136,8 @@ func (k *keeper) handle(s *session, r *keeperpb.Request, fds []*fd.FD) (*keeperp
 		} else {
 			err = p.signal(syscall.Signal(w.Signal.GetSignal()), w.Signal.GetGroup())
 		}
+	case *keeperpb.Request_Kill:
+		err = k.kill(w.Kill.GetKey(), w.Kill.GetCgroup())
 	case *keeperpb.Request_Hold:
 		err = k.hold(w.Hold, fds)
 	case *keeperpb.Request_Fetch:
@@ -148,7 +150,9 @@ func (k *keeper) handle(s *session, r *keeperpb.Request, fds []*fd.FD) (*keeperp
 		if prefix := w.Forget.GetDrop(); prefix != "" {
 			k.drop(prefix, true)
 		}
-		err = k.forget(w.Forget.GetKey())
+		if err = k.forget(w.Forget.GetKey()); err == nil {
+			k.groups.remove(w.Forget.GetCgroup())
+		}
 	case *keeperpb.Request_Watch:
 		reply.Process, err = k.watch(w.Watch, fds)
 	case *keeperpb.Request_Follow:

@@ -51,7 +51,12 @@ func (k *keeper) spawn(s *session, id uint64, sp *keeperpb.Spawn, fds []*fd.FD) 
 	k.spawning = true
 	k.mu.Unlock()
 	started := time.Now()
-	c, err := k.spawner.start(p)
+	p.cgroup, err = k.groups.make(sp.GetCgroup())
+	var c child
+	if err == nil {
+		c, err = k.spawner.start(p)
+	}
+	k.groups.made(sp.GetCgroup(), err == nil)
 	k.mu.Lock()
 	k.spawning = false
 	rest.After()

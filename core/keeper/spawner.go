@@ -188,6 +188,8 @@ type program struct {
 	credential *keeperpb.Credential
 	rlimits    []*keeperpb.Rlimit
 	confine    *keeperpb.Confine
+	cgroup     string // its path; empty: the keeper's own
+	into       *fd.FD // of the thread: that, open, or nil
 }
 
 // noFile stands in program.files for a number that the process shall not have open.
@@ -307,6 +309,14 @@ func (s *spawner) startHere(p *program) (int, *Error) {
 	if failed != nil {
 		return 0, failed
 	}
+	if p.cgroup != "" {
+		n, err := unix.Open(p.cgroup, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return 0, fail(err.(syscall.Errno), "start %q: open its cgroup %s", exe, p.cgroup)
+		}
+		p.into = fd.New(n)
+		defer p.into.Close()
+	}
 	if p.umask != nil {
 		defer unix.Umask(unix.Umask(int(*p.umask)))
 	}
@@ -330,6 +340,9 @@ func forkExec(exe string, argv, env []string, p *program) (int, syscall.Errno) {
 	}
 	if c := p.credential; c != nil {
 		sys.Credential = &syscall.Credential{Uid: c.GetUid(), Gid: c.GetGid(), Groups: c.GetGroups()}
+	}
+	if p.into != nil {
+		sys.UseCgroupFD, sys.CgroupFD = true, p.into.Int()
 	}
 	pid, err := syscall.ForkExec(exe, argv, &syscall.ProcAttr{Env: env, Files: p.files, Sys: sys})
 	if err != nil {

@@ -45,6 +45,7 @@ type Request struct {
 	//	*Request_Follow
 	//	*Request_Accept
 	//	*Request_Profile
+	//	*Request_Kill
 	What          isRequest_What `protobuf_oneof:"what"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -229,6 +230,15 @@ func (x *Request) GetProfile() *Profile {
 	return nil
 }
 
+func (x *Request) GetKill() *Kill {
+	if x != nil {
+		if x, ok := x.What.(*Request_Kill); ok {
+			return x.Kill
+		}
+	}
+	return nil
+}
+
 type isRequest_What interface {
 	isRequest_What()
 }
@@ -293,6 +303,10 @@ type Request_Profile struct {
 	Profile *Profile `protobuf:"bytes,50,opt,name=profile,proto3,oneof"`
 }
 
+type Request_Kill struct {
+	Kill *Kill `protobuf:"bytes,60,opt,name=kill,proto3,oneof"`
+}
+
 func (*Request_Spawn) isRequest_What() {}
 
 func (*Request_Signal) isRequest_What() {}
@@ -322,6 +336,8 @@ func (*Request_Follow) isRequest_What() {}
 func (*Request_Accept) isRequest_What() {}
 
 func (*Request_Profile) isRequest_What() {}
+
+func (*Request_Kill) isRequest_What() {}
 
 type Reply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -592,7 +608,9 @@ type Spawn struct {
 	Detaches bool     `protobuf:"varint,13,opt,name=detaches,proto3" json:"detaches,omitempty"`
 	Confine  *Confine `protobuf:"bytes,40,opt,name=confine,proto3" json:"confine,omitempty"` // absent: the process may what its user may
 	// The number of the descriptor, one of fds, of the file to execute; absent: the file is found by path.
-	Program       *uint32 `protobuf:"varint,41,opt,name=program,proto3,oneof" json:"program,omitempty"`
+	Program *uint32 `protobuf:"varint,41,opt,name=program,proto3,oneof" json:"program,omitempty"`
+	// The name of a cgroup of its own, which is made for it if it is not there, where muxd has one to divide; empty: muxd's own.
+	Cgroup        string `protobuf:"bytes,42,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -730,6 +748,13 @@ func (x *Spawn) GetProgram() uint32 {
 		return *x.Program
 	}
 	return 0
+}
+
+func (x *Spawn) GetCgroup() string {
+	if x != nil {
+		return x.Cgroup
+	}
+	return ""
 }
 
 // Confine bounds what the process may do beside its descriptors (landlock(7)), as far as the kernel knows of it: the file system
@@ -1101,6 +1126,60 @@ func (x *Signal) GetGroup() bool {
 	return false
 }
 
+// Kill has the process group of that key killed, and whatever is in the cgroup of that name, if it is there, by SIGKILL. It is no error
+// where there is neither.
+type Kill struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Cgroup        string                 `protobuf:"bytes,2,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Kill) Reset() {
+	*x = Kill{}
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Kill) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Kill) ProtoMessage() {}
+
+func (x *Kill) ProtoReflect() protoreflect.Message {
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Kill.ProtoReflect.Descriptor instead.
+func (*Kill) Descriptor() ([]byte, []int) {
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Kill) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Kill) GetCgroup() string {
+	if x != nil {
+		return x.Cgroup
+	}
+	return ""
+}
+
 // Takeover is what a process leaves to the keeper that it becomes, by execve(2), with the numbers of the descriptors that it has
 // left open for it: an agent whose keeper has died, or a keeper that goes on as another program.
 type Takeover struct {
@@ -1116,7 +1195,7 @@ type Takeover struct {
 
 func (x *Takeover) Reset() {
 	*x = Takeover{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[10]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1128,7 +1207,7 @@ func (x *Takeover) String() string {
 func (*Takeover) ProtoMessage() {}
 
 func (x *Takeover) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[10]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1141,7 +1220,7 @@ func (x *Takeover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Takeover.ProtoReflect.Descriptor instead.
 func (*Takeover) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{10}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Takeover) GetControl() uint32 {
@@ -1193,7 +1272,7 @@ type Upgraded struct {
 
 func (x *Upgraded) Reset() {
 	*x = Upgraded{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[11]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1205,7 +1284,7 @@ func (x *Upgraded) String() string {
 func (*Upgraded) ProtoMessage() {}
 
 func (x *Upgraded) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[11]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1218,7 +1297,7 @@ func (x *Upgraded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upgraded.ProtoReflect.Descriptor instead.
 func (*Upgraded) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{11}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Upgraded) GetLock() uint32 {
@@ -1269,7 +1348,7 @@ type Hold struct {
 
 func (x *Hold) Reset() {
 	*x = Hold{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[12]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1281,7 +1360,7 @@ func (x *Hold) String() string {
 func (*Hold) ProtoMessage() {}
 
 func (x *Hold) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[12]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1294,7 +1373,7 @@ func (x *Hold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hold.ProtoReflect.Descriptor instead.
 func (*Hold) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{12}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Hold) GetName() string {
@@ -1328,7 +1407,7 @@ type Fetch struct {
 
 func (x *Fetch) Reset() {
 	*x = Fetch{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[13]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1340,7 +1419,7 @@ func (x *Fetch) String() string {
 func (*Fetch) ProtoMessage() {}
 
 func (x *Fetch) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[13]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1353,7 +1432,7 @@ func (x *Fetch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetch.ProtoReflect.Descriptor instead.
 func (*Fetch) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{13}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Fetch) GetName() string {
@@ -1374,7 +1453,7 @@ type Drop struct {
 
 func (x *Drop) Reset() {
 	*x = Drop{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[14]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1386,7 +1465,7 @@ func (x *Drop) String() string {
 func (*Drop) ProtoMessage() {}
 
 func (x *Drop) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[14]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1399,7 +1478,7 @@ func (x *Drop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drop.ProtoReflect.Descriptor instead.
 func (*Drop) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{14}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Drop) GetName() string {
@@ -1424,7 +1503,7 @@ type List struct {
 
 func (x *List) Reset() {
 	*x = List{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[15]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1515,7 @@ func (x *List) String() string {
 func (*List) ProtoMessage() {}
 
 func (x *List) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[15]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +1528,7 @@ func (x *List) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use List.ProtoReflect.Descriptor instead.
 func (*List) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{15}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{16}
 }
 
 type Held struct {
@@ -1462,7 +1541,7 @@ type Held struct {
 
 func (x *Held) Reset() {
 	*x = Held{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[16]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1474,7 +1553,7 @@ func (x *Held) String() string {
 func (*Held) ProtoMessage() {}
 
 func (x *Held) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[16]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1487,7 +1566,7 @@ func (x *Held) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Held.ProtoReflect.Descriptor instead.
 func (*Held) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{16}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Held) GetName() string {
@@ -1508,14 +1587,15 @@ func (x *Held) GetNote() []byte {
 type Forget struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Drop          string                 `protobuf:"bytes,2,opt,name=drop,proto3" json:"drop,omitempty"` // and drops what is held under names that begin so, unless it is empty
+	Drop          string                 `protobuf:"bytes,2,opt,name=drop,proto3" json:"drop,omitempty"`     // and drops what is held under names that begin so, unless it is empty
+	Cgroup        string                 `protobuf:"bytes,3,opt,name=cgroup,proto3" json:"cgroup,omitempty"` // and removes the cgroup of that name, now or as soon as nobody is in it any more
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Forget) Reset() {
 	*x = Forget{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[17]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1527,7 +1607,7 @@ func (x *Forget) String() string {
 func (*Forget) ProtoMessage() {}
 
 func (x *Forget) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[17]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1540,7 +1620,7 @@ func (x *Forget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forget.ProtoReflect.Descriptor instead.
 func (*Forget) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{17}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Forget) GetKey() string {
@@ -1557,6 +1637,13 @@ func (x *Forget) GetDrop() string {
 	return ""
 }
 
+func (x *Forget) GetCgroup() string {
+	if x != nil {
+		return x.Cgroup
+	}
+	return ""
+}
+
 // Profile takes a profile of the keeper, and writes it to the packet's one fd, a memfd. It is answered then.
 type Profile struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1568,7 +1655,7 @@ type Profile struct {
 
 func (x *Profile) Reset() {
 	*x = Profile{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1580,7 +1667,7 @@ func (x *Profile) String() string {
 func (*Profile) ProtoMessage() {}
 
 func (x *Profile) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[18]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1593,7 +1680,7 @@ func (x *Profile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Profile.ProtoReflect.Descriptor instead.
 func (*Profile) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{18}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Profile) GetKind() string {
@@ -1623,7 +1710,7 @@ type Watch struct {
 
 func (x *Watch) Reset() {
 	*x = Watch{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1635,7 +1722,7 @@ func (x *Watch) String() string {
 func (*Watch) ProtoMessage() {}
 
 func (x *Watch) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[19]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1648,7 +1735,7 @@ func (x *Watch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Watch.ProtoReflect.Descriptor instead.
 func (*Watch) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{19}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Watch) GetKey() string {
@@ -1687,7 +1774,7 @@ type Follow struct {
 
 func (x *Follow) Reset() {
 	*x = Follow{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[20]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1699,7 +1786,7 @@ func (x *Follow) String() string {
 func (*Follow) ProtoMessage() {}
 
 func (x *Follow) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[20]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1712,7 +1799,7 @@ func (x *Follow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Follow.ProtoReflect.Descriptor instead.
 func (*Follow) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{20}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Follow) GetKey() string {
@@ -1748,7 +1835,7 @@ type Accept struct {
 
 func (x *Accept) Reset() {
 	*x = Accept{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[21]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1760,7 +1847,7 @@ func (x *Accept) String() string {
 func (*Accept) ProtoMessage() {}
 
 func (x *Accept) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[21]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1773,7 +1860,7 @@ func (x *Accept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accept.ProtoReflect.Descriptor instead.
 func (*Accept) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{21}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Accept) GetName() string {
@@ -1801,7 +1888,7 @@ type Arm struct {
 
 func (x *Arm) Reset() {
 	*x = Arm{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[22]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1813,7 +1900,7 @@ func (x *Arm) String() string {
 func (*Arm) ProtoMessage() {}
 
 func (x *Arm) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[22]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1826,7 +1913,7 @@ func (x *Arm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Arm.ProtoReflect.Descriptor instead.
 func (*Arm) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{22}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Arm) GetNames() []string {
@@ -1847,7 +1934,7 @@ type Stirred struct {
 
 func (x *Stirred) Reset() {
 	*x = Stirred{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[23]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1859,7 +1946,7 @@ func (x *Stirred) String() string {
 func (*Stirred) ProtoMessage() {}
 
 func (x *Stirred) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[23]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1872,7 +1959,7 @@ func (x *Stirred) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stirred.ProtoReflect.Descriptor instead.
 func (*Stirred) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{23}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Stirred) GetNames() []string {
@@ -1892,7 +1979,7 @@ type Upgrade struct {
 
 func (x *Upgrade) Reset() {
 	*x = Upgrade{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[24]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1904,7 +1991,7 @@ func (x *Upgrade) String() string {
 func (*Upgrade) ProtoMessage() {}
 
 func (x *Upgrade) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[24]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1917,7 +2004,7 @@ func (x *Upgrade) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upgrade.ProtoReflect.Descriptor instead.
 func (*Upgrade) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{24}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{25}
 }
 
 // Ready says that the agent has taken everything over and serves. A new program whose agents do not come so far is taken
@@ -1930,7 +2017,7 @@ type Ready struct {
 
 func (x *Ready) Reset() {
 	*x = Ready{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[25]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1942,7 +2029,7 @@ func (x *Ready) String() string {
 func (*Ready) ProtoMessage() {}
 
 func (x *Ready) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[25]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1955,7 +2042,7 @@ func (x *Ready) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ready.ProtoReflect.Descriptor instead.
 func (*Ready) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{25}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{26}
 }
 
 // Stop ends the keeper, after the agent has ended everything else. No reply: the channel closes.
@@ -1967,7 +2054,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[26]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1979,7 +2066,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[26]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1992,7 +2079,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{26}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{27}
 }
 
 type Takeover_Followed struct {
@@ -2008,7 +2095,7 @@ type Takeover_Followed struct {
 
 func (x *Takeover_Followed) Reset() {
 	*x = Takeover_Followed{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[27]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2020,7 +2107,7 @@ func (x *Takeover_Followed) String() string {
 func (*Takeover_Followed) ProtoMessage() {}
 
 func (x *Takeover_Followed) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[27]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2033,7 +2120,7 @@ func (x *Takeover_Followed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Takeover_Followed.ProtoReflect.Descriptor instead.
 func (*Takeover_Followed) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{10, 0}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{11, 0}
 }
 
 func (x *Takeover_Followed) GetProcess() *Process {
@@ -2082,7 +2169,7 @@ type Takeover_HeldFd struct {
 
 func (x *Takeover_HeldFd) Reset() {
 	*x = Takeover_HeldFd{}
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[28]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2094,7 +2181,7 @@ func (x *Takeover_HeldFd) String() string {
 func (*Takeover_HeldFd) ProtoMessage() {}
 
 func (x *Takeover_HeldFd) ProtoReflect() protoreflect.Message {
-	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[28]
+	mi := &file_core_keeper_keeperpb_keeper_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2107,7 +2194,7 @@ func (x *Takeover_HeldFd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Takeover_HeldFd.ProtoReflect.Descriptor instead.
 func (*Takeover_HeldFd) Descriptor() ([]byte, []int) {
-	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{10, 1}
+	return file_core_keeper_keeperpb_keeper_proto_rawDescGZIP(), []int{11, 1}
 }
 
 func (x *Takeover_HeldFd) GetName() string {
@@ -2135,7 +2222,7 @@ var File_core_keeper_keeperpb_keeper_proto protoreflect.FileDescriptor
 
 const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\n" +
-	"!core/keeper/keeperpb/keeper.proto\x12\x0emuxd.keeper.v1\"\xe8\x05\n" +
+	"!core/keeper/keeperpb/keeper.proto\x12\x0emuxd.keeper.v1\"\x94\x06\n" +
 	"\aRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12-\n" +
 	"\x05spawn\x18\x02 \x01(\v2\x15.muxd.keeper.v1.SpawnH\x00R\x05spawn\x120\n" +
@@ -2153,7 +2240,8 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\x03arm\x18\x14 \x01(\v2\x13.muxd.keeper.v1.ArmH\x00R\x03arm\x120\n" +
 	"\x06follow\x18( \x01(\v2\x16.muxd.keeper.v1.FollowH\x00R\x06follow\x120\n" +
 	"\x06accept\x18) \x01(\v2\x16.muxd.keeper.v1.AcceptH\x00R\x06accept\x123\n" +
-	"\aprofile\x182 \x01(\v2\x17.muxd.keeper.v1.ProfileH\x00R\aprofileB\x06\n" +
+	"\aprofile\x182 \x01(\v2\x17.muxd.keeper.v1.ProfileH\x00R\aprofile\x12*\n" +
+	"\x04kill\x18< \x01(\v2\x14.muxd.keeper.v1.KillH\x00R\x04killB\x06\n" +
 	"\x04what\"\xd7\x01\n" +
 	"\x05Reply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
@@ -2169,7 +2257,7 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\x05reply\x18\x02 \x01(\v2\x15.muxd.keeper.v1.ReplyH\x00R\x05reply\x12*\n" +
 	"\x04exit\x18\x03 \x01(\v2\x14.muxd.keeper.v1.ExitH\x00R\x04exit\x123\n" +
 	"\astirred\x18\x04 \x01(\v2\x17.muxd.keeper.v1.StirredH\x00R\astirredB\x06\n" +
-	"\x04what\"\xdf\x03\n" +
+	"\x04what\"\xf7\x03\n" +
 	"\x05Spawn\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\fR\x04path\x12\x12\n" +
@@ -2188,7 +2276,8 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\x04note\x18\f \x01(\fR\x04note\x12\x1a\n" +
 	"\bdetaches\x18\r \x01(\bR\bdetaches\x121\n" +
 	"\aconfine\x18( \x01(\v2\x17.muxd.keeper.v1.ConfineR\aconfine\x12\x1d\n" +
-	"\aprogram\x18) \x01(\rH\x01R\aprogram\x88\x01\x01B\b\n" +
+	"\aprogram\x18) \x01(\rH\x01R\aprogram\x88\x01\x01\x12\x16\n" +
+	"\x06cgroup\x18* \x01(\tR\x06cgroupB\b\n" +
 	"\x06_umaskB\n" +
 	"\n" +
 	"\b_program\"3\n" +
@@ -2222,7 +2311,10 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\x06Signal\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\rR\x06signal\x12\x14\n" +
-	"\x05group\x18\x03 \x01(\bR\x05group\"\xd3\x03\n" +
+	"\x05group\x18\x03 \x01(\bR\x05group\"0\n" +
+	"\x04Kill\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
+	"\x06cgroup\x18\x02 \x01(\tR\x06cgroup\"\xd3\x03\n" +
 	"\bTakeover\x12\x18\n" +
 	"\acontrol\x18\x01 \x01(\rR\acontrol\x12\x1a\n" +
 	"\bsessions\x18\x02 \x01(\rR\bsessions\x12=\n" +
@@ -2259,10 +2351,11 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\x04List\".\n" +
 	"\x04Held\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04note\x18\x02 \x01(\fR\x04note\".\n" +
+	"\x04note\x18\x02 \x01(\fR\x04note\"F\n" +
 	"\x06Forget\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
-	"\x04drop\x18\x02 \x01(\tR\x04drop\"9\n" +
+	"\x04drop\x18\x02 \x01(\tR\x04drop\x12\x16\n" +
+	"\x06cgroup\x18\x03 \x01(\tR\x06cgroup\"9\n" +
 	"\aProfile\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1a\n" +
 	"\bduration\x18\x02 \x01(\x03R\bduration\"?\n" +
@@ -2297,7 +2390,7 @@ func file_core_keeper_keeperpb_keeper_proto_rawDescGZIP() []byte {
 	return file_core_keeper_keeperpb_keeper_proto_rawDescData
 }
 
-var file_core_keeper_keeperpb_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_core_keeper_keeperpb_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_core_keeper_keeperpb_keeper_proto_goTypes = []any{
 	(*Request)(nil),           // 0: muxd.keeper.v1.Request
 	(*Reply)(nil),             // 1: muxd.keeper.v1.Reply
@@ -2309,62 +2402,64 @@ var file_core_keeper_keeperpb_keeper_proto_goTypes = []any{
 	(*Rlimit)(nil),            // 7: muxd.keeper.v1.Rlimit
 	(*Process)(nil),           // 8: muxd.keeper.v1.Process
 	(*Signal)(nil),            // 9: muxd.keeper.v1.Signal
-	(*Takeover)(nil),          // 10: muxd.keeper.v1.Takeover
-	(*Upgraded)(nil),          // 11: muxd.keeper.v1.Upgraded
-	(*Hold)(nil),              // 12: muxd.keeper.v1.Hold
-	(*Fetch)(nil),             // 13: muxd.keeper.v1.Fetch
-	(*Drop)(nil),              // 14: muxd.keeper.v1.Drop
-	(*List)(nil),              // 15: muxd.keeper.v1.List
-	(*Held)(nil),              // 16: muxd.keeper.v1.Held
-	(*Forget)(nil),            // 17: muxd.keeper.v1.Forget
-	(*Profile)(nil),           // 18: muxd.keeper.v1.Profile
-	(*Watch)(nil),             // 19: muxd.keeper.v1.Watch
-	(*Follow)(nil),            // 20: muxd.keeper.v1.Follow
-	(*Accept)(nil),            // 21: muxd.keeper.v1.Accept
-	(*Arm)(nil),               // 22: muxd.keeper.v1.Arm
-	(*Stirred)(nil),           // 23: muxd.keeper.v1.Stirred
-	(*Upgrade)(nil),           // 24: muxd.keeper.v1.Upgrade
-	(*Ready)(nil),             // 25: muxd.keeper.v1.Ready
-	(*Stop)(nil),              // 26: muxd.keeper.v1.Stop
-	(*Takeover_Followed)(nil), // 27: muxd.keeper.v1.Takeover.Followed
-	(*Takeover_HeldFd)(nil),   // 28: muxd.keeper.v1.Takeover.HeldFd
+	(*Kill)(nil),              // 10: muxd.keeper.v1.Kill
+	(*Takeover)(nil),          // 11: muxd.keeper.v1.Takeover
+	(*Upgraded)(nil),          // 12: muxd.keeper.v1.Upgraded
+	(*Hold)(nil),              // 13: muxd.keeper.v1.Hold
+	(*Fetch)(nil),             // 14: muxd.keeper.v1.Fetch
+	(*Drop)(nil),              // 15: muxd.keeper.v1.Drop
+	(*List)(nil),              // 16: muxd.keeper.v1.List
+	(*Held)(nil),              // 17: muxd.keeper.v1.Held
+	(*Forget)(nil),            // 18: muxd.keeper.v1.Forget
+	(*Profile)(nil),           // 19: muxd.keeper.v1.Profile
+	(*Watch)(nil),             // 20: muxd.keeper.v1.Watch
+	(*Follow)(nil),            // 21: muxd.keeper.v1.Follow
+	(*Accept)(nil),            // 22: muxd.keeper.v1.Accept
+	(*Arm)(nil),               // 23: muxd.keeper.v1.Arm
+	(*Stirred)(nil),           // 24: muxd.keeper.v1.Stirred
+	(*Upgrade)(nil),           // 25: muxd.keeper.v1.Upgrade
+	(*Ready)(nil),             // 26: muxd.keeper.v1.Ready
+	(*Stop)(nil),              // 27: muxd.keeper.v1.Stop
+	(*Takeover_Followed)(nil), // 28: muxd.keeper.v1.Takeover.Followed
+	(*Takeover_HeldFd)(nil),   // 29: muxd.keeper.v1.Takeover.HeldFd
 }
 var file_core_keeper_keeperpb_keeper_proto_depIdxs = []int32{
 	4,  // 0: muxd.keeper.v1.Request.spawn:type_name -> muxd.keeper.v1.Spawn
 	9,  // 1: muxd.keeper.v1.Request.signal:type_name -> muxd.keeper.v1.Signal
-	12, // 2: muxd.keeper.v1.Request.hold:type_name -> muxd.keeper.v1.Hold
-	13, // 3: muxd.keeper.v1.Request.fetch:type_name -> muxd.keeper.v1.Fetch
-	14, // 4: muxd.keeper.v1.Request.drop:type_name -> muxd.keeper.v1.Drop
-	15, // 5: muxd.keeper.v1.Request.list:type_name -> muxd.keeper.v1.List
-	17, // 6: muxd.keeper.v1.Request.forget:type_name -> muxd.keeper.v1.Forget
-	19, // 7: muxd.keeper.v1.Request.watch:type_name -> muxd.keeper.v1.Watch
-	26, // 8: muxd.keeper.v1.Request.stop:type_name -> muxd.keeper.v1.Stop
-	24, // 9: muxd.keeper.v1.Request.upgrade:type_name -> muxd.keeper.v1.Upgrade
-	25, // 10: muxd.keeper.v1.Request.ready:type_name -> muxd.keeper.v1.Ready
-	22, // 11: muxd.keeper.v1.Request.arm:type_name -> muxd.keeper.v1.Arm
-	20, // 12: muxd.keeper.v1.Request.follow:type_name -> muxd.keeper.v1.Follow
-	21, // 13: muxd.keeper.v1.Request.accept:type_name -> muxd.keeper.v1.Accept
-	18, // 14: muxd.keeper.v1.Request.profile:type_name -> muxd.keeper.v1.Profile
-	8,  // 15: muxd.keeper.v1.Reply.process:type_name -> muxd.keeper.v1.Process
-	16, // 16: muxd.keeper.v1.Reply.held:type_name -> muxd.keeper.v1.Held
-	8,  // 17: muxd.keeper.v1.Reply.processes:type_name -> muxd.keeper.v1.Process
-	8,  // 18: muxd.keeper.v1.Exit.process:type_name -> muxd.keeper.v1.Process
-	0,  // 19: muxd.keeper.v1.Message.request:type_name -> muxd.keeper.v1.Request
-	1,  // 20: muxd.keeper.v1.Message.reply:type_name -> muxd.keeper.v1.Reply
-	2,  // 21: muxd.keeper.v1.Message.exit:type_name -> muxd.keeper.v1.Exit
-	23, // 22: muxd.keeper.v1.Message.stirred:type_name -> muxd.keeper.v1.Stirred
-	6,  // 23: muxd.keeper.v1.Spawn.credential:type_name -> muxd.keeper.v1.Credential
-	7,  // 24: muxd.keeper.v1.Spawn.rlimits:type_name -> muxd.keeper.v1.Rlimit
-	5,  // 25: muxd.keeper.v1.Spawn.confine:type_name -> muxd.keeper.v1.Confine
-	27, // 26: muxd.keeper.v1.Takeover.followed:type_name -> muxd.keeper.v1.Takeover.Followed
-	28, // 27: muxd.keeper.v1.Takeover.held:type_name -> muxd.keeper.v1.Takeover.HeldFd
-	11, // 28: muxd.keeper.v1.Takeover.upgraded:type_name -> muxd.keeper.v1.Upgraded
-	8,  // 29: muxd.keeper.v1.Takeover.Followed.process:type_name -> muxd.keeper.v1.Process
-	30, // [30:30] is the sub-list for method output_type
-	30, // [30:30] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	13, // 2: muxd.keeper.v1.Request.hold:type_name -> muxd.keeper.v1.Hold
+	14, // 3: muxd.keeper.v1.Request.fetch:type_name -> muxd.keeper.v1.Fetch
+	15, // 4: muxd.keeper.v1.Request.drop:type_name -> muxd.keeper.v1.Drop
+	16, // 5: muxd.keeper.v1.Request.list:type_name -> muxd.keeper.v1.List
+	18, // 6: muxd.keeper.v1.Request.forget:type_name -> muxd.keeper.v1.Forget
+	20, // 7: muxd.keeper.v1.Request.watch:type_name -> muxd.keeper.v1.Watch
+	27, // 8: muxd.keeper.v1.Request.stop:type_name -> muxd.keeper.v1.Stop
+	25, // 9: muxd.keeper.v1.Request.upgrade:type_name -> muxd.keeper.v1.Upgrade
+	26, // 10: muxd.keeper.v1.Request.ready:type_name -> muxd.keeper.v1.Ready
+	23, // 11: muxd.keeper.v1.Request.arm:type_name -> muxd.keeper.v1.Arm
+	21, // 12: muxd.keeper.v1.Request.follow:type_name -> muxd.keeper.v1.Follow
+	22, // 13: muxd.keeper.v1.Request.accept:type_name -> muxd.keeper.v1.Accept
+	19, // 14: muxd.keeper.v1.Request.profile:type_name -> muxd.keeper.v1.Profile
+	10, // 15: muxd.keeper.v1.Request.kill:type_name -> muxd.keeper.v1.Kill
+	8,  // 16: muxd.keeper.v1.Reply.process:type_name -> muxd.keeper.v1.Process
+	17, // 17: muxd.keeper.v1.Reply.held:type_name -> muxd.keeper.v1.Held
+	8,  // 18: muxd.keeper.v1.Reply.processes:type_name -> muxd.keeper.v1.Process
+	8,  // 19: muxd.keeper.v1.Exit.process:type_name -> muxd.keeper.v1.Process
+	0,  // 20: muxd.keeper.v1.Message.request:type_name -> muxd.keeper.v1.Request
+	1,  // 21: muxd.keeper.v1.Message.reply:type_name -> muxd.keeper.v1.Reply
+	2,  // 22: muxd.keeper.v1.Message.exit:type_name -> muxd.keeper.v1.Exit
+	24, // 23: muxd.keeper.v1.Message.stirred:type_name -> muxd.keeper.v1.Stirred
+	6,  // 24: muxd.keeper.v1.Spawn.credential:type_name -> muxd.keeper.v1.Credential
+	7,  // 25: muxd.keeper.v1.Spawn.rlimits:type_name -> muxd.keeper.v1.Rlimit
+	5,  // 26: muxd.keeper.v1.Spawn.confine:type_name -> muxd.keeper.v1.Confine
+	28, // 27: muxd.keeper.v1.Takeover.followed:type_name -> muxd.keeper.v1.Takeover.Followed
+	29, // 28: muxd.keeper.v1.Takeover.held:type_name -> muxd.keeper.v1.Takeover.HeldFd
+	12, // 29: muxd.keeper.v1.Takeover.upgraded:type_name -> muxd.keeper.v1.Upgraded
+	8,  // 30: muxd.keeper.v1.Takeover.Followed.process:type_name -> muxd.keeper.v1.Process
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_core_keeper_keeperpb_keeper_proto_init() }
@@ -2388,6 +2483,7 @@ func file_core_keeper_keeperpb_keeper_proto_init() {
 		(*Request_Follow)(nil),
 		(*Request_Accept)(nil),
 		(*Request_Profile)(nil),
+		(*Request_Kill)(nil),
 	}
 	file_core_keeper_keeperpb_keeper_proto_msgTypes[3].OneofWrappers = []any{
 		(*Message_Request)(nil),
@@ -2396,15 +2492,15 @@ func file_core_keeper_keeperpb_keeper_proto_init() {
 		(*Message_Stirred)(nil),
 	}
 	file_core_keeper_keeperpb_keeper_proto_msgTypes[4].OneofWrappers = []any{}
-	file_core_keeper_keeperpb_keeper_proto_msgTypes[11].OneofWrappers = []any{}
-	file_core_keeper_keeperpb_keeper_proto_msgTypes[27].OneofWrappers = []any{}
+	file_core_keeper_keeperpb_keeper_proto_msgTypes[12].OneofWrappers = []any{}
+	file_core_keeper_keeperpb_keeper_proto_msgTypes[28].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_core_keeper_keeperpb_keeper_proto_rawDesc), len(file_core_keeper_keeperpb_keeper_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
