@@ -45,12 +45,24 @@ type Sent struct {
 // Send types into a child's console, and returns when the terminal has all of it. Keys and what is pasted are typed as the program
 // wants them when Send begins. It blocks while the child does not read.
 func (c *Client) Send(ctx context.Context, child string, what ...Typed) (Sent, error) {
+	return c.SendOnce(ctx, child, "", what...)
+}
+
+// inputIDMost is how long the name of an input may be.
+const inputIDMost = 32
+
+// SendOnce is Send, and types nothing again of what was typed by an earlier call with the same id, at most 32 bytes long: whoever does not know
+// what became of a call makes it once more, with the same words. The console remembers the latest 127 inputs of a run.
+func (c *Client) SendOnce(ctx context.Context, child, id string, what ...Typed) (Sent, error) {
+	if len(id) > inputIDMost {
+		return Sent{}, fmt.Errorf("id %q has %d bytes, at most %d can be told apart", id, len(id), inputIDMost)
+	}
 	for _, t := range what {
 		if _, err := t.bytes(InputModes{}); err != nil {
 			return Sent{}, err
 		}
 	}
-	d, err := c.drive(ctx, child, AttachOptions{Replay: "none"}, Cursor{})
+	d, err := c.drive(ctx, child, AttachOptions{Replay: "none", InputID: id}, Cursor{})
 	if err != nil {
 		return Sent{}, err
 	}

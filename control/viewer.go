@@ -59,6 +59,7 @@ type Viewer struct {
 	changed  chan struct{} // closed and made anew when unacked has shrunk, or the connection has ended
 	unacked  []byte        // sent or about to be sent, and not acknowledged
 	first    uint64        // the offset of unacked's first byte
+	acked    uint64        // the console has the input up to here; more than was sent, where an input of the same name was typed before
 	output   uint64        // the console's output up to here has been received
 	received bool          // output counts
 	ended    bool          // Recv has returned an error, or Close was called
@@ -210,6 +211,7 @@ func (v *Viewer) sendKept(ctx context.Context, p []byte) (n int, err error) {
 	}
 	v.eof = false
 	err = v.write(ctx, viewer.Frame{Type: viewer.Input, Offset: offset, Data: p[:n]})
+	defer v.acknowledge(0) // what the console had before it was sent is not acknowledged again
 	switch {
 	case err != nil && ctx.Err() != nil:
 		v.unkeep(n)
@@ -319,10 +321,12 @@ func (v *Viewer) unkeep(n int) {
 	v.unacked = v.unacked[:len(v.unacked)-min(n, len(v.unacked))]
 }
 
-// acknowledge forgets what was kept below offset. An offset outside of what was kept changes nothing beyond it.
+// acknowledge forgets what was kept below offset, and below every earlier one.
 func (v *Viewer) acknowledge(offset uint64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.acked = max(v.acked, offset)
+	offset = v.acked
 	if offset <= v.first || len(v.unacked) == 0 {
 		return
 	}

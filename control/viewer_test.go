@@ -226,3 +226,31 @@ func TestViewerWrongDirection(t *testing.T) {
 		t.Error("a client's frame was taken from the console")
 	}
 }
+
+// What another connection has typed of an input of that name is acknowledged at once, and not when it is sent again.
+func TestViewerTypedBefore(t *testing.T) {
+	v, s := pair(t)
+	defer unix.Close(s)
+	say(t, s, viewer.Frame{Type: viewer.Ack, Offset: 5})
+	if e, err := v.Recv(); err != nil || e.Kind != ViewerAck {
+		t.Fatal(e, err)
+	}
+	for i, part := range []string{"one", " tw", "o"} {
+		if n, err := v.Send(t.Context(), []byte(part)); n != len(part) || err != nil {
+			t.Fatalf("send: %d, %v", n, err)
+		}
+		if f := hear(t, s); string(f.Data) != part || f.Offset != uint64(3*i) {
+			t.Errorf("it sends %q at %d", f.Data, f.Offset)
+		}
+	}
+	if offset, left := v.Unacknowledged(); offset != 5 || string(left) != "wo" {
+		t.Errorf("not acknowledged: %q from %d on, want all behind byte 5", left, offset)
+	}
+	say(t, s, viewer.Frame{Type: viewer.Ack, Offset: 7})
+	if _, err := v.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Settled(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

@@ -19,6 +19,7 @@ import (
 
 func (a *app) sendCmd() *cobra.Command {
 	var keys []string
+	var id string
 	var paste bool
 	var timeout time.Duration
 	c := &cobra.Command{
@@ -28,7 +29,9 @@ the console stood before. What read and expect tell with --since CURSOR came aft
 
 A key is one character, or Enter, Escape, Tab, Space, BSpace, Up, Down, Left, Right, Home, End, PageUp, PageDown, IC, DC, F1 to F12, or
 KP0 to KP9, KP+, KP-, KP*, KP/, KP. and KPEnter, with C- (control), M- (meta) and S- (shift) before it, as in C-c, M-x, S-Tab, C-Left.
-Cursor keys and the keypad send what the program has asked its terminal for, and what is pasted is in brackets where it wants that.`,
+Cursor keys and the keypad send what the program has asked its terminal for, and what is pasted is in brackets where it wants that.
+
+With --id a send that is made again, after one of which nobody knows what became, types only what was not typed yet.`,
 		Example: `  muxctl send shell 'ls -l' --key Enter
   muxctl send editor --key Escape --key : --key w --key q --key Enter
   muxctl send editor --paste < text`,
@@ -43,7 +46,7 @@ Cursor keys and the keypad send what the program has asked its terminal for, and
 			}
 			ctx, cancel := within(c.Context(), timeout)
 			defer cancel()
-			s, err := m.Send(ctx, argv[0], what...)
+			s, err := m.SendOnce(ctx, argv[0], id, what...)
 			for _, text := range s.Notices {
 				fmt.Fprintln(os.Stderr, "muxctl:", text)
 			}
@@ -60,6 +63,7 @@ Cursor keys and the keypad send what the program has asked its terminal for, and
 	fl := c.Flags()
 	fl.StringArrayVarP(&keys, "key", "k", nil, "a `KEY` to type, after TEXT; several in their order")
 	fl.BoolVar(&paste, "paste", false, "give TEXT, or without one what comes on stdin, as a terminal gives what is pasted")
+	fl.StringVar(&id, "id", "", "a name of the program's own, for this send and when it is made again, at most 32 bytes")
 	fl.DurationVar(&timeout, "timeout", 0, "how long the child may take nothing; 0: for ever")
 	return c
 }
