@@ -21,7 +21,7 @@ func (a *Agent) reload() (string, error) {
 	old := a.cfg.Swap(cfg)
 	a.level.Set(cfg.Agent.LogLevel)
 	for _, p := range a.host.All() {
-		p.Stir() // the new plugin_hang holds from now on
+		p.Reconsider() // the new plugin_hang holds from now on
 	}
 	had := map[string]bool{}
 	for _, c := range old.Children {

@@ -22,27 +22,28 @@ import (
 
 // Plugin is a running plugin process. Its states: starting (started is open), running, gone (gone is closed). run moves it.
 type Plugin struct {
-	host     *Host
-	name     string
-	key      string
-	command  Command
-	process  *keeperpb.Process
-	client   *plugin.Client
-	sinks    sinkpb.SinkClient
-	desc     *sinkpb.Description
-	protocol int       // the version that was agreed on
-	parks    parkCount // what it has parked; of park
-	fds      *fdchan.Endpoint
-	listener string // path of the socket on which a later muxd opens another fd channel
-	file     fileID // of the executable that was started
-	stopping atomic.Bool
-	hung     atomic.Pointer[string] // why it was killed, of one that hung
-	stir     chan struct{}          // capacity 1: see pulse
-	err      error                  // why the start failed; set before started is closed
-	started  chan struct{}          // closed when the start has ended
-	end      *keeperpb.Process      // set before exited is closed
-	exited   chan struct{}          // closed when the process is reaped; never, where it could not be spawned
-	gone     chan struct{}          // closed when the process is reaped, or could not be started
+	host       *Host
+	name       string
+	key        string
+	command    Command
+	process    *keeperpb.Process
+	client     *plugin.Client
+	sinks      sinkpb.SinkClient
+	desc       *sinkpb.Description
+	protocol   int       // the version that was agreed on
+	parks      parkCount // what it has parked; of park
+	fds        *fdchan.Endpoint
+	listener   string // path of the socket on which a later muxd opens another fd channel
+	file       fileID // of the executable that was started
+	stopping   atomic.Bool
+	hung       atomic.Pointer[string] // why it was killed, of one that hung
+	stir       chan struct{}          // capacity 1: see pulse, as of
+	reconsider chan struct{}
+	err        error             // why the start failed; set before started is closed
+	started    chan struct{}     // closed when the start has ended
+	end        *keeperpb.Process // set before exited is closed
+	exited     chan struct{}     // closed when the process is reaped; never, where it could not be spawned
+	gone       chan struct{}     // closed when the process is reaped, or could not be started
 }
 
 // Name is the name by which sink specs call the plugin.

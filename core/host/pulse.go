@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -49,6 +47,15 @@ func (p *Plugin) dialOptions() []grpc.DialOption {
 	return append(localrpc.Client(), grpc.WithChainUnaryInterceptor(p.stirring, plainCall), grpc.WithStreamInterceptor(plainStream))
 }
 
+// Reconsider has pulse look at Options.Hang again. It does not block.
+func (p *Plugin) Reconsider() {
+	select {
+	case p.reconsider <- struct{}{}:
+	default:
+	}
+	p.Stir() // also one that was to hang for ever
+}
+
 // pulse is the loop above. It ends with the process.
 func (p *Plugin) pulse() {
 	for {
@@ -57,17 +64,19 @@ func (p *Plugin) pulse() {
 		case <-p.exited:
 			return
 		}
-		hang := p.host.o.Hang()
-		if hang <= 0 {
+		for begun, left := time.Now(), p.host.o.Hang()/2; left > 0; left = p.host.o.Hang()/2 - time.Since(begun) {
+			select {
+			case <-time.After(left):
+			case <-p.reconsider:
+			case <-p.exited:
+				return
+			}
+		}
+		if p.host.o.Hang() <= 0 {
 			continue
 		}
-		select {
-		case <-time.After(hang / 2):
-		case <-p.exited:
-			return
-		}
-		if !p.answers(hang) {
-			why := fmt.Sprintf("it did not answer for %v, and was killed", hang)
+		if silent := p.answers(); silent > 0 {
+			why := fmt.Sprintf("it did not answer for %v, and was killed", silent)
 			p.hung.Store(&why)
 			p.host.o.Keeper.Signal(context.Background(), p.key, unix.SIGKILL, false)
 			return
@@ -78,8 +87,9 @@ func (p *Plugin) pulse() {
 	}
 }
 
-// answers asks the plugin for its openings. It says false when there was no answer for hang; an error is an answer.
-func (p *Plugin) answers(hang time.Duration) bool {
+// answers asks the plugin for its openings. It returns for how long there was no answer where that was too long, and otherwise 0; an
+// error is an answer.
+func (p *Plugin) answers() (silent time.Duration) {
 	ctx, cancel := context.WithCancel(context.Background())
 	answered := make(chan struct{})
 	go func() {
@@ -90,40 +100,49 @@ func (p *Plugin) answers(hang time.Duration) bool {
 		cancel()
 		<-answered
 	}()
-	part := hang / asks
-	for s := newSilence(int(p.process.Pid)); s.total < hang; s.add(part) {
+	s := newSilence(int(p.process.Pid))
+	for hang := p.host.o.Hang(); hang > 0; hang = p.host.o.Hang() {
+		if s.total >= hang {
+			return hang
+		}
+		part := hang / asks
 		select {
 		case <-answered:
-			return true
+			return 0
 		case <-p.exited:
-			return true
+			return 0
+		case <-p.reconsider:
 		case <-time.After(part):
+			s.add(part)
 		}
 	}
-	return false
+	return 0
 }
 
 // silence is how long a process has said nothing though it could have. What does not count: time in which this process was not on
 // time itself, as on a machine that is overloaded or was suspended (and CLOCK_MONOTONIC stands still while it is); and time
-// for which a thread of the other waited for a CPU.
+// for which a thread of the other, or of this one, waited for a CPU.
 type silence struct {
 	pid   int
 	total time.Duration
 	last  time.Time
-	waits map[string]time.Duration // by thread
+	other map[string]thread // by the path of its schedstat
+	this  map[string]thread
 }
 
-func newSilence(pid int) *silence { return &silence{pid: pid, last: time.Now(), waits: cpuWaits(pid)} }
+func newSilence(pid int) *silence {
+	return &silence{pid: pid, last: time.Now(), other: threads(pid), this: threads(os.Getpid())}
+}
 
 // add counts the part that has just passed. A process that somebody has stopped cannot answer, however late this one is.
 func (s *silence) add(part time.Duration) {
-	now, waits := time.Now(), cpuWaits(s.pid)
+	now, other, this := time.Now(), threads(s.pid), threads(os.Getpid())
 	if stopped(s.pid) {
 		s.total += part
 	} else {
-		s.total += silent(part, now.Sub(s.last), longestWait(s.waits, waits))
+		s.total += silent(part, now.Sub(s.last), max(longestWait(part, s.other, other), longestWait(part, s.this, this)))
 	}
-	s.last, s.waits = now, waits
+	s.last, s.other, s.this = now, other, this
 }
 
 // silent is how much of a part counts, of which so much time has passed, and for so much of which a thread waited for a CPU.
@@ -134,35 +153,54 @@ func silent(part, passed, waited time.Duration) time.Duration {
 	return max(0, part-waited)
 }
 
-// stopped says whether a process was stopped by a signal (T of proc_pid_stat(5)).
-func stopped(pid int) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	i := bytes.LastIndexByte(b, ')')
-	return err == nil && i >= 0 && i+2 < len(b) && b[i+2] == 'T'
+// stopped says whether a process was stopped by a signal.
+func stopped(pid int) bool { return stateOf(fmt.Sprintf("/proc/%d/stat", pid)) == 'T' }
+
+// stateOf is the state that a stat file tells (proc_pid_stat(5)); 0 where there is none.
+func stateOf(path string) byte {
+	b, err := os.ReadFile(path)
+	if i := bytes.LastIndexByte(b, ')'); err == nil && i >= 0 && i+2 < len(b) {
+		return b[i+2]
+	}
+	return 0
 }
 
-// longestWait is how long the thread that waited most for a CPU did so between two looks.
-func longestWait(before, after map[string]time.Duration) time.Duration {
+// thread is what a thread has had of the CPUs so far.
+type thread struct {
+	ran, waited time.Duration
+	runnable    bool
+}
+
+// longestWait is how long the thread that waited most for a CPU did so between two looks, with a part between them. The kernel counts a
+// wait when it is over: a thread that was runnable at both looks, and has not run, has waited all the time.
+func longestWait(part time.Duration, before, after map[string]thread) time.Duration {
 	var most time.Duration
-	for thread, wait := range after {
-		most = max(most, wait-before[thread])
+	for path, now := range after {
+		was, known := before[path]
+		switch {
+		case known && was.runnable && now.runnable && was.ran == now.ran:
+			most = max(most, part)
+		default:
+			most = max(most, now.waited-was.waited)
+		}
 	}
 	return most
 }
 
-// cpuWaits tells for each thread of a process how long it has been runnable without running, ever: the second field of
-// /proc/PID/task/TID/schedstat (Documentation/scheduler/sched-stats.rst). Where the kernel does not say, nothing.
-func cpuWaits(pid int) map[string]time.Duration {
-	out := map[string]time.Duration{}
+// threads looks at the threads of a process. How long each has run, and has been runnable without running, are the first fields of its
+// schedstat (Documentation/scheduler/sched-stats.rst). Where the kernel does not say, nothing.
+func threads(pid int) map[string]thread {
+	out := map[string]thread{}
 	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	for _, file := range files {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			continue // the thread has ended
 		}
-		if fields := strings.Fields(string(b)); len(fields) == 3 {
-			n, _ := strconv.ParseInt(fields[1], 10, 64)
-			out[file] = time.Duration(n)
+		var ran, waited int64
+		if n, _ := fmt.Sscan(string(b), &ran, &waited); n == 2 {
+			state := stateOf(filepath.Join(filepath.Dir(file), "stat"))
+			out[file] = thread{ran: time.Duration(ran), waited: time.Duration(waited), runnable: state == 'R'}
 		}
 	}
 	return out

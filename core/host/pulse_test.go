@@ -28,13 +28,34 @@ func TestSilent(t *testing.T) {
 }
 
 func TestLongestWait(t *testing.T) {
-	before := map[string]time.Duration{"1": 100, "2": 50}
-	after := map[string]time.Duration{"1": 110, "2": 90, "3": 5}
-	if got := longestWait(before, after); got != 40 {
-		t.Errorf("longest wait %v, want 40", got)
+	const part = time.Second
+	before := map[string]thread{"1": {waited: 100}, "2": {waited: 50}}
+	for _, c := range []struct {
+		name  string
+		after map[string]thread
+		want  time.Duration
+	}{
+		{"one waited longest", map[string]thread{"1": {waited: 110}, "2": {waited: 90}, "3": {waited: 5}}, 40},
+		{"it has ended", nil, 0},
+	} {
+		if got := longestWait(part, before, c.after); got != c.want {
+			t.Errorf("%s: longest wait %v, want %v", c.name, got, c.want)
+		}
 	}
-	if got := longestWait(after, nil); got != 0 {
-		t.Errorf("longest wait of a process that has ended: %v", got)
+	const ran = 7 * time.Millisecond
+	waits := map[string]thread{"1": {ran: ran, runnable: true}}
+	for _, c := range []struct {
+		name string
+		now  thread
+		want time.Duration
+	}{
+		{"it waits still", thread{ran: ran, runnable: true}, part},
+		{"it has run, and can again", thread{ran: 2 * ran, waited: ran, runnable: true}, ran},
+		{"it sleeps by now", thread{ran: ran}, 0},
+	} {
+		if got := longestWait(part, waits, map[string]thread{"1": c.now}); got != c.want {
+			t.Errorf("%s: longest wait %v, want %v", c.name, got, c.want)
+		}
 	}
 }
 

@@ -154,7 +154,7 @@ func (p *Plugin) connect() error {
 
 func newPlugin(h *Host, name, key string) *Plugin {
 	return &Plugin{
-		host: h, name: name, key: key, stir: make(chan struct{}, 1),
+		host: h, name: name, key: key, stir: make(chan struct{}, 1), reconsider: make(chan struct{}, 1),
 		started: make(chan struct{}), exited: make(chan struct{}), gone: make(chan struct{}),
 	}
 }
