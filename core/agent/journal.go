@@ -180,12 +180,9 @@ func (c *child) message() *agentpb.Child {
 		Backoff: int64(c.backoff), BackoffFirst: int64(c.backoffFirst), BackoffMax: int64(c.backoffMax),
 	}
 	for _, ch := range c.sinks {
-		w := &agentpb.Choice{Text: ch.text, Name: ch.spec.Name, Arg: ch.spec.Arg, Options: ch.spec.Options, Wiring: ch.wiring, Policy: int32(ch.policy), Removed: ch.removed}
+		w := ch.message()
 		if ch.from != nil {
 			w.Behind = uint32(slices.Index(c.sinks, ch.from) + 1)
-		}
-		for _, s := range ch.streams {
-			w.Streams = append(w.Streams, int32(s))
 		}
 		m.Choices = append(m.Choices, w)
 	}
@@ -207,6 +204,24 @@ func (c *child) message() *agentpb.Child {
 	return m
 }
 
+// message is ch as the journal has it, without what it stands behind.
+func (ch *choice) message() *agentpb.Choice {
+	w := &agentpb.Choice{Text: ch.text, Name: ch.spec.Name, Arg: ch.spec.Arg, Options: ch.spec.Options, Wiring: ch.wiring, Policy: int32(ch.policy), Removed: ch.removed}
+	for _, s := range ch.streams {
+		w.Streams = append(w.Streams, int32(s))
+	}
+	return w
+}
+
+// choiceFrom makes a choice of what the journal has, which stands behind none yet.
+func choiceFrom(w *agentpb.Choice) *choice {
+	ch := &choice{text: w.Text, spec: spec.Spec{Name: w.Name, Arg: w.Arg, Options: w.Options}, wiring: w.Wiring, removed: w.Removed, copies: w.Name == copier}
+	for _, s := range w.Streams {
+		ch.streams = append(ch.streams, sinkpb.Stream(s))
+	}
+	return ch
+}
+
 // childFrom makes a child of what the journal has.
 func childFrom(m *agentpb.Child) (*child, error) {
 	c := &child{
@@ -221,11 +236,7 @@ func childFrom(m *agentpb.Child) (*child, error) {
 		return nil, err
 	}
 	for _, w := range m.Choices {
-		ch := &choice{text: w.Text, spec: spec.Spec{Name: w.Name, Arg: w.Arg, Options: w.Options}, wiring: w.Wiring, removed: w.Removed, copies: w.Name == copier}
-		for _, s := range w.Streams {
-			ch.streams = append(ch.streams, sinkpb.Stream(s))
-		}
-		c.sinks = append(c.sinks, ch)
+		c.sinks = append(c.sinks, choiceFrom(w))
 	}
 	for i, w := range m.Choices {
 		if w.Behind > uint32(len(c.sinks)) {

@@ -22,7 +22,7 @@ const leaveTimeout = 5 * time.Second
 // redirect moves an output stream of a running child, or a branch of it as stdout/2, to the sink of another spec. The old sink puts out what it has taken and leaves;
 // what is in the pipe is the new one's. Where the new one cannot be opened the old one gets the stream back.
 func (a *Agent) redirect(ctx context.Context, c *child, m *agentpb.Move) (err error) {
-	name, text, cwd := m.Stream, m.Spec, m.Cwd
+	name, text := m.Stream, m.Spec
 	a.mu.Lock()
 	busy := c.moving
 	if r := c.resumed; r != nil && r.same(m) { // whoever asked for it asks again
@@ -61,16 +61,9 @@ func (a *Agent) redirect(ctx context.Context, c *child, m *agentpb.Move) (err er
 	if err != nil {
 		return err
 	}
-	to, err := a.resolve(ctx, text, []sinkpb.Stream{s.kind}, true, &controlpb.ChildSpec{Cwd: cwd}, c.described(o.run))
+	to, err := a.destination(ctx, c, m, o, s)
 	if err != nil {
-		return invalid(err)
-	}
-	if to.wiring != wiringPipe {
-		return status.Errorf(codes.FailedPrecondition, "%s cannot move to %s: the child has a pipe already, and that sink has it get something else",
-			name, text)
-	}
-	if to.policy != sinkpb.Policy_BLOCK && to.policy != s.as.policy {
-		return status.Errorf(codes.InvalidArgument, "%s keeps its policy as a branch, which is %s=%s", name, branchOption, policyName(s.as.policy))
+		return err
 	}
 	to.wiring, to.from, to.policy = o.choice.wiring, s.as.from, s.as.policy
 	far, err := a.keeper.Fetch(ctx, o.farName(s))
@@ -106,6 +99,29 @@ func (a *Agent) redirect(ctx context.Context, c *child, m *agentpb.Move) (err er
 		return plainStatus(openErr)
 	}
 	return nil
+}
+
+// destination is what m's spec names, as the journal has it from then on: an agent that takes over may not find it so any more, when the
+// new sink has the stream already.
+func (a *Agent) destination(ctx context.Context, c *child, m *agentpb.Move, o *opening, s *stream) (choice, error) {
+	if m.Choice != nil {
+		return *choiceFrom(m.Choice), nil
+	}
+	to, err := a.resolve(ctx, m.Spec, []sinkpb.Stream{s.kind}, true, &controlpb.ChildSpec{Cwd: m.Cwd}, c.described(o.run))
+	switch {
+	case err != nil:
+		return to, invalid(err)
+	case to.wiring != wiringPipe:
+		return to, status.Errorf(codes.FailedPrecondition, "%s cannot move to %s: the child has a pipe already, and that sink has it get something else",
+			m.Stream, m.Spec)
+	case to.policy != sinkpb.Policy_BLOCK && to.policy != s.as.policy:
+		return to, status.Errorf(codes.InvalidArgument, "%s keeps its policy as a branch, which is %s=%s", m.Stream, branchOption, policyName(s.as.policy))
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	m.Choice = to.message()
+	a.save(c)
+	return to, nil
 }
 
 // moveAgain goes on with a move that an agent which died had begun. It returns at once, before anybody is served. Where it cannot be done the stream stays with its old sink,

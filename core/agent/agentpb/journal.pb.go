@@ -359,6 +359,7 @@ type Move struct {
 	Opening       string                 `protobuf:"bytes,5,opt,name=opening,proto3" json:"opening,omitempty"` // that the new sink gets; an agent that takes over opens the same one
 	Back          string                 `protobuf:"bytes,6,opt,name=back,proto3" json:"back,omitempty"`       // that the old sink gets where the new one cannot be opened
 	RequestId     string                 `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Choice        *Choice                `protobuf:"bytes,8,opt,name=choice,proto3" json:"choice,omitempty"` // what the spec was understood as, from before the old sink is asked to leave; without what is the stream's own
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -440,6 +441,13 @@ func (x *Move) GetRequestId() string {
 		return x.RequestId
 	}
 	return ""
+}
+
+func (x *Move) GetChoice() *Choice {
+	if x != nil {
+		return x.Choice
+	}
+	return nil
 }
 
 type Choice struct {
@@ -759,7 +767,7 @@ const file_core_agent_agentpb_journal_proto_rawDesc = "" +
 	"backoffMax\x12'\n" +
 	"\x04move\x18\x0f \x01(\v2\x13.muxd.agent.v1.MoveR\x04move\x12'\n" +
 	"\x0fprocess_started\x18\x10 \x01(\x04R\x0eprocessStarted\x12\x14\n" +
-	"\x05moved\x18\x11 \x01(\tR\x05moved\"\xa3\x01\n" +
+	"\x05moved\x18\x11 \x01(\tR\x05moved\"\xd2\x01\n" +
 	"\x04Move\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\tR\x06stream\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\tR\x04spec\x12\x10\n" +
@@ -768,7 +776,8 @@ const file_core_agent_agentpb_journal_proto_rawDesc = "" +
 	"\aopening\x18\x05 \x01(\tR\aopening\x12\x12\n" +
 	"\x04back\x18\x06 \x01(\tR\x04back\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\a \x01(\tR\trequestId\"\xb8\x02\n" +
+	"request_id\x18\a \x01(\tR\trequestId\x12-\n" +
+	"\x06choice\x18\b \x01(\v2\x15.muxd.agent.v1.ChoiceR\x06choice\"\xb8\x02\n" +
 	"\x06Choice\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -824,20 +833,21 @@ var file_core_agent_agentpb_journal_proto_goTypes = []any{
 	(*controlpb.Child)(nil),     // 9: muxd.control.v1.Child
 }
 var file_core_agent_agentpb_journal_proto_depIdxs = []int32{
-	2, // 0: muxd.agent.v1.Entry.child:type_name -> muxd.agent.v1.Child
-	1, // 1: muxd.agent.v1.Entry.environment:type_name -> muxd.agent.v1.Environment
-	8, // 2: muxd.agent.v1.Child.spec:type_name -> muxd.control.v1.ChildSpec
-	9, // 3: muxd.agent.v1.Child.record:type_name -> muxd.control.v1.Child
-	4, // 4: muxd.agent.v1.Child.choices:type_name -> muxd.agent.v1.Choice
-	5, // 5: muxd.agent.v1.Child.openings:type_name -> muxd.agent.v1.Opening
-	3, // 6: muxd.agent.v1.Child.move:type_name -> muxd.agent.v1.Move
-	7, // 7: muxd.agent.v1.Choice.options:type_name -> muxd.agent.v1.Choice.OptionsEntry
-	6, // 8: muxd.agent.v1.Opening.streams:type_name -> muxd.agent.v1.Stream
-	9, // [9:9] is the sub-list for method output_type
-	9, // [9:9] is the sub-list for method input_type
-	9, // [9:9] is the sub-list for extension type_name
-	9, // [9:9] is the sub-list for extension extendee
-	0, // [0:9] is the sub-list for field type_name
+	2,  // 0: muxd.agent.v1.Entry.child:type_name -> muxd.agent.v1.Child
+	1,  // 1: muxd.agent.v1.Entry.environment:type_name -> muxd.agent.v1.Environment
+	8,  // 2: muxd.agent.v1.Child.spec:type_name -> muxd.control.v1.ChildSpec
+	9,  // 3: muxd.agent.v1.Child.record:type_name -> muxd.control.v1.Child
+	4,  // 4: muxd.agent.v1.Child.choices:type_name -> muxd.agent.v1.Choice
+	5,  // 5: muxd.agent.v1.Child.openings:type_name -> muxd.agent.v1.Opening
+	3,  // 6: muxd.agent.v1.Child.move:type_name -> muxd.agent.v1.Move
+	4,  // 7: muxd.agent.v1.Move.choice:type_name -> muxd.agent.v1.Choice
+	7,  // 8: muxd.agent.v1.Choice.options:type_name -> muxd.agent.v1.Choice.OptionsEntry
+	6,  // 9: muxd.agent.v1.Opening.streams:type_name -> muxd.agent.v1.Stream
+	10, // [10:10] is the sub-list for method output_type
+	10, // [10:10] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_core_agent_agentpb_journal_proto_init() }
