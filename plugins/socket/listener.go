@@ -210,7 +210,8 @@ func (l *listener) tellDropped() {
 	tellDropped(&l.port, sum)
 }
 
-// finish tells every reader that no output comes any more, and gives them all together lingerTime to take it in.
+// finish tells every reader that no output comes any more, and gives them all together lingerTime to take it in. Nobody can come after
+// that.
 func (l *listener) finish(ctx context.Context) {
 	if l.settle(ctx) != nil { // those that came after the last byte get an end all the same
 		return
@@ -225,6 +226,9 @@ func (l *listener) finish(ctx context.Context) {
 	}
 	for _, r := range readers {
 		linger(ctx, r, deadline, false)
+	}
+	if l.file != nil { // now, since nobody does it where the process dies before Close, and muxd has heard of the end already
+		unbind(l.name, l.file)
 	}
 }
 

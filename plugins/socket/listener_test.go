@@ -62,10 +62,10 @@ func TestListener(t *testing.T) {
 	if err := comes(t, ended); err != nil {
 		t.Fatal(err)
 	}
-	shut(t, l)
-	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) { // before Close, which a process that is killed then does not come to
 		t.Errorf("the socket file is still there: %v", err)
 	}
+	shut(t, l)
 	if len(troubles) != 0 {
 		t.Errorf("trouble: %v", <-troubles)
 	}
