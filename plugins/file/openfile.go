@@ -59,7 +59,7 @@ func (fs *files) openAppend(path string, s settings) (*os.File, error) {
 			if err != nil {
 				return nil, explain(err, path)
 			}
-			n, err = openRetry(path, flags|unix.O_CREAT|unix.O_EXCL, uint32(s.perm))
+			n, err = s.create(path, flags)
 			if errors.Is(err, unix.EEXIST) && !dangling(path) {
 				continue // somebody else made it in between
 			}
@@ -73,21 +73,44 @@ func (fs *files) openAppend(path string, s settings) (*os.File, error) {
 			f.Close()
 			return nil, err
 		}
-		if made { // open(2) took the umask from perm
-			err := s.owner.give(f)
-			if err == nil {
-				err = f.Chmod(s.perm)
-			}
-			if err == nil && s.synced() {
-				err = fs.syncDirs(path, top)
-			}
-			if err != nil {
+		if made && s.synced() {
+			if err := fs.syncDirs(path, top); err != nil {
 				f.Close()
 				return nil, explain(err, path)
 			}
 		}
 		return f, nil
 	}
+}
+
+// create makes the file, which has owner and mode before it has its name: whoever is killed over it leaves none with others. Where the
+// file system has no files without a name (open(2), O_TMPFILE), it is made first.
+func (s settings) create(path string, flags int) (int, error) {
+	n, err := openRetry(filepath.Dir(path), flags|unix.O_TMPFILE, uint32(s.perm))
+	nameless := err == nil
+	if err == unix.EOPNOTSUPP || err == unix.EISDIR {
+		n, err = openRetry(path, flags|unix.O_CREAT|unix.O_EXCL, uint32(s.perm))
+	}
+	if err != nil {
+		return -1, err
+	}
+	if err = s.owner.give(n); err == nil {
+		err = unix.Fchmod(n, uint32(s.perm)) // open(2) took the umask from it
+	}
+	if err == nil && nameless {
+		err = unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", n), unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
+	}
+	if err != nil {
+		unix.Close(n)
+		return -1, err
+	}
+	if nameless { // /proc/PID/fd would call it "(deleted)" for ever, of children that have the file itself too
+		if again, err := openRetry(path, flags, 0); err == nil {
+			unix.Close(n)
+			return again, nil
+		} // it may be made such that it cannot be opened again
+	}
+	return n, nil
 }
 
 // existing is the nearest parent of dir, or dir, that there is.

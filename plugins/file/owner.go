@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // owner is whose the files are that are made; nil: the plugin's user's.
@@ -59,12 +61,12 @@ func parseOwner(text string) (*owner, error) {
 	return o, nil
 }
 
-// give makes f, which was just made, the owner's.
-func (o *owner) give(f *os.File) error {
+// give makes a file that was just made the owner's.
+func (o *owner) give(fd int) error {
 	if o == nil {
 		return nil
 	}
-	if err := f.Chown(o.uid, o.gid); err != nil {
+	if err := unix.Fchown(fd, o.uid, o.gid); err != nil {
 		return fmt.Errorf("owner=%s: %w", o.text, err)
 	}
 	return nil

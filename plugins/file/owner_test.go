@@ -1,11 +1,14 @@
 package file
 
 import (
+	"encoding/binary"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/muxd/muxd/internal/need"
 	"github.com/muxd/muxd/sink"
@@ -88,5 +91,56 @@ func TestOwner(t *testing.T) {
 		if got := of(was); got != (ids{}) {
 			t.Errorf("a file that was there belongs to %v now", got)
 		}
+	}
+}
+
+// A file that is made has its owner and its mode before it has its name: after that nothing of it changes.
+func TestMadeWhole(t *testing.T) {
+	dir := t.TempDir()
+	if n, err := unix.Open(dir, unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o600); err != nil {
+		t.Skipf("no files without a name in %s: %v", dir, err)
+	} else {
+		unix.Close(n)
+	}
+	watch, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(watch)
+	if _, err := unix.InotifyAddWatch(watch, dir, unix.IN_CREATE|unix.IN_ATTRIB); err != nil {
+		t.Fatal(err)
+	}
+	options := map[string]string{"perm": "0624", "format": "raw"}
+	if os.Geteuid() == 0 {
+		options["owner"] = "4321:1234"
+	}
+	path := filepath.Join(dir, "log")
+	s, err := parseSettings(request(t, path, options, sink.Stdout))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := quick().openAppend(path, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if info, err := os.Stat(path); err != nil || info.Mode() != 0o624 {
+		t.Errorf("made with %v, %v", info.Mode(), err)
+	}
+	b := make([]byte, 4096)
+	n, err := unix.Read(watch, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := false
+	for b = b[:n]; len(b) > 0; b = b[unix.SizeofInotifyEvent+int(binary.NativeEndian.Uint32(b[12:])):] {
+		mask := binary.NativeEndian.Uint32(b[4:])
+		if mask&unix.IN_ATTRIB != 0 && named {
+			t.Errorf("something of %s changed after it had its name", path)
+		}
+		named = named || mask&unix.IN_CREATE != 0
+	}
+	if !named {
+		t.Error("nobody was told that it is there")
 	}
 }
