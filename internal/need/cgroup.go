@@ -77,15 +77,23 @@ func ownCgroup() (string, error) {
 func removeCgroup(t testing.TB, dir string) {
 	t.Helper()
 	os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0)
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		b, err := os.ReadFile(filepath.Join(dir, "cgroup.events"))
-		if err != nil || bytes.Contains(b, []byte("populated 0")) {
+	events, err := unix.Open(filepath.Join(dir, "cgroup.events"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Errorf("remove cgroup %s: %v", dir, err)
+		return
+	}
+	defer unix.Close(events)
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		b := make([]byte, 100)
+		n, _ := unix.Pread(events, b, 0)
+		if bytes.Contains(b[:max(n, 0)], []byte("populated 0")) {
 			break
 		}
 		if time.Now().After(deadline) {
 			t.Errorf("cgroup %s is not empty 30 seconds after it was killed", dir)
 			return
 		}
+		unix.Poll([]unix.PollFd{{Fd: int32(events), Events: unix.POLLPRI}}, 1000)
 	}
 	var all []string
 	filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
