@@ -12,6 +12,9 @@ import (
 )
 
 func (s *server) Attach(ctx context.Context, req *sinkpb.AttachRequest) (*sinkpb.AttachResponse, error) {
+	if len(req.Remains) > 0 {
+		return s.attachPast(ctx, req)
+	}
 	o, err := s.console(req.Opening)
 	if err != nil {
 		return nil, err
@@ -25,8 +28,7 @@ func (s *server) Attach(ctx context.Context, req *sinkpb.AttachRequest) (*sinkpb
 		return nil, status.Errorf(codes.NotFound, "opening %q has ended", req.Opening)
 	}
 	v := newViewer(conn)
-	v.ReadOnly, v.Replay, v.Hold, v.InputID = req.ReadOnly, req.Replay, req.Hold, req.InputId
-	v.Rows, v.Cols = int(req.Size.GetRows()), int(req.Size.GetCols())
+	v.asked(req)
 	if !v.ReadOnly {
 		v.typist = o.types(req.Viewer)
 	}
@@ -39,6 +41,12 @@ func (s *server) Attach(ctx context.Context, req *sinkpb.AttachRequest) (*sinkpb
 		}
 	}()
 	return &sinkpb.AttachResponse{}, nil
+}
+
+// asked sets what the request says of v.
+func (v *Viewer) asked(req *sinkpb.AttachRequest) {
+	v.ReadOnly, v.Replay, v.Hold, v.InputID = req.ReadOnly, req.Replay, req.Hold, req.InputId
+	v.Rows, v.Cols = int(req.Size.GetRows()), int(req.Size.GetCols())
 }
 
 // countViewers adds n viewers, and tells. It says false where the opening is being closed.

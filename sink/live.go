@@ -366,6 +366,9 @@ type told struct {
 
 	missed     map[string]uint64 // by branch
 	missedTold time.Time
+
+	remains     []byte // of a console, once it is flushed
+	remainsTold bool   // on the Watch that is on
 }
 
 // stageSlot is the author's view of a stage.Slot.
@@ -412,7 +415,14 @@ func (f *flow) Eof(n uint64) {
 
 func (f *flow) Done(n uint64, err error) {
 	f.op.tellTyped()
+	var remains []byte
+	if err == nil && f.op.console != nil {
+		if remains = f.op.console.Remains(); len(remains) > RemainsMost {
+			remains = nil
+		}
+	}
 	f.update(func() {
+		f.remains = remains
 		if errors.Is(err, context.Canceled) && f.op.ctx.Err() != nil && f.src != nil {
 			lost := f.lost + f.src.Unread()
 			err = fmt.Errorf("the stream was given up, and %d bytes of it were not put out", lost)

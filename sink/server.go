@@ -28,6 +28,7 @@ type server struct {
 	plugin  *Plugin
 	channel *channel
 	parks   parks
+	pasts   pasts
 
 	starting sync.Mutex // for eng and copier, until they are made
 	eng      *stage.Engine
@@ -44,7 +45,7 @@ type server struct {
 // newServer takes ownership of ep.
 func newServer(p *Plugin, ep *fdchan.Endpoint) *server {
 	return &server{
-		plugin: p, channel: newChannel(ep),
+		plugin: p, channel: newChannel(ep), pasts: newPasts(),
 		openings: map[string]*opening{}, recovered: map[string][]*fd.FD{}, live: map[string]bool{},
 	}
 }
@@ -63,6 +64,7 @@ func (s *server) close() {
 		all = append(all, o)
 	}
 	s.mu.Unlock()
+	s.pasts.close()
 	for _, o := range all {
 		o.close(false)
 	}
@@ -305,16 +307,12 @@ func (s *server) Mark(ctx context.Context, req *sinkpb.MarkRequest) (*sinkpb.Mar
 }
 
 func (s *server) Screen(_ context.Context, req *sinkpb.ScreenRequest) (*sinkpb.ScreenResponse, error) {
+	if len(req.Remains) > 0 {
+		return s.screenOf(req.Remains)
+	}
 	o, err := s.console(req.Opening)
 	if err != nil {
 		return nil, err
 	}
-	screen, err := o.console.Screen()
-	switch {
-	case errors.Is(err, errors.ErrUnsupported):
-		return nil, status.Errorf(codes.Unimplemented, "sink %s does not know what its consoles show", s.plugin.Name)
-	case err != nil:
-		return nil, openError(fmt.Errorf("screen: %w", err))
-	}
-	return screen, nil
+	return s.screen(o.console)
 }

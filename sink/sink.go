@@ -117,6 +117,10 @@ type Plugin struct {
 	// terminal.
 	OpenConsole func(ctx context.Context, o *Opening) (ConsoleSink, error)
 
+	// Past makes a console again that has ended, from what its Remains were, of this process, another one, or an earlier version: it has no
+	// terminal and gets no output, shows what it has to viewers, and ends them. It must not change anything outside. nil: consoles leave nothing.
+	Past func(remains []byte) (ConsoleSink, error)
+
 	// Copies is for the plugin that stands between a stream and several sinks, its branches: the SDK copies the stream into
 	// their pipes, each with its policy, and no byte of it comes into the process. muxd uses the plugin called fanout for that.
 	Copies bool
@@ -211,7 +215,14 @@ type ConsoleSink interface {
 
 	// Mark notes a marker in the console's recording. An error where it has none.
 	Mark(ctx context.Context, label string) error
+
+	// Remains is called when the stream has ended and the last Write has returned: what Plugin.Past needs to show the console later, at
+	// most RemainsMost bytes; what is longer is as good as nothing. nil: it goes with its child.
+	Remains() []byte
 }
+
+// RemainsMost is how many bytes a console may leave behind.
+const RemainsMost = 2 << 20
 
 // Chunk is a piece of an output stream. It is valid until Write returns.
 type Chunk struct {

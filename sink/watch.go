@@ -105,6 +105,10 @@ func (f *flow) events(all bool) []*sinkpb.Event {
 	now, viewers := f.told, f.op.count
 	now.missed = maps.Clone(f.missed)
 	f.passed, f.untold = "", false
+	if f.remainsTold && !all {
+		now.remains = nil
+	}
+	f.remainsTold = f.remainsTold || f.flushed
 	typed := f.op.typed
 	f.op.typed = nil
 	all = all || f.warned || now.trouble != "" || now.passed != ""
@@ -156,7 +160,7 @@ func (f *flow) events(all bool) []*sinkpb.Event {
 		out = append(out, e)
 	case now.flushed:
 		e := ev()
-		e.What = &sinkpb.Event_Flushed{Flushed: &sinkpb.Flushed{Bytes: now.bytes}}
+		e.What = &sinkpb.Event_Flushed{Flushed: &sinkpb.Flushed{Bytes: now.bytes, Remains: now.remains}}
 		out = append(out, e)
 	}
 	return out

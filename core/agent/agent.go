@@ -62,6 +62,7 @@ type Agent struct {
 	ctx      context.Context // done when the agent ends
 	cancel   context.CancelFunc
 	work     sync.WaitGroup // goroutines that follow children
+	remains  *remains       // of consoles
 
 	mu        sync.Mutex
 	children  map[string]*child            // by id
@@ -151,6 +152,7 @@ func (a *Agent) run() error {
 	if lost > 0 {
 		a.log.Error("children of a muxd that ran before the machine was started anew are gone", "children", lost)
 	}
+	a.remains = newRemains(a.journal.dir, a.log)
 	a.events = newEvents(a.o.RuntimeDir, from == ownFirst, a.log)
 	defer a.events.close()
 	plugins := filepath.Join(a.o.RuntimeDir, "plugins")

@@ -109,7 +109,7 @@ func (s *api) Spawn(ctx context.Context, req *controlpb.SpawnRequest) (*controlp
 		if by.attach != nil {
 			o, err := a.console(c)
 			if resp.Attached = err == nil; resp.Attached {
-				if err := a.attach(ctx, o, by.session, by.attach); err != nil {
+				if err := a.attach(ctx, o, nil, by.session, by.attach); err != nil {
 					return nil, err
 				}
 			}
@@ -340,13 +340,15 @@ func (s *api) Screen(ctx context.Context, req *controlpb.ScreenRequest) (*contro
 	if err != nil {
 		return nil, err
 	}
-	o, err := s.a.console(c)
+	var screen *sinkpb.ScreenResponse
+	err = s.a.view(ctx, c, func(o *opening, remains []byte) (err error) {
+		if screen, err = o.sinks().Screen(ctx, &sinkpb.ScreenRequest{Opening: o.id, Remains: remains}); err != nil {
+			return plainStatus(err)
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, err
-	}
-	screen, err := o.sinks().Screen(ctx, &sinkpb.ScreenRequest{Opening: o.id})
-	if err != nil {
-		return nil, plainStatus(err)
 	}
 	b, err := proto.Marshal(screen)
 	if err != nil {
@@ -363,8 +365,7 @@ func (a *Agent) console(c *child) (*opening, error) {
 	if c.over() {
 		for _, r := range c.rec.Sinks {
 			if r.Stream == "console" {
-				return nil, status.Errorf(codes.FailedPrecondition, "child %s has finished, and its console with it; "+
-					"to keep what a console shows, spawn it with --sink pty,log=SINK or pty,record=PATH", c.rec.Name)
+				return nil, status.Errorf(codes.FailedPrecondition, "child %s has finished, and its console has ended", c.rec.Name)
 			}
 		}
 	}
@@ -406,27 +407,24 @@ func (s *api) Attach(ctx context.Context, req *controlpb.AttachRequest) (*contro
 	if err != nil {
 		return nil, err
 	}
-	o, err := s.a.console(c)
+	resp := &controlpb.AttachResponse{Id: c.rec.Id, Name: c.rec.Name}
+	err = s.a.view(ctx, c, func(o *opening, remains []byte) error {
+		resp.Run = o.run
+		return s.a.attach(ctx, o, remains, req.FdSession, req)
+	})
 	if err != nil {
 		return nil, err
 	}
-	err = s.a.attach(ctx, o, req.FdSession, req)
-	if status.Code(err) == codes.NotFound { // the plugin has been told to forget it
-		return nil, status.Errorf(codes.FailedPrecondition, "the console of child %s has ended", c.rec.Name)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &controlpb.AttachResponse{Id: c.rec.Id, Name: c.rec.Name, Run: o.run}, nil
+	return resp, nil
 }
 
-// attach makes a viewer of o's console for the client of a session.
-func (a *Agent) attach(ctx context.Context, o *opening, session []byte, req *controlpb.AttachRequest) error {
+// attach makes a viewer of o's console, or of what it has left, for the client of a session.
+func (a *Agent) attach(ctx context.Context, o *opening, remains, session []byte, req *controlpb.AttachRequest) error {
 	return a.connect(ctx, o, session, req.Ticket, func(ctx context.Context, ticket []byte) error {
 		_, err := o.sinks().Attach(ctx, &sinkpb.AttachRequest{
 			Opening: o.id, Ticket: ticket, ReadOnly: req.ReadOnly, Replay: req.Replay, Hold: req.Hold, Viewer: a.sessions.viewer(session),
-			InputId: req.InputId,
-			Size:    &sinkpb.Size{Rows: req.Size.GetRows(), Cols: req.Size.GetCols()},
+			InputId: req.InputId, Remains: remains,
+			Size: &sinkpb.Size{Rows: req.Size.GetRows(), Cols: req.Size.GetCols()},
 		})
 		return err
 	})

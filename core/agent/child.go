@@ -419,6 +419,7 @@ func (a *Agent) forget(c *child) {
 	if a.children[c.id()] == c {
 		delete(a.children, c.id())
 		a.unname(c)
+		a.remains.drop(c.id())
 		if i := slices.Index(a.done, c); i >= 0 {
 			a.done = slices.Delete(a.done, i, i+1)
 		}

@@ -404,7 +404,7 @@ func (s *containerStart) give(by caller) error {
 			return plainError(err)
 		}
 	}
-	if by.attach != nil && a.attach(ctx, s.o, by.session, by.attach) == nil {
+	if by.attach != nil && a.attach(ctx, s.o, nil, by.session, by.attach) == nil {
 		s.c.attached = true
 	}
 	return nil

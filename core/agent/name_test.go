@@ -17,6 +17,7 @@ func TestNames(t *testing.T) {
 	if a.journal, _, _, err = openJournal(t.TempDir(), "boot 1 1"); err != nil {
 		t.Fatal(err)
 	}
+	a.remains = newRemains(a.journal.dir, nil)
 	born := int64(0)
 	begin := func(id, name string) *child {
 		born++

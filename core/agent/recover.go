@@ -109,6 +109,7 @@ func (a *Agent) restore() ([]*child, error) {
 		a.name(c)
 	}
 	slices.SortStableFunc(a.done, func(x, y *child) int { return cmp.Compare(x.rec.Finished, y.rec.Finished) })
+	a.remains.dropOthers(func(id string) bool { return a.children[id] != nil })
 	return children, nil
 }
 

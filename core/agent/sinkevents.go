@@ -85,6 +85,9 @@ func (a *Agent) streamEvent(o *opening, s *stream, ev *sinkpb.Event) {
 			a.emit(c, "eof", partOf(r), "after "+count(r.Bytes, "byte"))
 		}
 	case *sinkpb.Event_Flushed:
+		if len(w.Flushed.Remains) > 0 {
+			a.remains.keep(c.id(), o.run, w.Flushed.Remains)
+		}
 		if !s.done {
 			s.done, r.State, r.Bytes, r.Error = true, "flushed", w.Flushed.Bytes, ""
 			a.emit(c, "flushed", partOf(r), count(r.Bytes, "byte"))

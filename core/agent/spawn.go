@@ -255,7 +255,7 @@ func (a *Agent) start(ctx context.Context, c *child, by caller) (err error) {
 		}
 	}
 	if o, err := a.console(c); err == nil && by.attach != nil && o.choice.wiring != wiringSocket {
-		if err := a.attach(ctx, o, by.session, by.attach); err != nil {
+		if err := a.attach(ctx, o, nil, by.session, by.attach); err != nil {
 			return err
 		}
 		c.attached = true

@@ -270,6 +270,10 @@ func (c *consoleSink) skip(a *attached) {
 // serve does what the viewer says until it has left (nil), the console has ended or ctx is done (nil), or it
 // says what cannot be understood.
 func (c *consoleSink) serve(ctx context.Context, a *attached) error {
+	if c.in == nil {
+		<-ctx.Done() // it is sent what there is, and closed
+		return nil
+	}
 	if err := c.typedBefore(ctx, a); err != nil {
 		return err
 	}

@@ -21,7 +21,7 @@ const endGrace = 2 * time.Second
 //
 // Its lock is held for copies of memory and for sends that do not block, never for anything that waits.
 type consoleSink struct {
-	in     *master
+	in     *master         // nil: it has ended, and is what it has left (past.go)
 	size   console.Console // in, for its window size
 	status func() (status uint32, known bool)
 	keys   keyboard
@@ -188,6 +188,9 @@ func (c *consoleSink) at(offset uint64) []byte {
 
 // Resize sets the window size. The kernel sends SIGWINCH to the terminal's foreground group where it is another size.
 func (c *consoleSink) Resize(rows, cols int) error {
+	if c.in == nil {
+		return errEnded
+	}
 	if rows <= 0 || cols <= 0 || rows > 0xffff || cols > 0xffff {
 		return fmt.Errorf("resize the console: %dx%d is no size", rows, cols)
 	}
@@ -203,6 +206,9 @@ func (c *consoleSink) Mark(ctx context.Context, label string) error { return c.r
 
 // Size is the window size, which the child may have changed by itself; zeros where it cannot be told.
 func (c *consoleSink) Size() (rows, cols int) {
+	if c.in == nil {
+		return 0, 0
+	}
 	size, err := c.size.Size()
 	if err != nil {
 		return 0, 0
@@ -242,5 +248,8 @@ func (c *consoleSink) Close() error {
 		c.stop()
 	}
 	c.work.Wait()
+	if c.in == nil {
+		return nil
+	}
 	return errors.Join(c.keys.close(), c.in.Close(), c.rec.close())
 }

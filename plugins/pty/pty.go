@@ -66,6 +66,7 @@ func Plugin() sink.Plugin {
 		}},
 		Check:       check,
 		OpenConsole: open,
+		Past:        past,
 	}
 }
 

@@ -2258,8 +2258,11 @@ func (x *Eof) GetBytes() uint64 {
 
 // Every byte of the stream is where it belongs.
 type Flushed struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Bytes         uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Bytes uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Of a console: what the plugin needs to show it later, after Forget (Attach and Screen with remains), at most 2 MiB. It may be told
+	// with the first of several flushed on one Watch only. Empty: the console goes with its child.
+	Remains       []byte `protobuf:"bytes,2,opt,name=remains,proto3" json:"remains,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2299,6 +2302,13 @@ func (x *Flushed) GetBytes() uint64 {
 		return x.Bytes
 	}
 	return 0
+}
+
+func (x *Flushed) GetRemains() []byte {
+	if x != nil {
+		return x.Remains
+	}
+	return nil
 }
 
 // The stream cannot go on, and the rest of it will not be put out.
@@ -3223,7 +3233,9 @@ type AttachRequest struct {
 	Hold   bool    `protobuf:"varint,6,opt,name=hold,proto3" json:"hold,omitempty"`
 	Viewer *Viewer `protobuf:"bytes,7,opt,name=viewer,proto3" json:"viewer,omitempty"`
 	// Names the input of this viewer's client, at most 32 bytes. What the console has typed of an input of that name is not typed again.
-	InputId       []byte `protobuf:"bytes,8,opt,name=input_id,json=inputId,proto3" json:"input_id,omitempty"`
+	InputId []byte `protobuf:"bytes,8,opt,name=input_id,json=inputId,proto3" json:"input_id,omitempty"`
+	// Not empty: in place of an opening, a console that has ended, as it was told with flushed. The viewer sees it, and then its end.
+	Remains       []byte `protobuf:"bytes,9,opt,name=remains,proto3" json:"remains,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3310,6 +3322,13 @@ func (x *AttachRequest) GetViewer() *Viewer {
 func (x *AttachRequest) GetInputId() []byte {
 	if x != nil {
 		return x.InputId
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetRemains() []byte {
+	if x != nil {
+		return x.Remains
 	}
 	return nil
 }
@@ -3529,6 +3548,7 @@ func (*MarkResponse) Descriptor() ([]byte, []int) {
 type ScreenRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Opening       string                 `protobuf:"bytes,1,opt,name=opening,proto3" json:"opening,omitempty"`
+	Remains       []byte                 `protobuf:"bytes,2,opt,name=remains,proto3" json:"remains,omitempty"` // as in AttachRequest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3568,6 +3588,13 @@ func (x *ScreenRequest) GetOpening() string {
 		return x.Opening
 	}
 	return ""
+}
+
+func (x *ScreenRequest) GetRemains() []byte {
+	if x != nil {
+		return x.Remains
+	}
+	return nil
 }
 
 // What a console shows.
@@ -4544,9 +4571,10 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	" \x01(\v2\x13.muxd.sink.v1.TypedH\x00R\x05typedB\x06\n" +
 	"\x04what\"\x1b\n" +
 	"\x03Eof\x12\x14\n" +
-	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"\x1f\n" +
+	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"9\n" +
 	"\aFlushed\x12\x14\n" +
-	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"4\n" +
+	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x18\n" +
+	"\aremains\x18\x02 \x01(\fR\aremains\"4\n" +
 	"\x06Failed\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"3\n" +
@@ -4603,7 +4631,7 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x18\n" +
 	"\adropped\x18\x03 \x01(\x04R\adropped\x12\x18\n" +
-	"\awaiting\x18\x04 \x01(\x04R\awaiting\"\xfb\x01\n" +
+	"\awaiting\x18\x04 \x01(\x04R\awaiting\"\x95\x02\n" +
 	"\rAttachRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\x12\x16\n" +
 	"\x06ticket\x18\x02 \x01(\fR\x06ticket\x12\x1b\n" +
@@ -4612,7 +4640,8 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x04size\x18\x05 \x01(\v2\x12.muxd.sink.v1.SizeR\x04size\x12\x12\n" +
 	"\x04hold\x18\x06 \x01(\bR\x04hold\x12,\n" +
 	"\x06viewer\x18\a \x01(\v2\x14.muxd.sink.v1.ViewerR\x06viewer\x12\x19\n" +
-	"\binput_id\x18\b \x01(\fR\ainputId\"\x10\n" +
+	"\binput_id\x18\b \x01(\fR\ainputId\x12\x18\n" +
+	"\aremains\x18\t \x01(\fR\aremains\"\x10\n" +
 	"\x0eAttachResponse\"Q\n" +
 	"\rResizeRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\x12&\n" +
@@ -4621,9 +4650,10 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\vMarkRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\x12\x14\n" +
 	"\x05label\x18\x02 \x01(\tR\x05label\"\x0e\n" +
-	"\fMarkResponse\")\n" +
+	"\fMarkResponse\"C\n" +
 	"\rScreenRequest\x12\x18\n" +
-	"\aopening\x18\x01 \x01(\tR\aopening\"\xd2\x02\n" +
+	"\aopening\x18\x01 \x01(\tR\aopening\x12\x18\n" +
+	"\aremains\x18\x02 \x01(\fR\aremains\"\xd2\x02\n" +
 	"\x0eScreenResponse\x12&\n" +
 	"\x04size\x18\x01 \x01(\v2\x12.muxd.sink.v1.SizeR\x04size\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12,\n" +
