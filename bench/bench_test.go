@@ -2,8 +2,11 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"encoding/xml"
+	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -85,7 +88,8 @@ func TestTrials(t *testing.T) {
 
 func TestTabulate(t *testing.T) {
 	trial := &trial{name: "t", contenders: []contender{{name: "m", role: subject}, {name: "p", role: peer}, {name: "q", role: peer}}, lines: []line{
-		{metric: "x", against: bestPeer, target: 2}, {metric: "x", against: "q", target: 0.5, atMost: true}, {metric: "y", target: 3},
+		{metric: "x", against: bestPeer, target: 2}, {metric: "x", against: "q", target: 0.5, atMost: true, unmet: "it is slow"}, {metric: "y", target: 3},
+		{metric: "x", target: 20},
 	}}
 	r := &result{trial: trial, samples: map[string]map[string][]float64{
 		"m": {"x": {9, 10, 50}}, "p": {"x": {5, 5, 5}}, "q": {"x": {4, 4, 4}},
@@ -99,6 +103,25 @@ func TestTabulate(t *testing.T) {
 	}
 	if c := rows[2]; c.Met || c.Missing == "" {
 		t.Errorf("a figure that was not measured counts: %+v", c)
+	}
+	if d := rows[3]; d.Met || d.Why != "9.00 to 50.0 in all rounds, which is more than what is missing" {
+		t.Errorf("%+v", d)
+	}
+	if b := rows[1]; b.Why != "it is slow (9.00 to 50.0 in all rounds, q 4.00 to 4.00)" {
+		t.Errorf("%+v", b)
+	}
+	var table, doc bytes.Buffer
+	if err := errors.Join(printTable(&table, rows, []*result{r}), printJSON(&doc, rows, []*result{r})); err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range rows { // whoever reads the table sees why
+		if !w.Met && (!strings.Contains(table.String(), w.Why) || !strings.Contains(table.String(), w.Missing) || w.Why+w.Missing == "") {
+			t.Errorf("no reason for %+v in\n%s", w, table.String())
+		}
+	}
+	var back struct{ Rows []row }
+	if err := json.Unmarshal(doc.Bytes(), &back); err != nil || !slices.Equal(back.Rows, rows) {
+		t.Errorf("%v, %+v, want %+v", err, back.Rows, rows)
 	}
 }
 

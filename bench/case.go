@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // values are what one run of a contender measured, by metric: "MB/s", "CPU s/GB", "us".
@@ -32,7 +33,8 @@ type line struct {
 	against string  // a contender's name, or bestPeer; empty: target is absolute
 	target  float64 // of subject / against, or of the subject itself
 	atMost  bool    // the target is an upper bound
-	note    string
+	note    string  // what has to be known to read the row
+	unmet   string  // why the target may be out of reach, and what is in reach; told where it is not met
 }
 
 // bestPeer stands for the peer with the best median.
@@ -51,12 +53,15 @@ type result struct {
 	trial   *trial
 	samples map[string]map[string][]float64 // by contender and metric
 	err     map[string]error                // contenders that could not run
+	took    time.Duration
 }
 
 // run has the contenders do the work in turn: once untimed, so that memory is warm and programs are in the page
 // cache, and then as often as rounds says. A contender that fails is left out from then on.
 func (t *trial) run(ctx context.Context, rounds int, progress func(string)) *result {
 	r := &result{trial: t, samples: map[string]map[string][]float64{}, err: map[string]error{}}
+	begun := time.Now()
+	defer func() { r.took = time.Since(begun) }()
 	first := 0
 	if t.once {
 		first, rounds = 1, 1

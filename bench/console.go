@@ -145,10 +145,9 @@ func (b *bench) consoleTrials() []*trial {
 					return 0, err
 				}
 				defer master.Close()
-				before, _ := readStat(os.Getpid())
+				before := cpuOf([]int{os.Getpid()})
 				_, err = drain(fd)
-				after, _ := readStat(os.Getpid())
-				return after.cpu - before.cpu, errors.Join(err, cmd.Wait())
+				return cpuOf([]int{os.Getpid()}) - before, errors.Join(err, cmd.Wait())
 			}),
 		}, lines: []line{
 			{metric: speed, against: "dtach", target: 1},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"time"
@@ -13,9 +14,11 @@ import (
 	"github.com/muxd/muxd/control/controlpb"
 )
 
+// How often each is killed, and how long it rests then: an agent that dies again at once is not started at once, and a plugin
+// that dies five times within ten seconds not at all.
 const (
-	kills    = 100
-	killRest = 400 * time.Millisecond // between two kills: a process that dies again at once is not started at once
+	pluginKills, pluginRest = 24, 2600 * time.Millisecond
+	agentKills, agentRest   = 100, 400 * time.Millisecond
 )
 
 // killTrials are about how long a stream rests, and how long muxctl's calls wait, when a process of muxd is killed.
@@ -46,6 +49,10 @@ func (b *bench) killing(ctx context.Context, m *muxd, who string) (values, error
 		return nil, err
 	}
 	var rests, answers []time.Duration
+	kills, rest := agentKills, agentRest
+	if who == "plugin" {
+		kills, rest = pluginKills, pluginRest
+	}
 	for range kills {
 		pid, err := m.victim(ctx, who)
 		if err != nil {
@@ -62,18 +69,18 @@ func (b *bench) killing(ctx context.Context, m *muxd, who string) (values, error
 			answer = time.Since(begun)
 			answered <- err
 		}()
-		rest, err := longestRest(ctx, out, killRest)
+		longest, err := longestRest(ctx, out, rest)
 		if err := errors.Join(err, <-answered); err != nil {
 			return nil, err
 		}
-		rests, answers = append(rests, rest), append(answers, answer)
+		rests, answers = append(rests, longest), append(answers, answer)
 		if err := os.Truncate(out, 0); err != nil { // it grows by megabytes a second
 			return nil, err
 		}
 	}
 	ms := func(all []time.Duration, part float64) float64 {
 		slices.Sort(all)
-		return float64(all[int(float64(len(all)-1)*part)].Microseconds()) / 1e3
+		return float64(all[int(math.Ceil(float64(len(all))*part))-1].Microseconds()) / 1e3
 	}
 	return values{
 		"ms p50": ms(rests, 0.5), "ms p99": ms(rests, 0.99), "ms p50, next answer": ms(answers, 0.5), "ms p99, next answer": ms(answers, 0.99),

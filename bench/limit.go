@@ -3,9 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -105,35 +103,4 @@ func echoMain() error {
 			return err
 		}
 	}
-}
-
-// burstMain is one of many children: bench burst LINES TIMES. Each second, counted from the epoch so that all do it at their
-// own moment of the same second, it writes LINES lines of 100 bytes.
-func burstMain(args []string) error {
-	lines, err := strconv.Atoi(args[0])
-	if err != nil {
-		return err
-	}
-	times, err := strconv.Atoi(args[1])
-	if err != nil {
-		return err
-	}
-	s := shape{line: 100, lines: 1}
-	line := s.block()
-	offset := time.Duration(os.Getpid()%1000) * time.Millisecond
-	for range times {
-		now := time.Now()
-		next := now.Truncate(time.Second).Add(offset)
-		if !next.After(now) {
-			next = next.Add(time.Second)
-		}
-		ts := unix.NsecToTimespec(int64(next.Sub(now)))
-		unix.Nanosleep(&ts, nil)
-		for range lines {
-			if _, err := unix.Write(1, line); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }

@@ -41,8 +41,6 @@ func dispatch(args []string) error {
 			return limitMain(args[1:])
 		case "echo":
 			return echoMain()
-		case "burst":
-			return burstMain(args[1:])
 		}
 	}
 	return run(args)

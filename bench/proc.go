@@ -15,39 +15,37 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tick is the unit of times in /proc/PID/stat: the kernel's USER_HZ, which is 100 on every architecture that Go runs on.
-const tick = time.Second / 100
-
-// stat has what /proc/PID/stat says of a process; also of a zombie.
-type stat struct {
-	parent int
-	cpu    time.Duration // of the process, without children that it waited for
-}
-
-func readStat(pid int) (stat, error) {
+// parentOf is the parent of a process; also of a zombie.
+func parentOf(pid int) (int, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return stat{}, err
+		return 0, err
 	}
 	// The command, in parentheses, may have anything in it.
 	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	if len(f) < 13 {
-		return stat{}, fmt.Errorf("/proc/%d/stat: too short", pid)
+	if len(f) < 2 {
+		return 0, fmt.Errorf("/proc/%d/stat: too short", pid)
 	}
-	var s stat
-	s.parent, _ = strconv.Atoi(f[1])
-	user, _ := strconv.ParseInt(f[11], 10, 64)
-	system, _ := strconv.ParseInt(f[12], 10, 64)
-	s.cpu = time.Duration(user+system) * tick
-	return s, nil
+	return strconv.Atoi(f[1])
+}
+
+// cpuTime is the CPU time of a process, threads that have ended included and children not, to the nanosecond; also of a
+// zombie. The times in /proc/PID/stat come in hundredths of a second, which is a few percent of what is measured here.
+func cpuTime(pid int) (time.Duration, error) {
+	const sched = 2 // CPUCLOCK_SCHED: what clock_getcpuclockid(3) makes of a pid
+	var ts unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|sched), &ts); err != nil {
+		return 0, fmt.Errorf("CPU time of %d: %w", pid, err)
+	}
+	return time.Duration(ts.Nano()), nil
 }
 
 // cpuOf adds up the CPU time of processes, those that are gone left out.
 func cpuOf(pids []int) time.Duration {
 	var sum time.Duration
 	for _, pid := range pids {
-		if s, err := readStat(pid); err == nil {
-			sum += s.cpu
+		if cpu, err := cpuTime(pid); err == nil {
+			sum += cpu
 		}
 	}
 	return sum
@@ -114,7 +112,7 @@ func childrenOf(pid int) []int {
 		if err != nil {
 			continue
 		}
-		if s, err := readStat(n); err == nil && s.parent == pid {
+		if parent, err := parentOf(n); err == nil && parent == pid {
 			out = append(out, n)
 		}
 	}
@@ -133,7 +131,7 @@ func waitFor(pid int) (time.Duration, error) {
 // waitAny is waitFor, whatever the exit status.
 func waitAny(pid int) (cpu time.Duration, ws unix.WaitStatus, err error) {
 	for {
-		// It stays a zombie until its times have been read.
+		// It stays a zombie until its time has been read.
 		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
 		if errors.Is(err, unix.EINTR) {
 			continue
@@ -143,12 +141,11 @@ func waitAny(pid int) (cpu time.Duration, ws unix.WaitStatus, err error) {
 		}
 		break
 	}
-	s, err := readStat(pid)
-	if err != nil {
+	if cpu, err = cpuTime(pid); err != nil {
 		return 0, 0, err
 	}
 	if _, err := unix.Wait4(pid, &ws, 0, nil); err != nil {
 		return 0, 0, fmt.Errorf("reap %d: %w", pid, err)
 	}
-	return s.cpu, ws, nil
+	return cpu, ws, nil
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
+	"time"
 )
 
 // row is a line of the table, filled in.
@@ -24,6 +25,7 @@ type row struct {
 	AtMost   bool    `json:"at_most"`
 	Met      bool    `json:"met"`
 	Note     string  `json:"note,omitempty"`
+	Why      string  `json:"why,omitempty"`     // the target is not met
 	Missing  string  `json:"missing,omitempty"` // why there are no figures
 }
 
@@ -53,11 +55,41 @@ func tabulate(results []*result) []row {
 					w.Ratio = w.Muxd.Median / w.Other.Median
 				}
 			}
-			w.Met = w.Missing == "" && (l.atMost && w.Ratio <= l.target || !l.atMost && w.Ratio >= l.target)
+			w.Met = w.Missing == "" && w.reaches(w.Ratio)
+			if !w.Met && w.Missing == "" {
+				w.Why = w.why(l.unmet)
+			}
 			rows = append(rows, w)
 		}
 	}
 	return rows
+}
+
+// reaches says whether a ratio is as the target wants it.
+func (w *row) reaches(ratio float64) bool {
+	return w.AtMost && ratio <= w.Target || !w.AtMost && ratio >= w.Target
+}
+
+// why says why the target is not met: the reason that is known, and whether what the rounds scatter is more than what is missing.
+func (w *row) why(known string) string {
+	best, other := w.Muxd.Max, 1.0
+	if w.AtMost {
+		best = w.Muxd.Min
+	}
+	scatter := fmt.Sprintf("%s to %s in all rounds", figure(w.Muxd.Min), figure(w.Muxd.Max))
+	if w.Against != "" {
+		if other = w.Other.Min; w.AtMost {
+			other = w.Other.Max
+		}
+		scatter += fmt.Sprintf(", %s %s to %s", w.Against, figure(w.Other.Min), figure(w.Other.Max))
+	}
+	if w.reaches(best / other) {
+		scatter += ", which is more than what is missing"
+	}
+	if known == "" {
+		return scatter
+	}
+	return known + " (" + scatter + ")"
 }
 
 // because says why a contender has no figures.
@@ -118,6 +150,9 @@ func printTable(out io.Writer, rows []row, results []*result) error {
 		if r.Note != "" {
 			notes = append(notes, r.What+", "+r.Metric+": "+r.Note)
 		}
+		if r.Why != "" {
+			notes = append(notes, r.What+", "+r.Metric+": not met: "+r.Why)
+		}
 		if r.Missing != "" {
 			notes = append(notes, r.What+", "+r.Metric+": no figure: "+r.Missing)
 		}
@@ -129,9 +164,15 @@ func printTable(out io.Writer, rows []row, results []*result) error {
 			}
 		}
 	}
-	if len(notes) > 0 {
-		fmt.Fprintf(out, "\n%s\n", strings.Join(notes, "\n"))
+	var took time.Duration
+	longest := results[0]
+	for _, r := range results {
+		if took += r.took; r.took > longest.took {
+			longest = r
+		}
 	}
+	notes = append(notes, fmt.Sprintf("%v in all; the longest was %s with %v", took.Round(time.Second), longest.trial.name, longest.took.Round(time.Second)))
+	fmt.Fprintf(out, "\n%s\n", strings.Join(notes, "\n"))
 	return nil
 }
 
@@ -143,10 +184,12 @@ func printJSON(out io.Writer, rows []row, results []*result) error {
 		Error     string            `json:"error,omitempty"`
 	}
 	doc := struct {
-		Rows    []row     `json:"rows"`
-		Figures []figures `json:"figures"`
-	}{Rows: rows}
+		Rows    []row              `json:"rows"`
+		Figures []figures          `json:"figures"`
+		Seconds map[string]float64 `json:"seconds"` // that each trial took
+	}{Rows: rows, Seconds: map[string]float64{}}
 	for _, r := range results {
+		doc.Seconds[r.trial.name] = r.took.Seconds()
 		for _, c := range r.trial.contenders {
 			f := figures{Trial: r.trial.name, Contender: c.name, Figures: map[string]spread{}}
 			for metric := range r.samples[c.name] {
