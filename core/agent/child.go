@@ -230,6 +230,7 @@ func (a *Agent) drained(c *child, run uint32) {
 	for _, o := range cut {
 		a.settle(o)
 	}
+	a.forsakeBroken()
 }
 
 // wantsEnd says whether the plugin of o is told that the child has exited. Output on pipes ends by itself, and its sink hears of the
@@ -442,6 +443,7 @@ func (a *Agent) forgetOldest() {
 // stop ends c: SIGTERM to its group now, SIGHUP too where that is a shell's on a console, SIGKILL to all of it after grace. It does not wait
 // for that.
 func (a *Agent) stop(c *child, grace time.Duration) {
+	defer a.forsakeBroken() // its drain deadline may have passed long ago
 	a.mu.Lock()
 	c.stopping = true
 	key := c.key

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -100,6 +101,7 @@ func (a *Agent) revive(name string) {
 	}
 	a.reviving[name] = true
 	a.mu.Unlock()
+	defer a.forsake(name)
 	a.holdCopies(name)
 	defer a.dropCopies(name)
 	for wait := reviveFirst; ; wait = min(2*wait, reviveMost) {
@@ -138,12 +140,45 @@ func (a *Agent) revive(name string) {
 				}
 			}
 			a.mu.Unlock()
+			a.forsake(name)
 		}
 		select {
 		case <-time.After(wait):
 		case <-a.ctx.Done():
 			return
 		}
+	}
+}
+
+// forsake fails the streams of a plugin that does not run whose drain deadline has passed, of children that were stopped and of all when muxd
+// ends: nobody is to wait for ever for who puts out what they still have.
+func (a *Agent) forsake(name string) {
+	if a.host.Running(name) != nil {
+		return
+	}
+	a.mu.Lock()
+	late := map[*opening]error{}
+	for _, o := range a.openings {
+		if (a.ending || o.child.stopping) && o.child.cut && o.choice.spec.Name == name {
+			late[o] = errors.New("given up while its plugin cannot run, and what was not put out is lost")
+			if why := o.streams[0].rec.Error; why != "" {
+				late[o] = fmt.Errorf("%w: %s", late[o], why)
+			}
+		}
+	}
+	a.mu.Unlock()
+	for o, err := range late {
+		a.lost(o, err)
+	}
+}
+
+// forsakeBroken does so for every plugin that is given up.
+func (a *Agent) forsakeBroken() {
+	a.mu.Lock()
+	names := slices.Collect(maps.Keys(a.broken))
+	a.mu.Unlock()
+	for _, name := range names {
+		a.forsake(name)
 	}
 }
 
