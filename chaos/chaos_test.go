@@ -86,7 +86,7 @@ func TestChaos(t *testing.T) {
 	add("small", "file:OUT,format=iso")
 	add("burst", "file:OUT,format=raw,max-size=64KiB,compress=gzip")
 	add("burst", "file:OUT,format=raw")
-	all[len(all)-1].also = "file:" + filepath.Join(dir, "branch") + ",format=cri"
+	all[len(all)-1].also = "file:" + filepath.Join(dir, "branch") + ",format=cri,branch=spill"
 	copied := all[len(all)-1]
 	add("small", "file:OUT.0,format=raw")
 	all[len(all)-1].moves = true

@@ -1,8 +1,10 @@
 package sink
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 
 	"github.com/muxd/muxd/internal/fd"
 	"github.com/muxd/muxd/internal/fdchan"
+	"github.com/muxd/muxd/internal/gaps"
 	"github.com/muxd/muxd/internal/stage"
 	"github.com/muxd/muxd/sink/sinkpb"
 )
@@ -55,28 +58,59 @@ func (s *server) fan() (*stage.Fan, error) {
 	return s.copier, err
 }
 
-// branchOf makes a branch of the stage package. It takes ownership of to.
-func branchOf(b *sinkpb.Branch, to *fd.FD) stage.Branch {
-	return stage.Branch{Key: b.Id, Policy: stage.Policy(b.Policy), To: to}
+// endsOf is how many descriptors come for branches: write ends, and what they have besides.
+func endsOf(branches ...*sinkpb.Branch) int {
+	n := 0
+	for _, b := range branches {
+		n++
+		if b.Gaps {
+			n++
+		}
+		if b.Spill > 0 {
+			n++
+		}
+	}
+	return n
 }
 
-// branchesOf makes branches of the write ends that came for them, of which it takes ownership.
-func branchesOf(to []*sinkpb.Branch, ends []*fd.FD) (out []stage.Branch) {
-	for i, b := range to {
-		out = append(out, branchOf(b, ends[i]))
+// branchesOf makes branches of the stage package of the descriptors that came for them, endsOf of them, of which it takes ownership.
+func branchesOf(to []*sinkpb.Branch, ends []*fd.FD) (out []stage.Branch, err error) {
+	next := func() *fd.FD {
+		f := ends[0]
+		ends = ends[1:]
+		return f
 	}
-	return out
+	for _, b := range to {
+		s := stage.Branch{Key: b.Id, Policy: stage.Policy(b.Policy), To: next()}
+		if b.Gaps {
+			m, mapErr := gaps.Map(next())
+			s.Gaps, err = m, cmp.Or(err, mapErr)
+		}
+		if b.Spill > 0 {
+			s.File, s.Size = next(), int64(b.Spill)
+		}
+		out = append(out, s)
+	}
+	if err != nil {
+		closeBranches(out)
+		return nil, err
+	}
+	return out, nil
 }
 
 func closeBranches(branches []stage.Branch) {
 	for _, b := range branches {
-		b.To.Close()
+		b.Close()
 	}
 }
 
 // copies takes ownership of far and of the write ends behind it, and begins to copy.
 func (o *opening) copies(far *fd.FD, ends []*fd.FD, to []*sinkpb.Branch) error {
-	branches := branchesOf(to, ends)
+	branches, err := branchesOf(to, ends)
+	if err != nil {
+		far.Close()
+		return err
+	}
 	fan, err := o.srv.fan()
 	if err != nil {
 		far.Close()
@@ -136,13 +170,17 @@ func (s *server) AddBranch(ctx context.Context, req *sinkpb.AddBranchRequest) (*
 	if err != nil || req.Branch == nil {
 		return nil, status.Error(codes.InvalidArgument, "add a branch: its ticket or its description is missing")
 	}
-	d, err := s.ep().Take(ctx, ticket, 1)
+	d, err := s.ep().Take(ctx, ticket, endsOf(req.Branch))
 	if err != nil {
 		return nil, openError(err)
 	}
-	to := d.FDs[0]
-	d.FDs[0] = nil
-	if err := f.into.AddBranch(branchOf(req.Branch, to)); err != nil {
+	ends := slices.Clone(d.FDs)
+	clear(d.FDs)
+	branches, err := branchesOf([]*sinkpb.Branch{req.Branch}, ends)
+	if err == nil {
+		err = f.into.AddBranch(branches[0])
+	}
+	if err != nil {
 		d.Refuse(err)
 		return nil, openError(fmt.Errorf("add a branch: %w", err))
 	}

@@ -43,6 +43,7 @@ type opening struct {
 	closing   sync.Once
 	forgotten atomic.Bool      // nobody comes again
 	branches  []*sinkpb.Branch // as they were when it was opened
+	lossy     bool             // its stream is a branch that may lose some of it
 	flows     []*flow
 	input     *flow // once stdin has been closed; server.mu
 }
@@ -74,7 +75,7 @@ func (o *opening) open(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.OpenR
 
 // openConsoleGiven takes over the terminal of a predecessor, or one that somebody else made.
 func (o *opening) openConsoleGiven(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {
-	d, err := o.srv.ep().Take(ctx, ticket, 1+len(o.branches))
+	d, err := o.srv.ep().Take(ctx, ticket, 1+endsOf(o.branches...))
 	if err != nil {
 		return nil, openError(err)
 	}
@@ -104,9 +105,12 @@ func (o *opening) openConsoleGiven(ctx context.Context, ticket fdchan.Ticket) (*
 	}
 	o.console = console
 	o.sink = o.console
-	branches := branchesOf(o.branches, ends)
+	branches, err := branchesOf(o.branches, ends)
 	ends = nil
-	if err := o.read(o.pub.master, Console, branches); err != nil {
+	if err != nil {
+		return fail(err)
+	}
+	if err := o.read(o.pub.master, Console, branches, nil); err != nil {
 		return fail(err)
 	}
 	d.Ack() // where that fails the agent has died, and another will open it again
@@ -114,7 +118,11 @@ func (o *opening) openConsoleGiven(ctx context.Context, ticket fdchan.Ticket) (*
 }
 
 func (o *opening) openPipes(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {
-	d, err := o.srv.ep().Take(ctx, ticket, len(o.pub.Streams)+len(o.branches))
+	n := len(o.pub.Streams) + endsOf(o.branches...)
+	if o.lossy {
+		n++
+	}
+	d, err := o.srv.ep().Take(ctx, ticket, n)
 	if err != nil {
 		return nil, openError(err)
 	}
@@ -162,7 +170,12 @@ func (o *opening) openPipes(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.
 		}
 		far := d.FDs[i]
 		d.FDs[i] = nil
-		if err := o.read(far, st, nil); err != nil {
+		var memory *fd.FD
+		if o.lossy {
+			memory = d.FDs[i+1]
+			d.FDs[i+1] = nil
+		}
+		if err := o.read(far, st, nil, memory); err != nil {
 			return fail(err)
 		}
 	}
@@ -218,17 +231,19 @@ func (o *opening) openConsole(ctx context.Context, ticket fdchan.Ticket) (*sinkp
 	if err := o.srv.ep().Give(ctx, ticket, o.pub.tty.Int(), o.pub.master.Int()); err != nil {
 		return fail(err)
 	}
-	if err := o.read(o.pub.master, Console, nil); err != nil {
+	if err := o.read(o.pub.master, Console, nil, nil); err != nil {
 		return fail(err)
 	}
 	return &sinkpb.OpenResponse{Wiring: sinkpb.Wiring_PTY, NearEnds: 1, FarEnds: 1}, nil
 }
 
-// read takes ownership of far, and of the pipes of branches, and begins to read.
-func (o *opening) read(far *fd.FD, st Stream, branches []stage.Branch) error {
+// read takes ownership of far, of the pipes of branches, and of the memory of what is lost of a stream that is a branch itself, and begins to
+// read.
+func (o *opening) read(far *fd.FD, st Stream, branches []stage.Branch, memory *fd.FD) error {
 	eng, err := o.srv.engine()
 	if err != nil {
 		far.Close()
+		memory.Close()
 		closeBranches(branches)
 		return err
 	}
@@ -236,6 +251,8 @@ func (o *opening) read(far *fd.FD, st Stream, branches []stage.Branch) error {
 	key := o.pub.ID + "/" + st.String()
 	var src *stage.Source
 	switch {
+	case memory != nil:
+		src, err = eng.AddLossy(far, key, f, o.pub.Unseen, memory)
 	case len(branches) > 0: // of a sink that was not Unseen
 		src, err = eng.AddInto(far, key, f, branches)
 	case o.pub.Unseen:
@@ -395,7 +412,7 @@ func (f *flow) Chunk(c *stage.Chunk) error {
 	}()
 	h.slot = stageSlot{c.Slot}
 	h.chunk = Chunk{
-		Stream: f.stream, Offset: c.Offset, Data: c.Data, Time: c.Time, Last: c.Last, Again: c.Again,
+		Stream: f.stream, Offset: c.Offset, Data: c.Data, Time: c.Time, Last: c.Last, Again: c.Again, Missed: c.Missed,
 		slot: &h.slot, unseen: c,
 	}
 	err := f.op.sink.Write(f.op.ctx, &h.chunk)

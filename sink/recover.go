@@ -286,9 +286,14 @@ func (o *opening) repark(ctx context.Context) error {
 	flows := o.flows
 	o.srv.mu.Unlock()
 	for _, f := range flows {
+		if src, ok := f.src.(*stage.Source); ok {
+			if d, err := src.DupGaps(); d != nil {
+				keep("far/"+o.pub.ID+"/gaps", d, err)
+			}
+		}
 		if f.into != nil {
-			for id, d := range f.into.DupBranches() {
-				keep("far/"+id+"/in", d, nil)
+			for end, d := range f.into.DupBranches() {
+				keep("far/"+end, d, nil)
 			}
 		}
 	}

@@ -136,7 +136,10 @@ func (s *server) Open(ctx context.Context, req *sinkpb.OpenRequest) (*sinkpb.Ope
 	if s.plugin.Copies && len(req.Streams) != 1 || !takes && len(req.Branches) > 0 {
 		return nil, status.Errorf(codes.InvalidArgument, "open: sink %s with %d branches for %d streams", s.plugin.Name, len(req.Branches), len(req.Streams))
 	}
-	o.branches = req.Branches
+	if req.Gaps && (wiring != Pipe || isConsole || s.plugin.Copies || len(req.Streams) != 1 || req.Streams[0] == sinkpb.Stream_STDIN) {
+		return nil, status.Errorf(codes.InvalidArgument, "open: sink %s with the memory of a branch, and without a branch", s.plugin.Name)
+	}
+	o.branches, o.lossy = req.Branches, req.Gaps
 	if size := req.Size; size.GetRows() > 0 && size.GetCols() > 0 {
 		o.pub.Rows, o.pub.Cols = int(size.Rows), int(size.Cols)
 	}
@@ -197,7 +200,11 @@ func (s *server) openedBefore(ctx context.Context, o *opening, req *sinkpb.OpenR
 		}
 	}()
 	if o.wiring == Pipe || o.console != nil && (req.Given || req.Again) {
-		d, err := s.ep().Take(ctx, ticket, len(req.Streams)+len(req.Branches))
+		n := len(req.Streams) + endsOf(req.Branches...)
+		if req.Gaps {
+			n++
+		}
+		d, err := s.ep().Take(ctx, ticket, n)
 		if err != nil {
 			return nil, openError(err)
 		}

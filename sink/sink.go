@@ -122,7 +122,7 @@ type Plugin struct {
 	Past func(remains []byte) (ConsoleSink, error)
 
 	// Copies is for the plugin that stands between a stream and several sinks, its branches: the SDK copies the stream into
-	// their pipes, each with its policy, and no byte of it comes into the process. muxd uses the plugin called fanout for that.
+	// their pipes, each with its policy. muxd uses the plugin called fanout for that.
 	Copies bool
 
 	// Logs reads back what sinks opened with a request equal to q.Request have kept, in the order in which it was
@@ -234,6 +234,9 @@ type Chunk struct {
 	// Again says that an earlier process of this plugin was killed while it had this chunk, so that some or all
 	// of it may have been written; Intent tells what that process had recorded.
 	Again bool
+	// Missed is how many bytes of the stream are missing between the chunk before this one and this one: the sink is one of several, and
+	// did not keep up (branch=). A sink whose output has a place for it says so there.
+	Missed uint64
 
 	slot   slot
 	unseen mover // has the bytes of a chunk without Data

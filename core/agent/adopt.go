@@ -179,9 +179,13 @@ func (a *Agent) takeIn(ctx context.Context, c *child, pid int32, far map[sinkpb.
 					return spawnError(err)
 				}
 				ends[s] = r
-				made = append(made, r, w)
-				if err := a.keeper.Hold(ctx, branch{o, s}.input(), nil, w.Int()); err != nil {
-					return spawnError(err)
+				made = append(made, r)
+				var unheld error
+				if _, err := (branch{o, s}).makeEnds(w, func(name string, f *fd.FD) {
+					made = append(made, f)
+					unheld = cmp.Or(unheld, a.keeper.Hold(ctx, name, nil, f.Int()))
+				}); err != nil || unheld != nil {
+					return spawnError(cmp.Or(err, unheld))
 				}
 			}
 			if err := a.keeper.Hold(ctx, o.farName(s), nil, ends[s].Int()); err != nil {
@@ -237,6 +241,14 @@ func (a *Agent) giveFar(ctx context.Context, o *opening, ends map[*stream]*fd.FD
 		give = append(give, ends[s].Int())
 	}
 	c := o.child
+	memory, err := a.fetchGaps(ctx, o, p)
+	if err != nil {
+		return err
+	}
+	defer memory.Close()
+	if memory != nil {
+		give = append(give, memory.Int())
+	}
 	branches, in, err := a.fetchInputs(ctx, o)
 	if err != nil {
 		return err
@@ -245,7 +257,7 @@ func (a *Agent) giveFar(ctx context.Context, o *opening, ends map[*stream]*fd.FD
 	return p.Give(ctx, append(give, fd.Ints(in)...), func(ctx context.Context, ticket []byte) error {
 		_, err := p.Sinks().Open(ctx, &sinkpb.OpenRequest{
 			Opening: o.id, Spec: wireSpec(o.choice.spec), Child: c.described(o.run), Streams: o.choice.streams, Ticket: ticket,
-			Branches: branches, Given: o.isConsole(), Size: &sinkpb.Size{Rows: c.spec.Size.Rows, Cols: c.spec.Size.Cols},
+			Branches: branches, Given: o.isConsole(), Gaps: memory != nil, Size: &sinkpb.Size{Rows: c.spec.Size.Rows, Cols: c.spec.Size.Cols},
 		})
 		return err
 	})
@@ -287,7 +299,11 @@ func heldOf(b branch) []string {
 	if b.s.as.from == nil {
 		return []string{b.o.farName(b.s)}
 	}
-	return []string{b.o.farName(b.s), b.input()}
+	names := []string{b.o.farName(b.s)}
+	for _, end := range b.ends() {
+		names = append(names, b.name(end))
+	}
+	return names
 }
 
 // notOpened says that nothing will be told of o, so that undo need not wait for it.

@@ -498,9 +498,13 @@ func (s *api) Events(req *controlpb.EventsRequest, out grpc.ServerStreamingServe
 }
 
 func (s *api) Plugins(ctx context.Context, req *controlpb.PluginsRequest) (*controlpb.PluginsResponse, error) {
+	var common []*controlpb.PluginOption
+	for _, o := range branchOptions {
+		common = append(common, optionForClients(o))
+	}
 	return &controlpb.PluginsResponse{
 		Plugins: s.a.listPlugins(ctx, req.Describe, req.Sink), Presets: s.a.presets(), Wirings: config.Wirings(),
-		Common: []*controlpb.PluginOption{optionForClients(branchDescription)},
+		Common: common,
 	}, nil
 }
 

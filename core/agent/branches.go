@@ -188,12 +188,12 @@ func (a *Agent) addBranch(ctx context.Context, from *opening, to *choice, m *age
 
 // giveInput has what copies a stream copy it to the branch b too. It may be done again.
 func (a *Agent) giveInput(ctx context.Context, from *opening, b branch) error {
-	in, err := a.keeper.Fetch(ctx, b.input())
+	in, err := a.fetchEnds(ctx, b)
 	if err != nil {
 		return spawnError(fmt.Errorf("fetch the input of %s: %w", b.s.as.text, err))
 	}
-	defer in.Close()
-	err = a.giveBranch(ctx, from, b, in.Int())
+	defer fd.CloseAll(in)
+	err = a.giveBranch(ctx, from, b, fd.Ints(in))
 	a.mu.Lock()
 	gone := err != nil && pluginGone(err) // its successor gets it with all the others
 	switch {

@@ -22,11 +22,11 @@ type choice struct {
 
 	location string // where the bytes go, for people, as far as it is known before the sink is opened
 
-	log     string        // of a console: the spec of the sink that also gets what it shows; it stands behind it
-	copies  bool          // it copies its stream to the choices that stand behind it
-	from    *choice       // of a branch: what copies the stream to it, or the console
-	policy  sinkpb.Policy // of a branch
-	removed bool          // it gets nothing more, and is not opened again
+	log       string  // of a console: the spec of the sink that also gets what it shows; it stands behind it
+	copies    bool    // it copies its stream to the choices that stand behind it
+	from      *choice // of a branch: what copies the stream to it, or the console
+	removed   bool    // it gets nothing more, and is not opened again
+	branching         // of a branch
 }
 
 // near lists the descriptors of the child that the choice provides, by number.
@@ -180,7 +180,7 @@ func (a *Agent) resolve(ctx context.Context, text string, streams []sinkpb.Strea
 	if c.spec, err = a.cfg.Load().Preset(text); err != nil {
 		return c, err
 	}
-	if c.policy, _, err = takePolicy(c.spec); err != nil {
+	if c.branching, err = takeBranching(c.spec, string(cs.Cwd)); err != nil {
 		return c, err
 	}
 	if n := c.spec.Name; n == wiringInherit || n == wiringNull {

@@ -12,51 +12,17 @@ import (
 
 	"github.com/muxd/muxd/control/controlpb"
 	"github.com/muxd/muxd/internal/fd"
-	"github.com/muxd/muxd/internal/nearest"
 	"github.com/muxd/muxd/internal/spec"
 	"github.com/muxd/muxd/sink/sinkpb"
 )
 
 // A stream that has several sinks is read by the plugin fanout, which copies it into a pipe for each of them, a branch. The sinks
 // behind it have the read ends as they would have the far end of the stream itself; they have openings of their own, and
-// know of nothing. The keeper holds both ends of a branch's pipe: the read end under the name of the sink's far end, and the
+// know of nothing but, where a branch may lose something, what that is (lossy.go). The keeper holds both ends of a branch's pipe: the read end under the name of the sink's far end, and the
 // write end, its input, as OPENING/in, until the stream has ended or the branch is removed.
 
 // copier is the plugin that copies streams, and what its choices have as their text.
 const copier = "fanout"
-
-// branchOption is the option of a spec that is the core's and no sink's: its policy as a branch.
-const branchOption = "branch"
-
-// branchDescription declares it.
-var branchDescription = &sinkpb.Option{
-	Name: branchOption, Type: sinkpb.Option_ENUM, Values: []string{"block", "drop-oldest", "drop-newest"},
-	Help: "of a stream with several sinks: what happens when this one is slow. block: the child waits, and the others do; drop-...: output is dropped for this one, and counted",
-}
-
-var policies = map[string]sinkpb.Policy{
-	"block": sinkpb.Policy_BLOCK, "drop-oldest": sinkpb.Policy_DROP_OLDEST, "drop-newest": sinkpb.Policy_DROP_NEWEST,
-}
-
-// policyName is the value of branchOption that means p.
-func policyName(p sinkpb.Policy) string {
-	return strings.ReplaceAll(strings.ToLower(p.String()), "_", "-")
-}
-
-// takePolicy takes branchOption out of s, and says whether it was there.
-func takePolicy(s spec.Spec) (p sinkpb.Policy, given bool, err error) {
-	text, given := s.Options[branchOption]
-	if !given {
-		return 0, false, nil
-	}
-	delete(s.Options, branchOption)
-	p, ok := policies[text]
-	if !ok {
-		names := branchDescription.Values
-		return 0, true, fmt.Errorf("sink %s: %s=%s: want one of %s%s", s.Name, branchOption, text, strings.Join(names, ", "), nearest.Hint(text, names))
-	}
-	return p, true, nil
-}
 
 // fans says whether a stream with these sinks is copied to them: it has several, or one that has a policy as a branch.
 func (a *Agent) fans(texts []string) (bool, error) {
@@ -185,7 +151,7 @@ func (a *Agent) openCopied(ctx context.Context, c *child, ch *choice, n int, pbC
 	if err != nil {
 		return a.unopened(o, err)
 	}
-	if err := a.give(ctx, c, o, pbChild, append([]int{r.Int()}, in...), branches); err != nil {
+	if err := a.give(ctx, c, o, pbChild, append([]int{r.Int()}, slices.Concat(in...)...), branches); err != nil {
 		return a.unopened(o, err)
 	}
 	if o.streams[0].holder, err = holderOf(w.Int()); err != nil {
@@ -194,8 +160,8 @@ func (a *Agent) openCopied(ctx context.Context, c *child, ch *choice, n int, pbC
 	return nil
 }
 
-// openBehind opens the sinks that stand behind ch, and returns them with the write ends of their pipes, which keep gets.
-func (a *Agent) openBehind(ctx context.Context, c *child, ch *choice, pbChild *sinkpb.Child, keep func(name string, f *fd.FD)) (branches []branch, in []int, err error) {
+// openBehind opens the sinks that stand behind ch, and returns them with their ends (branch.ends), which keep gets.
+func (a *Agent) openBehind(ctx context.Context, c *child, ch *choice, pbChild *sinkpb.Child, keep func(name string, f *fd.FD)) (branches []branch, in [][]int, err error) {
 	for i, b := range c.sinks {
 		if b.from != ch {
 			continue
@@ -204,29 +170,36 @@ func (a *Agent) openBehind(ctx context.Context, c *child, ch *choice, pbChild *s
 		if err != nil {
 			return nil, nil, err
 		}
-		w, err := a.openBranch(ctx, c, o, pbChild, keep)
+		ends, err := a.openBranch(ctx, c, o, pbChild, keep)
 		if err != nil {
 			return nil, nil, a.unopened(o, err)
 		}
-		branches, in = append(branches, branch{o, o.streams[0]}), append(in, w.Int())
+		branches, in = append(branches, branch{o, o.streams[0]}), append(in, fd.Ints(ends))
 	}
 	return branches, in, nil
 }
 
-// openBranch gives a sink the read end of a new pipe, both ends of which keep gets, when the sinks behind it are open. It returns
-// the write end.
-func (a *Agent) openBranch(ctx context.Context, c *child, o *opening, pbChild *sinkpb.Child, keep func(name string, f *fd.FD)) (in *fd.FD, err error) {
+// openBranch gives a sink the read end of a new pipe when the sinks behind it are open. It returns what whoever copies to it is given
+// (branch.ends), which keep gets, as the read end.
+func (a *Agent) openBranch(ctx context.Context, c *child, o *opening, pbChild *sinkpb.Child, keep func(name string, f *fd.FD)) (ends []*fd.FD, err error) {
 	r, w, err := fd.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	keep(farPrefix(c.id())+o.id+"/"+streamName(o.choice.streams[0]), r)
-	keep(branch{o, o.streams[0]}.input(), w)
+	b := branch{o, o.streams[0]}
+	keep(o.farName(b.s), r)
+	if ends, err = b.makeEnds(w, keep); err != nil {
+		return nil, spawnError(err)
+	}
 	branches, ins, err := a.openBehind(ctx, c, o.choice, pbChild, keep)
 	if err != nil {
 		return nil, err
 	}
-	return w, a.give(ctx, c, o, pbChild, append([]int{r.Int()}, ins...), branches)
+	far := []int{r.Int()}
+	if o.takesGaps(o.plugin.Load()) {
+		far = append(far, ends[slices.Index(b.ends(), gapsEnd)].Int())
+	}
+	return ends, a.give(ctx, c, o, pbChild, append(far, slices.Concat(ins...)...), branches)
 }
 
 // openLog opens the sinks behind the console o, which is open, and has it go on into them.
@@ -240,11 +213,11 @@ func (a *Agent) openLog(ctx context.Context, c *child, o *opening, pbChild *sink
 	return err
 }
 
-// giveBranch has o copy what it carries to the branch b too, whose write end is in. It does not take ownership of that, and may be called
-// again.
-func (a *Agent) giveBranch(ctx context.Context, o *opening, b branch, in int) error {
+// giveBranch has o copy what it carries to the branch b too, whose ends (branch.ends) are in. It does not take ownership of them, and may be
+// called again.
+func (a *Agent) giveBranch(ctx context.Context, o *opening, b branch, in []int) error {
 	p := o.plugin.Load()
-	return p.Give(ctx, []int{in}, func(ctx context.Context, ticket []byte) error {
+	return p.Give(ctx, in, func(ctx context.Context, ticket []byte) error {
 		_, err := p.Sinks().AddBranch(ctx, &sinkpb.AddBranchRequest{Opening: o.id, Branch: wireBranch(b), Ticket: ticket})
 		return err
 	})
@@ -265,14 +238,14 @@ type branch struct {
 }
 
 // input is the keeper's name of the write end of its pipe.
-func (b branch) input() string { return farPrefix(b.o.child.id()) + b.s.branch + "/in" }
+func (b branch) input() string { return b.name(inEnd) }
 
 // give opens o at its plugin with far ends: of a stream that is copied they are followed by the inputs of its branches. It
 // does not take ownership of far.
 func (a *Agent) give(ctx context.Context, c *child, o *opening, pbChild *sinkpb.Child, far []int, branches []branch) error {
 	req := &sinkpb.OpenRequest{
 		Opening: o.id, Spec: wireSpec(o.choice.spec), Child: pbChild, Streams: o.choice.streams, Branches: wireBranches(branches),
-		Size: &sinkpb.Size{Rows: c.spec.Size.Rows, Cols: c.spec.Size.Cols},
+		Size: &sinkpb.Size{Rows: c.spec.Size.Rows, Cols: c.spec.Size.Cols}, Gaps: o.takesGaps(o.plugin.Load()),
 	}
 	return o.plugin.Load().Give(ctx, far, func(ctx context.Context, ticket []byte) error {
 		req.Ticket = ticket
@@ -289,7 +262,7 @@ func wireBranches(branches []branch) (out []*sinkpb.Branch) {
 }
 
 func wireBranch(b branch) *sinkpb.Branch {
-	return &sinkpb.Branch{Id: b.s.branch, Policy: b.s.as.policy, Spec: b.s.as.text}
+	return &sinkpb.Branch{Id: b.s.branch, Policy: b.s.as.policy, Spec: b.s.as.text, Gaps: b.s.as.loses(), Spill: b.s.as.spill}
 }
 
 // branches lists the streams that o's stream is copied to, and that have not ended. Agent.mu is held.
@@ -314,13 +287,13 @@ func (b branch) copiedBy() *opening {
 	return nil
 }
 
-// fetchInputs returns what a successor of what copies o's stream gets of its branches: their inputs, owned by the caller.
+// fetchInputs returns what a successor of what copies o's stream gets of its branches: their ends, owned by the caller.
 func (a *Agent) fetchInputs(ctx context.Context, o *opening) (branches []*sinkpb.Branch, in []*fd.FD, err error) {
 	a.mu.Lock()
 	all := o.branches()
 	a.mu.Unlock()
 	for _, b := range all {
-		f, err := a.keeper.Fetch(ctx, b.input())
+		ends, err := a.fetchEnds(ctx, b)
 		if errors.Is(err, unix.ENOENT) {
 			continue // it has just been removed
 		}
@@ -328,7 +301,7 @@ func (a *Agent) fetchInputs(ctx context.Context, o *opening) (branches []*sinkpb
 			fd.CloseAll(in)
 			return nil, nil, fmt.Errorf("fetch the input of %s: %w", b.s.as.text, err)
 		}
-		branches, in = append(branches, wireBranch(b)), append(in, f)
+		branches, in = append(branches, wireBranch(b)), append(in, ends...)
 	}
 	return branches, in, nil
 }
@@ -367,6 +340,9 @@ func (a *Agent) dropInputOf(b branch) {
 	b.s.closed = true
 	a.mu.Unlock()
 	a.keeper.Drop(a.ctx, b.input(), false)
+	if b.s.as.spill > 0 {
+		a.keeper.Drop(a.ctx, b.name(spillEnd), false)
+	}
 }
 
 // resumeCopies does what an agent that died may have left undone between a stream and its branches.

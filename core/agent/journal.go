@@ -183,6 +183,7 @@ func (c *child) message() *agentpb.Child {
 		w := ch.message()
 		if ch.from != nil {
 			w.Behind = uint32(slices.Index(c.sinks, ch.from) + 1)
+			w.Spill, w.SpillDir = ch.spill, ch.dir
 		}
 		m.Choices = append(m.Choices, w)
 	}
@@ -243,7 +244,8 @@ func childFrom(m *agentpb.Child) (*child, error) {
 			return nil, fmt.Errorf("sink %s stands behind one that there is not", w.Text)
 		}
 		if w.Behind > 0 {
-			c.sinks[i].policy, c.sinks[i].from = sinkpb.Policy(w.Policy), c.sinks[w.Behind-1]
+			c.sinks[i].branching = branching{sinkpb.Policy(w.Policy), w.Spill, w.SpillDir}
+			c.sinks[i].from = c.sinks[w.Behind-1]
 		}
 	}
 	for _, w := range m.Openings {

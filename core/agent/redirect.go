@@ -65,7 +65,7 @@ func (a *Agent) redirect(ctx context.Context, c *child, m *agentpb.Move) (err er
 	if err != nil {
 		return err
 	}
-	to.wiring, to.from, to.policy = o.choice.wiring, s.as.from, s.as.policy
+	to.wiring, to.from, to.branching = o.choice.wiring, s.as.from, s.as.branching
 	far, err := a.keeper.Fetch(ctx, o.farName(s))
 	if err != nil {
 		return spawnError(fmt.Errorf("fetch the far end of %s: %w", name, err))
@@ -247,15 +247,27 @@ func (a *Agent) moveTo(ctx context.Context, c *child, from *opening, s *stream, 
 	if err := a.keeper.Hold(ctx, o.farName(next), nil, far.Int()); err != nil {
 		return err
 	}
+	if err := a.moveGaps(ctx, from, s.rec.Bytes, o); err != nil {
+		return err
+	}
 	a.mu.Lock()
 	o.streams = []*stream{next}
 	a.mu.Unlock()
 	open := func() error {
-		return p.Give(ctx, []int{far.Int()}, func(ctx context.Context, ticket []byte) error {
+		ends := []int{far.Int()}
+		memory, err := a.fetchGaps(ctx, o, p)
+		if err != nil {
+			return err
+		}
+		defer memory.Close()
+		if memory != nil {
+			ends = append(ends, memory.Int())
+		}
+		return p.Give(ctx, ends, func(ctx context.Context, ticket []byte) error {
 			_, err := p.Sinks().Open(ctx, &sinkpb.OpenRequest{
 				Opening: o.id, Spec: wireSpec(to.spec), Streams: to.streams, Ticket: ticket,
-				Child: c.described(o.run),
-				Size:  &sinkpb.Size{Rows: c.spec.Size.Rows, Cols: c.spec.Size.Cols},
+				Child: c.described(o.run), Gaps: memory != nil,
+				Size: &sinkpb.Size{Rows: c.spec.Size.Rows, Cols: c.spec.Size.Cols},
 			})
 			return err
 		})
@@ -278,6 +290,7 @@ func (a *Agent) moveTo(ctx context.Context, c *child, from *opening, s *stream, 
 		delete(a.openings, o.id)
 		a.mu.Unlock()
 		a.keeper.Drop(ctx, o.farName(next), false)
+		a.keeper.Drop(ctx, o.gapsName(), false)
 		return err
 	}
 	from.choice.streams = slices.DeleteFunc(slices.Clone(from.choice.streams), func(k sinkpb.Stream) bool { return k == s.kind })

@@ -257,6 +257,13 @@ func (a *Agent) reopen(ctx context.Context, o *opening, p *host.Plugin) error {
 		}
 		far = append(far, f)
 	}
+	memory, err := a.fetchGaps(ctx, o, p)
+	if err != nil {
+		return err
+	}
+	if memory != nil {
+		req.Gaps, far = true, append(far, memory)
+	}
 	branches, in, err := a.fetchInputs(ctx, o)
 	if err != nil {
 		return err

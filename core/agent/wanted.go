@@ -21,7 +21,13 @@ func (a *Agent) wants(id, name string) bool {
 
 // isWanted is wants. Agent.mu is held.
 func (a *Agent) isWanted(id, name string) bool {
-	if name == "in" {
+	switch name {
+	case gapsEnd: // of a branch, or of a sink's opening
+		if o := a.openings[id]; o != nil && o.choice.loses() || a.isMoving(id) {
+			return true
+		}
+		fallthrough
+	case inEnd, spillEnd:
 		b, ok := a.branchNamed(id)
 		return ok && !b.s.closed && b.copiedBy() != nil && !b.copiedBy().streams[0].done
 	}

@@ -140,7 +140,7 @@ func TestProtocol(t *testing.T) {
 			}
 		}
 	}
-	for _, dir := range []string{"internal/fdchan/testdata", "internal/viewer/testdata", "sink/sinktest/testdata"} {
+	for _, dir := range []string{"internal/fdchan/testdata", "internal/viewer/testdata", "internal/gaps/testdata", "sink/sinktest/testdata"} {
 		files, _ := filepath.Glob(filepath.Join(root, dir, "*.hex"))
 		if len(files) == 0 {
 			t.Errorf("there are no golden bytes in %s", dir)

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/muxd/muxd/internal/fd"
+	"github.com/muxd/muxd/internal/gaps"
 )
 
 // Chunk is a piece of a stream.
@@ -27,8 +28,9 @@ type Chunk struct {
 	Offset uint64 // in the stream, of the first byte that is left of the chunk
 	Data   []byte // valid until Handler.Chunk returns; nil of a source that was added unseen
 	Time   time.Time
-	Last   bool // the stream has ended, and Data is empty
-	Again  bool // a killed predecessor had this chunk
+	Last   bool   // the stream has ended, and Data is empty
+	Again  bool   // a killed predecessor had this chunk
+	Missed uint64 // bytes of the stream that are missing before it, since it is a branch's
 	Slot   Slot
 
 	left int   // of an unseen chunk, what has not been moved
@@ -300,6 +302,7 @@ func (e *Engine) Close() error {
 	for _, s := range sources {
 		if s != nil {
 			s.src.Close()
+			s.gaps.Close()
 			s.endOnward()
 		}
 	}
@@ -319,7 +322,22 @@ var ErrTooMany = fmt.Errorf("%d streams are open, and no more fit: %w", slotsMos
 // Add takes ownership of src, a pipe's read end, a connected stream socket or a PTY master, on which it sets O_NONBLOCK, and
 // begins to read it. A source whose key a predecessor knew goes on where that one was: first with what is in its stage.
 func (e *Engine) Add(src *fd.FD, key string, h Handler) (*Source, error) {
-	return e.add(src, key, h, false, nil)
+	return e.add(src, key, h, with{})
+}
+
+// AddLossy is Add, or AddUnseen, for the pipe of a branch that may drop, whose chunks tell what is missing before them. It takes ownership of
+// memory, which says so.
+func (e *Engine) AddLossy(src *fd.FD, key string, h Handler, unseen bool, memory *fd.FD) (*Source, error) {
+	m, err := gaps.Map(memory)
+	if err != nil {
+		src.Close()
+		return nil, err
+	}
+	s, err := e.add(src, key, h, with{unseen: unseen, gaps: m})
+	if err != nil {
+		m.Close()
+	}
+	return s, err
 }
 
 // AddInto is Add for a stream that goes on into branches, of which there is one at most, from its beginning, or from where a predecessor's
@@ -337,7 +355,7 @@ func (e *Engine) AddInto(src *fd.FD, key string, h Handler, branches []Branch) (
 		}
 		return nil, err
 	}
-	s, err := e.add(src, key, h, false, out)
+	s, err := e.add(src, key, h, with{out: out})
 	if err != nil && out != nil {
 		out.to.Close()
 	}
@@ -346,10 +364,17 @@ func (e *Engine) AddInto(src *fd.FD, key string, h Handler, branches []Branch) (
 
 // AddUnseen is Add for a handler that moves bytes without looking at them: its chunks have no Data, but Move.
 func (e *Engine) AddUnseen(src *fd.FD, key string, h Handler) (*Source, error) {
-	return e.add(src, key, h, true, nil)
+	return e.add(src, key, h, with{unseen: true})
 }
 
-func (e *Engine) add(src *fd.FD, key string, h Handler, unseen bool, out *onward) (*Source, error) {
+// with is what a source has besides.
+type with struct {
+	unseen bool
+	out    *onward
+	gaps   *gaps.Memory
+}
+
+func (e *Engine) add(src *fd.FD, key string, h Handler, o with) (*Source, error) {
 	if key == "" || len(key) > keyMost {
 		src.Close()
 		return nil, fmt.Errorf("key of %d bytes for a stream, want 1 to %d", len(key), keyMost)
@@ -359,7 +384,7 @@ func (e *Engine) add(src *fd.FD, key string, h Handler, unseen bool, out *onward
 		return nil, fmt.Errorf("set O_NONBLOCK on a stream: %w", err)
 	}
 	s := &Source{
-		eng: e, src: src, h: h, pipeSize: capacity(src.Int()), unseen: unseen, out: out,
+		eng: e, src: src, h: h, pipeSize: capacity(src.Int()), unseen: o.unseen, out: o.out, gaps: o.gaps,
 	}
 	if _, err := unix.FcntlInt(uintptr(src.Int()), unix.F_GETPIPE_SZ, 0); err != nil { // a socket, or a terminal
 		s.lone, s.noGrow = ptyLone, true
@@ -375,6 +400,9 @@ func (e *Engine) add(src *fd.FD, key string, h Handler, unseen bool, out *onward
 	if !e.place(s, key) {
 		src.Close()
 		return nil, ErrTooMany
+	}
+	if s.gaps != nil && s.slot.begin() < 0 {
+		s.slot.setBegin(s.gaps.Begin())
 	}
 	e.gen++
 	s.gen = e.gen

@@ -59,8 +59,14 @@ const (
 	StepDrained Step = "drained" // bytes went from a stage on to its branch
 	StepQueued  Step = "queued"  // bytes went from a stage into the queue of its branch
 	StepDrops   Step = "drops"   // it is recorded what is going to be dropped
+	StepNoted   Step = "noted"   // where it will be missing stands in the memory that the branch's sink has
 	StepDropped Step = "dropped" // it is
 	StepTold    Step = "told"    // and counted
+	StepSaves   Step = "saves"   // it is recorded that bytes are on the way from a stage into the branch's file
+	StepSaved   Step = "saved"   // they stand there
+	StepLoads   Step = "loads"   // it is recorded that bytes are on the way from the file into the queue
+	StepLoaded  Step = "loaded"  // they are in the queue
+	StepFiled   Step = "filed"   // what stands in the file is recorded
 )
 
 // FanHandler is told of a source. Its methods must not call the source's.

@@ -17,7 +17,7 @@ func (f *Fan) Add(src *fd.FD, key string, branches []Branch, h FanHandler) (*Fan
 	fail := func(err error) (*FanSource, error) {
 		src.Close()
 		for _, b := range branches {
-			b.To.Close()
+			b.Close()
 		}
 		return nil, err
 	}
@@ -88,11 +88,8 @@ func (f *Fan) place(s *FanSource, key string) bool {
 
 // add makes a branch that gets the stream from here on. s.mu is held.
 func (s *FanSource) add(b Branch) error {
-	if b.Key == "" || len(b.Key) > branchKeyMost {
-		return fmt.Errorf("key of %d bytes for a branch, want 1 to %d", len(b.Key), branchKeyMost)
-	}
-	if _, err := unix.FcntlInt(uintptr(b.To.Int()), unix.F_GETPIPE_SZ, 0); err != nil {
-		return fmt.Errorf("branch %s is no pipe: %w", b.Key, err)
+	if err := b.check(int64(max(s.fan.most, pipeSmall))); err != nil {
+		return err
 	}
 	for n := range BranchesMost {
 		slot := s.slot.branch(n)
@@ -111,18 +108,19 @@ func (s *FanSource) AddBranch(b Branch) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.over {
-		b.To.Close()
+		b.Close()
 		return errors.New("the stream has ended")
 	}
 	if s.find(b.Key) != nil {
-		return b.To.Close()
+		b.Close()
+		return nil
 	}
 	err := s.fan.prepare(len(s.branches) + 1)
 	if err == nil {
 		err = s.add(b)
 	}
 	if err != nil {
-		b.To.Close()
+		b.Close()
 		return err
 	}
 	if s.turnLocked() { // it may have waited for a branch
@@ -188,14 +186,30 @@ func (s *FanSource) Stat() []BranchStat {
 // Dup returns a copy of the far end that the source reads, owned by the caller.
 func (s *FanSource) Dup() (*fd.FD, error) { return s.src.Dup() }
 
-// DupBranches returns copies of the branches' pipes by their keys, owned by the caller.
+// What DupBranches names behind the key of a branch and a slash.
+const (
+	EndIn    = "in"    // the pipe
+	EndGaps  = "gaps"  // the memory of what is missing
+	EndSpill = "spill" // the file
+)
+
+// DupBranches returns copies of what the branches have, owned by the caller, by their keys and EndIn, EndGaps or EndSpill.
 func (s *FanSource) DupBranches() map[string]*fd.FD {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := map[string]*fd.FD{}
+	keep := func(key, end string, dup func() (*fd.FD, error)) {
+		if d, err := dup(); err == nil {
+			out[key+"/"+end] = d
+		}
+	}
 	for _, b := range s.branches {
-		if d, err := b.To.Dup(); err == nil {
-			out[b.Key] = d
+		keep(b.Key, EndIn, b.To.Dup)
+		if b.Gaps != nil {
+			keep(b.Key, EndGaps, b.Gaps.Dup)
+		}
+		if b.Policy == Spill {
+			keep(b.Key, EndSpill, b.File.Dup)
 		}
 	}
 	return out

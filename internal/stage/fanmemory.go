@@ -19,12 +19,17 @@ import (
 //	              ended, bits 8-15 the branch whose stage gets it first, bits 16-31 the branches that get it
 //	  8, 16       bytes of the stream that all stages have got
 //	  24          length of the key, then the key; 0: the slot is free
-//	  256 + 160*b branch b:
-//	    0         word: bit 0 something is being dropped, bit 1 which dropped count, bit 2 from which role
+//	  256 + 240*b branch b:
+//	    0         word: bit 0 something is being dropped, bit 1 which dropped count, bits 2-3 from which role; bit 4 bytes are on the way
+//	              from the stage into the file, bit 5 from the file into the queue, bit 6 which head and tail count
 //	    8, 16     bytes that were dropped
 //	    24        how many bytes stay where something is being dropped
 //	    32        offset of the stream at which the branch began
 //	    40        length of the key, then the key; 0: there is no such branch
+//	    160, 168  head: bytes that have left the file
+//	    176, 184  tail: bytes that were put into it
+//	    192       bytes in the stage when they began to be put into the file
+//	    200       where in the branch the bytes are missing that are being dropped
 //
 // A word changes with one atomic store from step to step, as an Engine's does.
 const (
@@ -40,14 +45,18 @@ const (
 	fanKeyMost     = atFanBranches - atFanKey
 
 	atFanBranches  = 256
-	fanBranchSize  = 160
+	fanBranchSize  = 240
 	BranchesMost   = 16 // of a source
 	atDropped      = 8
 	atRest         = 24
 	atBegin        = 32
 	atBranchKeyLen = 40
 	atBranchKey    = 48
-	branchKeyMost  = fanBranchSize - atBranchKey
+	atHead         = 160
+	atTail         = 176
+	atSaved        = 192
+	atGap          = 200
+	branchKeyMost  = atHead - atBranchKey
 )
 
 // Bits of a source's word, and of a branch's.
@@ -58,15 +67,21 @@ const (
 	fanFirstShift = 8
 	fanMaskShift  = 16
 
-	branchDrops   = 1 << 0
-	branchDropped = 1 << 1
-	branchRole    = 1 << 2
+	branchDrops     = 1 << 0
+	branchDropped   = 1 << 1
+	branchRoleShift = 2
+	branchSaves     = 1 << 4
+	branchLoads     = 1 << 5
+	branchFile      = 1 << 6
+
+	branchKept = branchDropped | branchFile // from step to step
 )
 
-// The roles of a stage.
+// What a branch holds, by its roles. A file is no stage.
 const (
 	roleStage = 0 // what came last
-	roleQueue = 1 // what came before that, of a branch that drops the oldest
+	roleQueue = 1 // what comes first, of a branch that drops the oldest, or spills
+	roleFile  = 2 // what is between them, of one that spills
 )
 
 // binding says whose a stage is.
@@ -224,22 +239,64 @@ func (s branchSlot) dropped() uint64 {
 	return atomic.LoadUint64(word(s, atDropped+8*bit(s.load(), branchDropped)))
 }
 
-// drops records that n bytes are going to be dropped from what has that role, so that rest stay there.
-func (s branchSlot) drops(n, rest, role int) {
-	w := s.load() & branchDropped
+// drops records that n bytes are going to be dropped from what has that role, so that rest stay there, and at which position of the
+// branch they will be missing.
+func (s branchSlot) drops(n, rest, role int, gap uint64) {
+	w := s.load() & branchKept
 	atomic.StoreUint64(word(s, atRest), uint64(rest))
+	atomic.StoreUint64(word(s, atGap), gap)
 	atomic.StoreUint64(word(s, atDropped+8*(1-bit(w, branchDropped))), s.dropped()+uint64(n))
-	if role == roleQueue {
-		w |= branchRole
+	if role == roleFile {
+		head, tail := s.file()
+		s.setFile(head+uint64(n), tail)
 	}
-	s.store(w | branchDrops)
+	s.store(w | branchDrops | uint64(role)<<branchRoleShift)
 }
 
-// dropping is what drops recorded; false where nothing is being dropped.
-func (s branchSlot) dropping() (role, rest int, drops bool) {
+// dropping is what drops recorded, with what will have been dropped then; false where nothing is being dropped.
+func (s branchSlot) dropping() (role, rest int, gap, total uint64, drops bool) {
 	w := s.load()
-	return bit(w, branchRole), int(atomic.LoadUint64(word(s, atRest))), w&branchDrops != 0
+	total = atomic.LoadUint64(word(s, atDropped+8*(1-bit(w, branchDropped))))
+	return int(w >> branchRoleShift & 3), int(atomic.LoadUint64(word(s, atRest))), atomic.LoadUint64(word(s, atGap)), total, w&branchDrops != 0
 }
 
-// told counts what was dropped.
-func (s branchSlot) told() { s.store(s.load()&branchDropped ^ branchDropped) }
+// told counts what was dropped. Out of the file it goes with that.
+func (s branchSlot) told() {
+	w := s.load()
+	next := w&branchKept ^ branchDropped
+	if w>>branchRoleShift&3 == roleFile {
+		next ^= branchFile
+	}
+	s.store(next)
+}
+
+// file is what stands in the file: from head to tail, of all bytes that have ever been in it.
+func (s branchSlot) file() (head, tail uint64) {
+	which := 8 * bit(s.load(), branchFile)
+	return atomic.LoadUint64(word(s, atHead+which)), atomic.LoadUint64(word(s, atTail+which))
+}
+
+// setFile writes what file will be when the word says so.
+func (s branchSlot) setFile(head, tail uint64) {
+	which := 8 * (1 - bit(s.load(), branchFile))
+	atomic.StoreUint64(word(s, atHead+which), head)
+	atomic.StoreUint64(word(s, atTail+which), tail)
+}
+
+// moves records that bytes are going to be moved: branchSaves from the stage, which has so many, into the file, or branchLoads from there
+// into the empty queue.
+func (s branchSlot) moves(how uint64, staged int) {
+	atomic.StoreUint64(word(s, atSaved), uint64(staged))
+	s.store(s.load()&branchKept | how)
+}
+
+// moving is what moves recorded; 0: nothing is being moved.
+func (s branchSlot) moving() (how uint64, staged int) {
+	return s.load() & (branchSaves | branchLoads), int(atomic.LoadUint64(word(s, atSaved)))
+}
+
+// moved ends that, with what stands in the file now.
+func (s branchSlot) moved(head, tail uint64) {
+	s.setFile(head, tail)
+	s.store(s.load()&branchKept ^ branchFile)
+}

@@ -98,8 +98,9 @@ func (s *FanSource) resume(again []Branch) error {
 		return err
 	}
 	for _, b := range s.branches {
-		if role, rest, drops := b.slot.dropping(); drops {
-			if err := b.dropping(role, rest); err != nil {
+		b.finishMoving()
+		if _, _, _, _, drops := b.slot.dropping(); drops {
+			if err := b.dropping(); err != nil {
 				return err
 			}
 		}

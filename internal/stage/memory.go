@@ -31,6 +31,7 @@ import (
 //	  160, 208    intents of at most 48 bytes
 //	areas of slot k at memAreas + k*areasSize:
 //	  0, 1024     longer intents
+//	  2048, 2056  where in a branch the source begins (gaps.go), and where it has left, plus 1
 //	  4096, …     states
 //
 // The word changes with one atomic store from step to step, so a process killed between any two of them leaves
@@ -57,7 +58,9 @@ const (
 	atKey       = 88
 	atIntents   = 160
 	intentSmall = (headSize - atIntents) / 2
-	atStates    = 4096 // in the areas
+	atBegins    = 2048 // in the areas
+	atLeft      = 2056
+	atStates    = 4096
 
 	atBindings = 4096
 	pairsMost  = (memHeader - atBindings) / 8

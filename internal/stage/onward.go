@@ -119,7 +119,7 @@ func (s *Source) RemoveBranch(key string, discard bool) (gone <-chan struct{}, e
 	return o.gone, nil
 }
 
-// DupBranches returns copies of the branches' pipes by their keys, owned by the caller.
+// DupBranches returns copies of the branches' pipes, owned by the caller, by their keys and EndIn.
 func (s *Source) DupBranches() map[string]*fd.FD {
 	out := map[string]*fd.FD{}
 	if o := s.onward(); o != nil {
@@ -127,7 +127,7 @@ func (s *Source) DupBranches() map[string]*fd.FD {
 		defer o.mu.Unlock()
 		if o.to != nil {
 			if d, err := o.to.Dup(); err == nil {
-				out[o.key] = d
+				out[o.key+"/"+EndIn] = d
 			}
 		}
 	}

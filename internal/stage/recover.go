@@ -118,8 +118,13 @@ func (w *worker) resume(s *Source) (over bool, err error) {
 			s.h.Eof(s.slot.Committed())
 		}
 		s.slot.forgetNewState()
+		missed := s.missing()
+		if last && s.left() {
+			missed = 0
+		}
 		s.chunk = w.hand(Chunk{
-			Offset: s.slot.Committed() + uint64(moved), Data: data, Time: time.Unix(0, s.slot.time()), Last: last, Again: true, Slot: s.slot,
+			Offset: s.slot.Committed() + uint64(moved), Data: data, Time: time.Unix(0, s.slot.time()), Last: last, Again: true,
+			Missed: missed, Slot: s.slot,
 		})
 		if err := w.eng.try(s, func() error { return w.finishChunk(s, n) }); err != nil {
 			w.empty()

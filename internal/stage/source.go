@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/muxd/muxd/internal/fd"
+	"github.com/muxd/muxd/internal/gaps"
 	"github.com/muxd/muxd/internal/latch"
 )
 
@@ -36,9 +37,10 @@ type Source struct {
 	k      int   // slot number
 	gen    int32 // tells it from an earlier source of the same slot
 	pty    bool
-	lone   int     // a read of fewer bytes is not waited after
-	unseen bool    // its chunks are moved, and not looked at
-	out    *onward // nil: what is put out goes nowhere else; eng.mu
+	lone   int          // a read of fewer bytes is not waited after
+	unseen bool         // its chunks are moved, and not looked at
+	out    *onward      // nil: what is put out goes nowhere else; eng.mu
+	gaps   *gaps.Memory // nil: nothing is missing
 	done   latch.Latch
 
 	state int          // of the state machine above; eng.mu
@@ -209,6 +211,7 @@ func (s *Source) Forget() {
 		return
 	}
 	s.src.Close()
+	s.gaps.Close()
 	e.mem.clear(s.k)
 	e.sources[s.k] = nil
 	e.free = append(e.free, s.k)

@@ -207,14 +207,14 @@ func (w *worker) put(s *Source, n int) error {
 	for n > 0 {
 		var data []byte
 		var err error
-		size := n
+		size, missed := s.apart(n)
 		if !s.unseen {
-			data, err = w.look(n)
+			data, err = w.look(size)
 			size = len(data)
 		}
 		if err == nil {
 			w.eng.step(StepLooked)
-			err = w.chunk(s, data, size, n, false)
+			err = w.chunk(s, data, size, n, missed, false)
 		}
 		if err != nil {
 			w.empty() // for the next source
@@ -226,11 +226,11 @@ func (w *worker) put(s *Source, n int) error {
 }
 
 // chunk takes one chunk of n bytes, of staged in the stage, through its phases. data is nil where s is unseen.
-func (w *worker) chunk(s *Source, data []byte, n, staged int, last bool) error {
+func (w *worker) chunk(s *Source, data []byte, n, staged int, missed uint64, last bool) error {
 	now := time.Now()
 	s.slot.take(n, staged, last, now.UnixNano())
 	w.eng.step(StepTaken)
-	s.chunk = w.hand(Chunk{Offset: s.slot.Committed(), Data: data, Time: now, Last: last, Slot: s.slot})
+	s.chunk = w.hand(Chunk{Offset: s.slot.Committed(), Data: data, Time: now, Last: last, Missed: missed, Slot: s.slot})
 	return w.finishChunk(s, n)
 }
 
@@ -270,7 +270,12 @@ func (w *worker) finishChunk(s *Source, n int) error {
 // end tells the handler that s has ended.
 func (w *worker) end(s *Source) {
 	s.h.Eof(s.slot.Committed())
-	s.finish(w.chunk(s, nil, 0, 0, true))
+	missed := s.missing()
+	if s.leave.Load() == leaving {
+		s.leaveGaps()
+		missed = 0
+	}
+	s.finish(w.chunk(s, nil, 0, 0, missed, true))
 }
 
 // speedUp enlarges the pipes of a busy source, as far as the kernel allows.

@@ -1,5 +1,5 @@
 // Package fanout is the plugin that stands between a stream and several sinks. The SDK does what there is to do: it copies
-// the stream into the sinks' pipes, with tee(2), so that no byte of it comes into the process.
+// the stream into the sinks' pipes, with tee(2), so that no byte of it comes into the process but on its way out of a spill file.
 package fanout
 
 import "github.com/muxd/muxd/sink"

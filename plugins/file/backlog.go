@@ -140,29 +140,33 @@ func (q *backlog) append(stream int, p part) (rest []byte) {
 		now.chunk, now.records = p.offset+1, 0
 	}
 	n := uint64(0)
-	add := func(text []byte, size int, partial bool) {
+	add := func(e entry, text []byte) {
 		if n++; n > now.records {
-			q.add(entry{length: len(text), stream: stream, partial: partial, size: uint64(size), nanos: p.time.UnixNano()}, text)
+			e.length, e.stream, e.nanos = len(text), stream, p.time.UnixNano()
+			q.add(e, text)
 			now.records++
 		}
 	}
 	if f := q.settings.format; f == nil {
 		for data := p.data; len(data) > 0; {
 			k := piece(data)
-			add(data[:k], k, false)
+			add(entry{size: uint64(k)}, data[:k])
 			data = data[k:]
 		}
 	} else {
 		stamp := f.stamp(nil, p.time, outputs[stream])
-		r := records{format: f, stamp: stamp, most: q.settings.maxLine, carry: p.state, data: p.data, last: p.last}
+		r := records{format: f, stamp: stamp, most: q.settings.maxLine, carry: p.state, data: p.data, last: p.last, missed: p.missed}
 		for before := len(r.carry) + len(r.data); ; {
+			if missed := r.gap(); missed > 0 {
+				add(entry{gap: true, size: missed}, nil)
+			}
 			text, full, ok := r.text()
 			if !ok {
 				break
 			}
 			left := len(r.carry) + len(r.data)
 			q.buf = f.record(q.buf[:0], stamp, text, full)
-			add(q.buf, before-left, !full && f.goesOn())
+			add(entry{size: uint64(before - left), partial: !full && f.goesOn()}, q.buf)
 			before = left
 		}
 		rest = r.rest()
@@ -229,11 +233,14 @@ func (q *backlog) fits(need int) bool {
 	return q.now.head-q.now.tail+uint64(need+2*entryHeader) <= uint64(len(q.ring))
 }
 
-// drop counts what is not written. mu is held.
+// drop counts what is not written: of an entry that tells of a gap, what that was is told with the next one. mu is held.
 func (q *backlog) drop(e entry) {
 	p := &q.now.stream[e.stream]
-	p.dropped += e.size
 	p.gap += e.size
+	if e.gap {
+		return
+	}
+	p.dropped += e.size
 	if !q.dropping {
 		q.dropping = true
 		q.tell(errFull{q.why(), q.settings.policy})

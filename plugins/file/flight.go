@@ -3,7 +3,6 @@ package file
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -150,7 +149,7 @@ func (q *backlog) tellGap(b []byte, stream int, missing uint64, nanos int64, ope
 		b = f.record(b, f.stamp(nil, at, outputs[stream]), nil, true)
 		open[stream] = 0
 	}
-	return notice(f, b, at, outputs[stream], strconv.FormatUint(missing, 10)+" bytes of "+outputs[stream].String()+" were dropped here")
+	return tellDropped(f, b, at, outputs[stream], missing)
 }
 
 // inFlight is the memory of a flight.

@@ -2,6 +2,7 @@ package file
 
 import (
 	"bytes"
+	"strconv"
 	"time"
 
 	"github.com/muxd/muxd/sink"
@@ -56,12 +57,19 @@ type records struct {
 	carry  []byte
 	data   []byte // what is left of the chunk
 	last   bool   // the stream ends behind data
+	missed uint64 // bytes of the stream that are missing between carry and data, so that neither is of the other's line
+	at     time.Time
+	stream sink.Stream
 	join   []byte // memory for a text that begins in carry and ends in data
 }
 
 // next appends records to b until enough bytes or more have come, or none is left. It appends nothing where none is.
 func (r *records) next(b []byte, enough int) []byte {
 	for start := len(b); len(b)-start < enough; {
+		if n := r.gap(); n > 0 {
+			b = tellDropped(r.format, b, r.at, r.stream, n)
+			continue
+		}
 		text, full, ok := r.text()
 		if !ok {
 			break
@@ -71,12 +79,26 @@ func (r *records) next(b []byte, enough int) []byte {
 	return b
 }
 
-// text returns the text of the next record, valid until the next call; ok is false where there is none.
+// gap is what is missing before the next text, once.
+func (r *records) gap() (missed uint64) {
+	if len(r.carry) > 0 {
+		return 0
+	}
+	missed, r.missed = r.missed, 0
+	return missed
+}
+
+// text returns the text of the next record, valid until the next call; ok is false where there is none. What is missing before it has
+// to be asked for first.
 func (r *records) text() (text []byte, full, ok bool) {
 	if len(r.carry) > r.most { // it is of a time when the longest text was longer
 		n := r.format.cut(r.carry[:r.most])
 		text, r.carry = r.carry[:n], r.carry[n:]
 		return text, false, true
+	}
+	if r.missed > 0 {
+		text, r.carry = r.carry, nil
+		return text, true, true
 	}
 	room := r.most - len(r.carry)
 	window := r.data
@@ -121,6 +143,11 @@ func (r *records) rest() []byte { return r.joined(len(r.data)) }
 // notice renders a record of the sink's own: something that the log has to tell of itself.
 func notice(f format, b []byte, at time.Time, stream sink.Stream, text string) []byte {
 	return f.record(b, f.stamp(nil, at, stream), []byte("[muxd: "+text+"]"), true)
+}
+
+// tellDropped is the notice that output is missing.
+func tellDropped(f format, b []byte, at time.Time, stream sink.Stream, n uint64) []byte {
+	return notice(f, b, at, stream, strconv.FormatUint(n, 10)+" bytes of "+stream.String()+" were dropped here")
 }
 
 // mendStamped is format.mend where a record is a stamp and, behind it, the text. Each of likes has the shape of a stamp: '0' is a

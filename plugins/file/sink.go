@@ -136,7 +136,7 @@ func openSpill(s settings, p port, tag string) (ring []byte, fresh bool, err err
 
 // Write puts out one chunk.
 func (k *fileSink) Write(ctx context.Context, c *sink.Chunk) error {
-	p := part{offset: c.Offset, data: c.Data, state: c.State(), time: c.Time, last: c.Last, again: c.Again}
+	p := part{offset: c.Offset, data: c.Data, state: c.State(), missed: c.Missed, time: c.Time, last: c.Last, again: c.Again}
 	if q := k.queues[c.Stream]; q != nil {
 		return q.put(ctx, c.Stream, p, c)
 	}

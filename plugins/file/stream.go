@@ -18,6 +18,7 @@ type part struct {
 	data     []byte
 	rendered bool // data is as it stands in the file
 	state    []byte
+	missed   uint64 // bytes of the stream that are missing before it
 	time     time.Time
 	last     bool
 	again    bool
@@ -97,7 +98,7 @@ func (s *stream) render(p part, b *buffers) rendering {
 	s.stamp = s.settings.format.stamp(s.stamp[:0], p.time, s.stream)
 	return rendering{records: records{
 		format: s.settings.format, stamp: s.stamp, most: s.settings.maxLine, carry: p.state, data: p.data, last: p.last,
-		join: b.join,
+		missed: p.missed, at: p.time, stream: s.stream, join: b.join,
 	}}
 }
 

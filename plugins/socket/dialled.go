@@ -170,7 +170,7 @@ func (d *dialled) enqueue(ctx context.Context, offset uint64, p part) (rest []by
 	if !p.last {
 		return rest, nil
 	}
-	err = d.queue.flush(ctx)
+	err = d.queue.flush(ctx, streamNumber(p.stream))
 	tellDropped(&d.port, d.queue.dropped())
 	if d.isLast() && err == nil {
 		// Who waits for a peer that takes nothing has the turn until Close. What there was is dropped then, and nobody hears of the end.

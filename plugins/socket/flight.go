@@ -41,9 +41,11 @@ func (q *queue) current() flight {
 func (q *queue) advance(step string, phase, base, upto uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if phase == idle {
+	switch {
+	case q.now.flight.phase == idle: // it was abandoned
+	case phase == idle:
 		q.now.flight = flight{}
-	} else {
+	default:
 		q.now.flight.phase, q.now.flight.base, q.now.flight.upto = phase, base, upto
 	}
 	q.commit(step)

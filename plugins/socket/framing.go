@@ -16,6 +16,7 @@ type record struct {
 	text    []byte // without the newline
 	partial bool   // the line goes on in the next record
 	size    int    // how many bytes of the stream it is
+	missed  uint64 // it is none, but says that so many bytes are missing here
 }
 
 // framing says how records look on the wire. What it makes depends on the record alone, so that a chunk that comes again has
@@ -38,7 +39,8 @@ type part struct {
 	time   time.Time
 	carry  []byte
 	data   []byte
-	last   bool // the stream ends behind data
+	missed uint64 // bytes of the stream that are missing between carry and data, so that neither is of the other's line
+	last   bool   // the stream ends behind data
 }
 
 // pieceMost is the longest piece of a stream in a framing without lines.
@@ -47,11 +49,11 @@ const pieceMost = 32 << 10
 // records are the records of a chunk, and rest what is left of it then: the beginning of a line, at most the longest text.
 // Both depend on the chunk alone.
 func (p part) records(f framing, most int) (all iter.Seq[record], rest []byte) {
-	if !f.lines() {
+	if !f.lines() { // and so has no place to say that something is missing
 		return p.pieces, nil
 	}
 	text := p.data
-	if len(p.carry) > 0 {
+	if p.missed == 0 && len(p.carry) > 0 {
 		text = append(append([]byte(nil), p.carry...), p.data...)
 	}
 	end := len(text) // of what becomes records
@@ -62,6 +64,14 @@ func (p part) records(f framing, most int) (all iter.Seq[record], rest []byte) {
 		}
 	}
 	return func(yield func(record) bool) {
+		if p.missed > 0 {
+			if n := len(p.carry); n > 0 && !yield(record{stream: p.stream, time: p.time, text: p.carry, size: n}) {
+				return
+			}
+			if !yield(record{stream: p.stream, time: p.time, missed: p.missed}) {
+				return
+			}
+		}
 		for t := text[:end]; len(t) > 0; {
 			n := bytes.IndexByte(t[:min(len(t), most+1)], '\n')
 			r := record{stream: p.stream, time: p.time}

@@ -44,6 +44,7 @@ type progress struct {
 	records uint64 // of it that are in the queue, or were dropped
 	dropped uint64 // bytes, in all
 	gap     uint64 // bytes that were dropped and have not been stamped
+	given   uint64 // the stream has ended, and what is in the ring of it is given up
 }
 
 // Layout of a queue's memory. The ring is behind it, or in a file.

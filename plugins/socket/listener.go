@@ -180,7 +180,7 @@ func (l *listener) put(ctx context.Context, offset uint64, p part) (rest []byte,
 		return rest, nil
 	}
 	for _, q := range l.receivers() {
-		if flushErr := q.flush(ctx); flushErr != nil {
+		if flushErr := q.flush(ctx, streamNumber(p.stream)); flushErr != nil {
 			err = flushErr
 		}
 	}

@@ -134,7 +134,7 @@ func (l *listener) Write(ctx context.Context, c *sink.Chunk) error {
 
 // throughQueues has put put a chunk into queues, and keeps what it leaves for the next one.
 func throughQueues(c *sink.Chunk, put func(offset uint64, p part) ([]byte, error)) error {
-	rest, err := put(c.Offset, part{stream: c.Stream, time: c.Time, carry: c.State(), data: c.Data, last: c.Last})
+	rest, err := put(c.Offset, part{stream: c.Stream, time: c.Time, carry: c.State(), data: c.Data, missed: c.Missed, last: c.Last})
 	if err == nil {
 		c.SetState(rest)
 	}

@@ -148,8 +148,9 @@ func (q *queue) append(ctx context.Context, stream int, offset uint64, records i
 	return nil
 }
 
-// entryHeader is what stands before a record in the ring: its length, its stream, and how many bytes of that it is.
-const entryHeader = 16
+// entryHeader is what stands before a record in the ring: its length, its stream, how many bytes of that it is, and how many it tells to
+// be missing.
+const entryHeader = 24
 
 // add appends one record, or does what the policy says. It leaves the last commit to its caller.
 func (q *queue) add(ctx context.Context, stream int, r record) error {
@@ -160,7 +161,11 @@ func (q *queue) add(ctx context.Context, stream int, r record) error {
 		q.buf = q.framing.stamp(q.buf, r.stream, r.time, p.gap)
 		stamp = len(q.buf)
 	}
-	q.buf = q.framing.render(q.buf, r)
+	if r.missed > 0 {
+		q.buf = q.framing.stamp(q.buf, r.stream, r.time, r.missed)
+	} else {
+		q.buf = q.framing.render(q.buf, r)
+	}
 	need := entryHeader + len(q.buf)
 	if stamp > 0 {
 		need += entryHeader
@@ -168,7 +173,7 @@ func (q *queue) add(ctx context.Context, stream int, r record) error {
 	for !q.fits(need) {
 		switch q.policy {
 		case dropNewest:
-			q.drop(stream, uint64(r.size))
+			q.drop(stream, uint64(r.size), r.missed)
 			p.records++
 			return nil
 		case dropOldest, spill:
@@ -182,33 +187,35 @@ func (q *queue) add(ctx context.Context, stream int, r record) error {
 		}
 	}
 	if stamp > 0 {
-		q.put(stream, q.buf[:stamp], 0)
+		q.put(stream, q.buf[:stamp], 0, 0)
 		p.gap = 0
 	}
-	q.put(stream, q.buf[stamp:], r.size)
+	q.put(stream, q.buf[stamp:], r.size, r.missed)
 	p.records++
 	return nil
 }
 
 func (q *queue) fits(need int) bool { return uint64(need)+q.now.head-q.now.tail <= uint64(len(q.ring)) }
 
-// drop counts bytes of a stream that are not sent.
-func (q *queue) drop(stream int, size uint64) {
+// drop counts bytes of a stream that are not sent, and those that were missing before and of which nothing is told by that.
+func (q *queue) drop(stream int, size, missed uint64) {
 	p := &q.now.streams[stream]
 	p.dropped += size
-	p.gap += size
+	p.gap += size + missed
 	q.full.Begin(errFull{q.policy, q.where})
 }
 
 // dropTail drops the oldest entry.
 func (q *queue) dropTail() {
-	length, stream, size := q.entry(q.now.tail)
+	length, stream, size, missed := q.entry(q.now.tail)
 	q.now.tail += entryHeader + uint64(length)
-	q.drop(stream, size)
+	if q.now.streams[stream].given == 0 { // otherwise it is counted
+		q.drop(stream, size, missed)
+	}
 }
 
 // put writes an entry at the head. It counts with the next commit.
-func (q *queue) put(stream int, b []byte, size int) {
+func (q *queue) put(stream int, b []byte, size int, missed uint64) {
 	if q.now.head == q.now.tail {
 		q.now.origin = q.now.head // a queue that is empty most of the time touches little memory
 	}
@@ -216,16 +223,17 @@ func (q *queue) put(stream int, b []byte, size int) {
 	binary.LittleEndian.PutUint32(h[0:], uint32(len(b)))
 	binary.LittleEndian.PutUint32(h[4:], uint32(stream))
 	binary.LittleEndian.PutUint64(h[8:], uint64(size))
+	binary.LittleEndian.PutUint64(h[16:], missed)
 	q.copyIn(q.now.head, h[:])
 	q.copyIn(q.now.head+entryHeader, b)
 	q.now.head += entryHeader + uint64(len(b))
 }
 
 // entry reads the header of the entry at a position.
-func (q *queue) entry(at uint64) (length, stream int, size uint64) {
+func (q *queue) entry(at uint64) (length, stream int, size, missed uint64) {
 	var h [entryHeader]byte
 	q.copyOut(h[:], at)
-	return int(binary.LittleEndian.Uint32(h[0:])), int(binary.LittleEndian.Uint32(h[4:])), binary.LittleEndian.Uint64(h[8:])
+	return int(binary.LittleEndian.Uint32(h[0:])), int(binary.LittleEndian.Uint32(h[4:])), binary.LittleEndian.Uint64(h[8:]), binary.LittleEndian.Uint64(h[16:])
 }
 
 func (q *queue) copyIn(at uint64, b []byte) {
@@ -245,7 +253,7 @@ func (q *queue) copyOut(b []byte, at uint64) {
 func (q *queue) take(ctx context.Context) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if err := q.await(ctx, func() bool { return q.now.flight.phase != idle || q.now.head != q.now.tail || q.closed }); err != nil {
+	if err := q.await(ctx, func() bool { return q.now.flight.phase != idle || q.left() || q.closed }); err != nil {
 		return err
 	}
 	if q.closed {
@@ -262,12 +270,14 @@ func (q *queue) take(ctx context.Context) error {
 		}
 	}
 	for q.now.tail != q.now.head && f.count < endsMost {
-		length, stream, _ := q.entry(q.now.tail)
+		length, stream, _, _ := q.entry(q.now.tail)
 		if f.size+uint64(length) > flightMost {
 			break
 		}
-		q.copyOut(q.flight[f.size:f.size+uint64(length)], q.now.tail+entryHeader)
-		q.loaded(&f, length, stream)
+		if q.now.streams[stream].given == 0 {
+			q.copyOut(q.flight[f.size:f.size+uint64(length)], q.now.tail+entryHeader)
+			q.loaded(&f, length, stream)
+		}
 		q.now.tail += entryHeader + uint64(length)
 	}
 	q.now.flight = f
@@ -303,22 +313,42 @@ func (q *queue) sent(ctx context.Context) bool {
 	}) == nil
 }
 
-// abandon drops all that is in the queue, and returns how much that was.
-func (q *queue) abandon() uint64 {
+// left passes over what is given up at the ring's tail, and says whether there is anything behind it. mu is held.
+func (q *queue) left() bool {
+	for q.now.tail != q.now.head {
+		length, stream, _, _ := q.entry(q.now.tail)
+		if q.now.streams[stream].given == 0 {
+			return true
+		}
+		q.now.tail += entryHeader + uint64(length)
+	}
+	return false
+}
+
+// abandon gives up what is in the queue of a stream that has ended: it counts as dropped. What is of the other one stays, and so does
+// the flight, until that is given up too.
+func (q *queue) abandon(stream int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	before := q.droppedNow()
-	for q.now.tail != q.now.head {
-		q.dropTail()
+	p := &q.now.streams[stream]
+	for at := q.now.tail; at != q.now.head; {
+		length, of, size, _ := q.entry(at)
+		if of == stream {
+			p.dropped += size
+		}
+		at += entryHeader + uint64(length)
 	}
-	if f := &q.now.flight; f.phase != idle {
-		q.now.streams[0].dropped += f.size - f.base
-		*f = flight{}
+	p.given, p.gap = 1, 0
+	if other := q.now.streams[1-stream]; other.chunk == 0 || other.given != 0 { // it has put nothing here, or nothing comes
+		for f := q.now.flight; f.phase != idle && f.base < f.size; {
+			end, of := q.next(f)
+			q.now.streams[of].dropped += end - f.base // as it is sent: what it was of the stream is not known any more
+			f.base = end
+		}
+		q.now.flight, q.now.tail = flight{}, q.now.head
+		q.full.Over()
 	}
-	q.full.Over()
 	q.commit("abandoned")
-	after := q.droppedNow()
-	return after[0] + after[1] - before[0] - before[1]
 }
 
 // outputs are the streams by their number in a queue.
@@ -338,9 +368,9 @@ func (e errFull) Error() string {
 	return e.where + ": the peer does not take the output, the queue is full, and the " + which + " output is dropped"
 }
 
-// flush returns when all that is in the queue now has been sent. With the policies block and spill it waits as long as ctx
-// lasts, otherwise for lingerTime, and then drops the rest, which is no error.
-func (q *queue) flush(ctx context.Context) error {
+// flush returns when all that is in the queue now has been sent, after the last chunk of a stream. With the policies block and spill it
+// waits as long as ctx lasts, otherwise for lingerTime, and then drops the rest of that stream, which is no error.
+func (q *queue) flush(ctx context.Context, stream int) error {
 	if q.policy == block || q.policy == spill {
 		if !q.sent(ctx) {
 			return errRest(q.rest(), q.where)
@@ -350,7 +380,7 @@ func (q *queue) flush(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, lingerTime)
 	defer cancel()
 	if !q.sent(ctx) {
-		q.abandon()
+		q.abandon(stream)
 	}
 	return nil
 }

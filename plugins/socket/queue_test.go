@@ -200,13 +200,13 @@ func sentBy(t *testing.T, q *queue) string {
 }
 
 func TestPolicies(t *testing.T) {
-	line := strings.Repeat("x", 83) // a hundred bytes in the ring: ten fit
+	line := strings.Repeat("x", 75) // a hundred bytes in the ring: ten fit
 	for _, c := range []struct {
 		policy policy
 		want   string
 	}{
-		{dropOldest, "[muxd: 90 bytes of stdout were dropped here]\n" + strings.Repeat(line+"\n", 9) + "last\n"},
-		{dropNewest, "first\n" + strings.Repeat(line+"\n", 9) + "[muxd: 89 bytes of stdout were dropped here]\nafter\n"},
+		{dropOldest, "[muxd: 82 bytes of stdout were dropped here]\n" + strings.Repeat(line+"\n", 9) + "last\n"},
+		{dropNewest, "first\n" + strings.Repeat(line+"\n", 9) + "[muxd: 81 bytes of stdout were dropped here]\nafter\n"},
 	} {
 		q, told := newTestQueue(t, linesFraming{}, c.policy)
 		at := add(t, q, 0, "first")
@@ -233,6 +233,75 @@ func TestPolicies(t *testing.T) {
 		if dropped == 0 || !strings.Contains(c.want, fmt.Sprint(dropped)) {
 			t.Errorf("%s: %d bytes were dropped", c.policy, dropped)
 		}
+	}
+}
+
+// TestAbandon gives up what is left of a stream that has ended: the other one's is sent all the same, and what each has lost is its own.
+func TestAbandon(t *testing.T) {
+	q, _ := newTestQueue(t, linesFraming{}, dropOldest)
+	put := func(stream int, offset uint64, text string) {
+		p := part{stream: outputs[stream], data: []byte(text)}
+		records, _ := p.records(q.framing, 100)
+		if err := q.append(context.Background(), stream, offset, records); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(0, 0, "out of flight\n")
+	if err := q.take(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	put(1, 0, "err 1\n")
+	put(0, 14, "out 1\n")
+	put(1, 6, "err 2\n")
+	q.abandon(1)
+	if got := q.dropped(); got != [2]uint64{0, 12} {
+		t.Errorf("dropped %v when stderr is given up, want 0 and 12", got)
+	}
+	put(0, 20, "out 2\n")
+	if got, want := sentBy(t, q), "out of flight\nout 1\nout 2\n"; got != want {
+		t.Errorf("sent %q, want %q", got, want)
+	}
+	put(0, 26, "out 3\n")
+	if err := q.take(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	put(0, 32, "out 4\n")
+	q.abandon(0)
+	if got := q.dropped(); got != [2]uint64{12, 12} || !q.sent(canceled()) {
+		t.Errorf("dropped %v when all is given up, want 12 and 12, and nothing left", got)
+	}
+}
+
+// TestMissed tells of what was missing before it came here: in its place, and with what is dropped here where that goes.
+func TestMissed(t *testing.T) {
+	p := part{stream: sink.Stdout, carry: []byte("begun"), data: []byte("rest\nnext\n"), missed: 7}
+	for name, want := range map[string]string{
+		"lines": "begun\n[muxd: 7 bytes of stdout were dropped here]\nrest\nnext\n",
+		"raw":   "rest\nnext\n",
+	} {
+		q, _ := newTestQueue(t, newFraming(name, sink.Child{}, false, 0), dropOldest)
+		records, _ := p.records(q.framing, 100)
+		if err := q.append(context.Background(), 0, 0, records); err != nil {
+			t.Fatal(err)
+		}
+		if got := sentBy(t, q); got != want {
+			t.Errorf("%s: sent %q, want %q", name, got, want)
+		}
+	}
+	q, _ := newTestQueue(t, linesFraming{}, dropOldest)
+	records, _ := p.records(q.framing, 100)
+	if err := q.append(context.Background(), 0, 0, records); err != nil {
+		t.Fatal(err)
+	}
+	q.mu.Lock()
+	q.dropTail() // begun
+	q.dropTail() // the stamp
+	q.mu.Unlock()
+	if got, want := sentBy(t, q), "[muxd: 12 bytes of stdout were dropped here]\nrest\nnext\n"; got != want {
+		t.Errorf("sent %q, want %q", got, want)
+	}
+	if got := q.dropped()[0]; got != 5 {
+		t.Errorf("%d bytes were dropped here, want 5", got)
 	}
 }
 

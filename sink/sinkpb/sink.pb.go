@@ -146,6 +146,7 @@ const (
 	Policy_BLOCK       Policy = 0 // the stream waits, and every other branch of it
 	Policy_DROP_OLDEST Policy = 1 // the latest are kept
 	Policy_DROP_NEWEST Policy = 2 // those that came first are kept
+	Policy_SPILL       Policy = 3 // a file keeps them; when that is full, the latest of them
 )
 
 // Enum value maps for Policy.
@@ -154,11 +155,13 @@ var (
 		0: "BLOCK",
 		1: "DROP_OLDEST",
 		2: "DROP_NEWEST",
+		3: "SPILL",
 	}
 	Policy_value = map[string]int32{
 		"BLOCK":       0,
 		"DROP_OLDEST": 1,
 		"DROP_NEWEST": 2,
+		"SPILL":       3,
 	}
 )
 
@@ -251,12 +254,16 @@ func (Option_Type) EnumDescriptor() ([]byte, []int) {
 }
 
 // Branch is one of several sinks of a stream, to the plugin that copies the stream: the write end of a pipe, whose read end
-// the sink has.
+// the sink has. Behind the write end come under the ticket what `gaps` and `spill` say.
 type Branch struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // unique for ever
-	Policy        Policy                 `protobuf:"varint,2,opt,name=policy,proto3,enum=muxd.sink.v1.Policy" json:"policy,omitempty"`
-	Spec          string                 `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"` // of the sink, for people
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Id     string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // unique for ever
+	Policy Policy                 `protobuf:"varint,2,opt,name=policy,proto3,enum=muxd.sink.v1.Policy" json:"policy,omitempty"`
+	Spec   string                 `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"` // of the sink, for people
+	// The memory of what the branch loses (PROTOCOL.md, Gaps), which its sink has too. Of policies that drop.
+	Gaps bool `protobuf:"varint,4,opt,name=gaps,proto3" json:"gaps,omitempty"`
+	// With SPILL: a file of so many bytes, for this branch alone.
+	Spill         uint64 `protobuf:"varint,5,opt,name=spill,proto3" json:"spill,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -310,6 +317,20 @@ func (x *Branch) GetSpec() string {
 		return x.Spec
 	}
 	return ""
+}
+
+func (x *Branch) GetGaps() bool {
+	if x != nil {
+		return x.Gaps
+	}
+	return false
+}
+
+func (x *Branch) GetSpill() uint64 {
+	if x != nil {
+		return x.Spill
+	}
+	return 0
 }
 
 type DescribeRequest struct {
@@ -378,7 +399,9 @@ type Description struct {
 	// AddBranch works on its consoles: what a console has put out can go on into a pipe too, one of policy BLOCK.
 	TakesBranch bool `protobuf:"varint,10,opt,name=takes_branch,json=takesBranch,proto3" json:"takes_branch,omitempty"`
 	// Rewire works on its streams.
-	Rewires       bool `protobuf:"varint,11,opt,name=rewires,proto3" json:"rewires,omitempty"`
+	Rewires bool `protobuf:"varint,11,opt,name=rewires,proto3" json:"rewires,omitempty"`
+	// Open takes the memory of what is lost before it comes to the sink, where it is a branch (PROTOCOL.md, Gaps).
+	Gaps          bool `protobuf:"varint,12,opt,name=gaps,proto3" json:"gaps,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -486,6 +509,13 @@ func (x *Description) GetTakesBranch() bool {
 func (x *Description) GetRewires() bool {
 	if x != nil {
 		return x.Rewires
+	}
+	return false
+}
+
+func (x *Description) GetGaps() bool {
+	if x != nil {
+		return x.Gaps
 	}
 	return false
 }
@@ -1074,7 +1104,10 @@ type OpenRequest struct {
 	// order. Of a console only with `again` or `given`.
 	Branches []*Branch `protobuf:"bytes,8,rep,name=branches,proto3" json:"branches,omitempty"`
 	// Somebody else has made the console's terminal: its PTY master arrives under `ticket`, and nothing is given back.
-	Given         bool `protobuf:"varint,9,opt,name=given,proto3" json:"given,omitempty"`
+	Given bool `protobuf:"varint,9,opt,name=given,proto3" json:"given,omitempty"`
+	// The stream, of which there is one then, is a branch that may lose some of it: the memory of that arrives under `ticket`, behind the
+	// far end. Only where the plugin's description says `gaps`.
+	Gaps          bool `protobuf:"varint,10,opt,name=gaps,proto3" json:"gaps,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1168,6 +1201,13 @@ func (x *OpenRequest) GetBranches() []*Branch {
 func (x *OpenRequest) GetGiven() bool {
 	if x != nil {
 		return x.Given
+	}
+	return false
+}
+
+func (x *OpenRequest) GetGaps() bool {
+	if x != nil {
+		return x.Gaps
 	}
 	return false
 }
@@ -4430,13 +4470,15 @@ var File_sink_sinkpb_sink_proto protoreflect.FileDescriptor
 
 const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\n" +
-	"\x16sink/sinkpb/sink.proto\x12\fmuxd.sink.v1\"Z\n" +
+	"\x16sink/sinkpb/sink.proto\x12\fmuxd.sink.v1\"\x84\x01\n" +
 	"\x06Branch\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12,\n" +
 	"\x06policy\x18\x02 \x01(\x0e2\x14.muxd.sink.v1.PolicyR\x06policy\x12\x12\n" +
-	"\x04spec\x18\x03 \x01(\tR\x04spec\"4\n" +
+	"\x04spec\x18\x03 \x01(\tR\x04spec\x12\x12\n" +
+	"\x04gaps\x18\x04 \x01(\bR\x04gaps\x12\x14\n" +
+	"\x05spill\x18\x05 \x01(\x04R\x05spill\"4\n" +
 	"\x0fDescribeRequest\x12!\n" +
-	"\fmuxd_version\x18\x01 \x01(\tR\vmuxdVersion\"\xfa\x02\n" +
+	"\fmuxd_version\x18\x01 \x01(\tR\vmuxdVersion\"\x8e\x03\n" +
 	"\vDescription\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x12\n" +
@@ -4450,7 +4492,8 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\aby_name\x18\t \x03(\x0e2\x14.muxd.sink.v1.StreamR\x06byName\x12!\n" +
 	"\ftakes_branch\x18\n" +
 	" \x01(\bR\vtakesBranch\x12\x18\n" +
-	"\arewires\x18\v \x01(\bR\arewires\"\x80\x02\n" +
+	"\arewires\x18\v \x01(\bR\arewires\x12\x12\n" +
+	"\x04gaps\x18\f \x01(\bR\x04gaps\"\x80\x02\n" +
 	"\x06Option\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x19.muxd.sink.v1.Option.TypeR\x04type\x12\x18\n" +
@@ -4500,7 +4543,7 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x03fds\x18\x02 \x01(\rR\x03fds\"\x11\n" +
 	"\x0fRecoverResponse\"\x0f\n" +
 	"\rReparkRequest\"\x10\n" +
-	"\x0eReparkResponse\"\xc8\x02\n" +
+	"\x0eReparkResponse\"\xdc\x02\n" +
 	"\vOpenRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.muxd.sink.v1.SpecR\x04spec\x12)\n" +
@@ -4510,7 +4553,9 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x04size\x18\x06 \x01(\v2\x12.muxd.sink.v1.SizeR\x04size\x12\x14\n" +
 	"\x05again\x18\a \x01(\bR\x05again\x120\n" +
 	"\bbranches\x18\b \x03(\v2\x14.muxd.sink.v1.BranchR\bbranches\x12\x14\n" +
-	"\x05given\x18\t \x01(\bR\x05given\"t\n" +
+	"\x05given\x18\t \x01(\bR\x05given\x12\x12\n" +
+	"\x04gaps\x18\n" +
+	" \x01(\bR\x04gaps\"t\n" +
 	"\fOpenResponse\x12,\n" +
 	"\x06wiring\x18\x01 \x01(\x0e2\x14.muxd.sink.v1.WiringR\x06wiring\x12\x1b\n" +
 	"\tnear_ends\x18\x02 \x01(\rR\bnearEnds\x12\x19\n" +
@@ -4733,11 +4778,12 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x03PTY\x10\x02\x12\n" +
 	"\n" +
 	"\x06DIRECT\x10\x03\x12\x12\n" +
-	"\x0eCONSOLE_SOCKET\x10\x04*5\n" +
+	"\x0eCONSOLE_SOCKET\x10\x04*@\n" +
 	"\x06Policy\x12\t\n" +
 	"\x05BLOCK\x10\x00\x12\x0f\n" +
 	"\vDROP_OLDEST\x10\x01\x12\x0f\n" +
-	"\vDROP_NEWEST\x10\x022\xf0\f\n" +
+	"\vDROP_NEWEST\x10\x02\x12\t\n" +
+	"\x05SPILL\x10\x032\xf0\f\n" +
 	"\x04Sink\x12D\n" +
 	"\bDescribe\x12\x1d.muxd.sink.v1.DescribeRequest\x1a\x19.muxd.sink.v1.Description\x12F\n" +
 	"\aRecover\x12\x1c.muxd.sink.v1.RecoverRequest\x1a\x1d.muxd.sink.v1.RecoverResponse\x12C\n" +

@@ -457,10 +457,12 @@ type Choice struct {
 	Arg           string                 `protobuf:"bytes,3,opt,name=arg,proto3" json:"arg,omitempty"`
 	Options       map[string]string      `protobuf:"bytes,4,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Wiring        string                 `protobuf:"bytes,5,opt,name=wiring,proto3" json:"wiring,omitempty"`
-	Streams       []int32                `protobuf:"varint,6,rep,packed,name=streams,proto3" json:"streams,omitempty"` // muxd.sink.v1.Stream
-	Behind        uint32                 `protobuf:"varint,7,opt,name=behind,proto3" json:"behind,omitempty"`          // of a branch: the choice, counted from 1, whose sink copies the stream into it
-	Policy        int32                  `protobuf:"varint,8,opt,name=policy,proto3" json:"policy,omitempty"`          // of a branch: muxd.sink.v1.Policy
-	Removed       bool                   `protobuf:"varint,9,opt,name=removed,proto3" json:"removed,omitempty"`        // of a branch: it gets nothing more
+	Streams       []int32                `protobuf:"varint,6,rep,packed,name=streams,proto3" json:"streams,omitempty"`            // muxd.sink.v1.Stream
+	Behind        uint32                 `protobuf:"varint,7,opt,name=behind,proto3" json:"behind,omitempty"`                     // of a branch: the choice, counted from 1, whose sink copies the stream into it
+	Policy        int32                  `protobuf:"varint,8,opt,name=policy,proto3" json:"policy,omitempty"`                     // of a branch: muxd.sink.v1.Policy
+	Removed       bool                   `protobuf:"varint,9,opt,name=removed,proto3" json:"removed,omitempty"`                   // of a branch: it gets nothing more
+	Spill         uint64                 `protobuf:"varint,10,opt,name=spill,proto3" json:"spill,omitempty"`                      // of a branch that spills: how large its file is
+	SpillDir      string                 `protobuf:"bytes,11,opt,name=spill_dir,json=spillDir,proto3" json:"spill_dir,omitempty"` // and where it is made
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -556,6 +558,20 @@ func (x *Choice) GetRemoved() bool {
 		return x.Removed
 	}
 	return false
+}
+
+func (x *Choice) GetSpill() uint64 {
+	if x != nil {
+		return x.Spill
+	}
+	return 0
+}
+
+func (x *Choice) GetSpillDir() string {
+	if x != nil {
+		return x.SpillDir
+	}
+	return ""
 }
 
 type Opening struct {
@@ -777,7 +793,7 @@ const file_core_agent_agentpb_journal_proto_rawDesc = "" +
 	"\x04back\x18\x06 \x01(\tR\x04back\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\a \x01(\tR\trequestId\x12-\n" +
-	"\x06choice\x18\b \x01(\v2\x15.muxd.agent.v1.ChoiceR\x06choice\"\xb8\x02\n" +
+	"\x06choice\x18\b \x01(\v2\x15.muxd.agent.v1.ChoiceR\x06choice\"\xeb\x02\n" +
 	"\x06Choice\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -787,7 +803,10 @@ const file_core_agent_agentpb_journal_proto_rawDesc = "" +
 	"\astreams\x18\x06 \x03(\x05R\astreams\x12\x16\n" +
 	"\x06behind\x18\a \x01(\rR\x06behind\x12\x16\n" +
 	"\x06policy\x18\b \x01(\x05R\x06policy\x12\x18\n" +
-	"\aremoved\x18\t \x01(\bR\aremoved\x1a:\n" +
+	"\aremoved\x18\t \x01(\bR\aremoved\x12\x14\n" +
+	"\x05spill\x18\n" +
+	" \x01(\x04R\x05spill\x12\x1b\n" +
+	"\tspill_dir\x18\v \x01(\tR\bspillDir\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"t\n" +
