@@ -22,6 +22,9 @@ func (p *Plugin) describe() *sinkpb.Description {
 	for _, o := range p.Options {
 		d.Options = append(d.Options, optionToWire(o))
 	}
+	for _, m := range p.Metrics {
+		d.Metrics = append(d.Metrics, &sinkpb.Metric{Name: m.Name, Help: m.Help, Gauge: m.Gauge})
+	}
 	return d
 }
 

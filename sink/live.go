@@ -45,7 +45,9 @@ type opening struct {
 	branches  []*sinkpb.Branch // as they were when it was opened
 	lossy     bool             // its stream is a branch that may lose some of it
 	flows     []*flow
-	input     *flow // once stdin has been closed; server.mu
+	input     *flow         // once stdin has been closed; server.mu
+	early     []earlyNumber // server.mu
+	shut      bool          // the sink is closed; server.mu
 }
 
 func newOpening(s *server, id string, r *Request, w Wiring) *opening {
@@ -269,6 +271,7 @@ func (o *opening) read(far *fd.FD, st Stream, branches []stage.Branch, memory *f
 		f.into = src
 	}
 	o.flows = append(o.flows, f)
+	f.numbersBegin()
 	o.srv.mu.Unlock()
 	return nil
 }
@@ -344,6 +347,9 @@ func (o *opening) close(forget bool) {
 				fmt.Fprintf(os.Stderr, "sink %s: close %s: %v\n", o.srv.plugin.Name, o.pub.ID, err)
 			}
 		}
+		o.srv.mu.Lock()
+		o.shut = true
+		o.srv.mu.Unlock()
 		if forget {
 			for _, f := range o.flows {
 				f.src.Forget()

@@ -126,7 +126,7 @@ func (p *Plugin) valid() error {
 	case (p.OpenConsole != nil) != p.carries(Console), p.carries(Console) && len(p.Carries) > 1:
 		return errors.New("Plugin.Carries must be Console alone with OpenConsole, and must not hold it with Open")
 	}
-	return nil
+	return validMetrics(p.Metrics)
 }
 
 // servedPlugin registers the sink service with go-plugin's server.

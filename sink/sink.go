@@ -31,7 +31,7 @@
 // Draining, deadlines, the hand-over of a stream to another sink, to another process of the plugin, or to another muxd, come with the SDK:
 // each happens between two chunks. A plugin is asked now and then whether it lives; the SDK answers, also while sinks block. What a
 // plugin prints to os.Stdout and os.Stderr is in muxd's log. What it waits for it tells with [Opening.Trouble], and what it had to
-// drop with [Opening.Dropped]: both are shown by muxctl inspect.
+// drop with [Opening.Dropped]; numbers of its own it declares as [Plugin.Metrics] and keeps with [Opening.Count]: muxctl inspect shows all of them.
 package sink
 
 import (
@@ -95,6 +95,7 @@ type Plugin struct {
 	ByName  []Stream // of Carries, those that a spec for all streams does not mean, as a file that is read does not that which is written
 	Arg     *Option  // what may stand behind "NAME:" in a spec; nil: nothing
 	Options []Option
+	Metrics []Metric // numbers that its sinks keep: see Opening.Count
 
 	// Check judges a spec whose options are well-formed one by one, before anything is spawned; nil accepts all, and
 	// means Direct where there is no Open but OpenDirect, and else Pipe. It must not change anything outside, and should not block.

@@ -196,7 +196,7 @@ func (s *server) Stat(_ context.Context, req *sinkpb.StatRequest) (*sinkpb.StatR
 		st := &sinkpb.StreamStat{
 			Stream: sinkpb.Stream(f.stream), Bytes: f.src.Committed(), Eof: now.eof, Flushed: now.flushed,
 			Error: now.trouble, Location: o.pub.Location, Dropped: now.dropped,
-			Branches: f.branchStats(),
+			Branches: f.branchStats(), Metrics: f.metrics(),
 		}
 		if now.failed != "" {
 			st.Error = now.failed

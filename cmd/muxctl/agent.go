@@ -205,6 +205,11 @@ func printPlugins(plugins []*controlpb.Plugin) error {
 		Waits      uint64  `json:"waits"`
 		PutSeconds float64 `json:"put_seconds"`
 	}
+	type metric struct {
+		Name  string `json:"name"`
+		Gauge bool   `json:"gauge,omitempty"`
+		Help  string `json:"help"`
+	}
 	type view struct {
 		Name     string   `json:"name"`
 		State    string   `json:"state"`
@@ -222,10 +227,11 @@ func printPlugins(plugins []*controlpb.Plugin) error {
 		UID      *uint32  `json:"uid,omitempty"`
 		Bounds   *bounds  `json:"bounds,omitempty"`
 		Counters *counts  `json:"counters,omitempty"`
+		Metrics  []metric `json:"metrics,omitempty"`
 	}
 	out := []view{}
 	for _, p := range plugins {
-		v := view{p.Name, p.State, p.Pid, p.Version, p.Protocol, p.Command, p.Openings, p.Restarts, p.Error, p.LastEnd, p.Help, nil, nil, p.Uid, nil, nil}
+		v := view{p.Name, p.State, p.Pid, p.Version, p.Protocol, p.Command, p.Openings, p.Restarts, p.Error, p.LastEnd, p.Help, nil, nil, p.Uid, nil, nil, nil}
 		if b := p.Bounds; b != nil {
 			v.Bounds = &bounds{b.Paths, b.ReadPaths, b.Landlock}
 		}
@@ -237,6 +243,9 @@ func printPlugins(plugins []*controlpb.Plugin) error {
 		}
 		for _, o := range p.Options {
 			v.Options = append(v.Options, option{o.Name, o.Type, o.Default, o.Help, o.Values, o.Required})
+		}
+		for _, m := range p.Metrics {
+			v.Metrics = append(v.Metrics, metric{m.Name, m.Gauge, m.Help})
 		}
 		out = append(out, v)
 	}
@@ -270,6 +279,16 @@ func describePlugins(plugins []*controlpb.Plugin) error {
 			if err := t.print(); err != nil {
 				return err
 			}
+		}
+		if len(p.Metrics) == 0 {
+			continue
+		}
+		t = newTable("  METRIC", "WHAT IT IS")
+		for _, m := range p.Metrics {
+			t.row("  "+m.Name, m.Help)
+		}
+		if err := t.print(); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -331,10 +331,6 @@ func printChild(r *controlpb.Child) error {
 	fmt.Println()
 	t := newTable("STREAM", "SINK", "WIRING", "STATE", "BYTES", "VIEWERS", "WHERE")
 	for _, s := range r.Sinks {
-		stream := s.Stream
-		if s.Branch > 0 {
-			stream = fmt.Sprintf("%s/%d", s.Stream, s.Branch)
-		}
 		viewers := ""
 		if s.Stream == "console" && s.Wiring != "pipe" {
 			viewers = fmt.Sprintf("%d (%dx%d)", s.Viewers, r.Size.GetRows(), r.Size.GetCols())
@@ -347,9 +343,38 @@ func printChild(r *controlpb.Child) error {
 		if n := s.Missed + s.Dropped; n > 0 {
 			bytes += ", " + sizeText(n) + " dropped"
 		}
-		t.row(stream, s.Spec, s.Wiring, s.State, bytes, viewers, where)
+		t.row(streamText(s), s.Spec, s.Wiring, s.State, bytes, viewers, where)
+	}
+	if err := t.print(); err != nil {
+		return err
+	}
+	return printMetrics(r)
+}
+
+// printMetrics prints the numbers of the sinks' own, if there are any.
+func printMetrics(r *controlpb.Child) error {
+	var t *table
+	for _, s := range r.Sinks {
+		for _, m := range s.Metrics {
+			if t == nil {
+				fmt.Println()
+				t = newTable("STREAM", "METRIC", "VALUE", "WHAT IT IS")
+			}
+			t.row(streamText(s), m.Name, fmt.Sprint(m.Value), m.Help)
+		}
+	}
+	if t == nil {
+		return nil
 	}
 	return t.print()
+}
+
+// streamText names a sink's stream, and which of its several sinks it is.
+func streamText(s *controlpb.Sink) string {
+	if s.Branch > 0 {
+		return fmt.Sprintf("%s/%d", s.Stream, s.Branch)
+	}
+	return s.Stream
 }
 
 func (a *app) versionCmd() *cobra.Command {

@@ -92,6 +92,8 @@ type sinkView struct {
 	Branch   int    `json:"branch,omitempty"` // where a stream has several sinks: which of them
 	Policy   string `json:"policy,omitempty"`
 	Missed   uint64 `json:"missed,omitempty"` // of a branch: dropped before it came to the sink
+
+	Metrics map[string]int64 `json:"metrics,omitempty"` // the sink's own
 }
 
 type holderView struct {
@@ -123,8 +125,15 @@ func viewOf(r *controlpb.Child) childView {
 		if s.Stream == "console" {
 			v.Rows, v.Cols = int(r.Size.GetRows()), int(r.Size.GetCols())
 		}
+		var metrics map[string]int64
+		if len(s.Metrics) > 0 {
+			metrics = map[string]int64{}
+		}
+		for _, m := range s.Metrics {
+			metrics[m.Name] = m.Value
+		}
 		v.Sinks = append(v.Sinks, sinkView{
-			Stream: s.Stream, Spec: s.Spec, Plugin: s.Plugin, Wiring: s.Wiring, State: s.State, Bytes: s.Bytes,
+			Metrics: metrics, Stream: s.Stream, Spec: s.Spec, Plugin: s.Plugin, Wiring: s.Wiring, State: s.State, Bytes: s.Bytes,
 			Dropped: s.Dropped, Viewers: int(s.Viewers), Error: s.Error, Location: s.Location,
 			Branch: int(s.Branch), Policy: s.Policy, Missed: s.Missed,
 		})

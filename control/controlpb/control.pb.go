@@ -123,7 +123,7 @@ func (x RedirectRequest_How) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RedirectRequest_How.Descriptor instead.
 func (RedirectRequest_How) EnumDescriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{40, 0}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{41, 0}
 }
 
 type SpawnRequest struct {
@@ -1138,9 +1138,10 @@ type Sink struct {
 	Viewers       uint32                 `protobuf:"varint,8,opt,name=viewers,proto3" json:"viewers,omitempty"`
 	Error         string                 `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
 	Location      string                 `protobuf:"bytes,10,opt,name=location,proto3" json:"location,omitempty"`
-	Branch        uint32                 `protobuf:"varint,11,opt,name=branch,proto3" json:"branch,omitempty"` // where the stream has several sinks: which of them, from 1; 0 is what copies it to them, or the only one
-	Policy        string                 `protobuf:"bytes,12,opt,name=policy,proto3" json:"policy,omitempty"`  // of a branch: block, drop-oldest or drop-newest
-	Missed        uint64                 `protobuf:"varint,13,opt,name=missed,proto3" json:"missed,omitempty"` // of a branch: bytes that its policy dropped before they came to the sink
+	Branch        uint32                 `protobuf:"varint,11,opt,name=branch,proto3" json:"branch,omitempty"`  // where the stream has several sinks: which of them, from 1; 0 is what copies it to them, or the only one
+	Policy        string                 `protobuf:"bytes,12,opt,name=policy,proto3" json:"policy,omitempty"`   // of a branch: block, drop-oldest or drop-newest
+	Missed        uint64                 `protobuf:"varint,13,opt,name=missed,proto3" json:"missed,omitempty"`  // of a branch: bytes that its policy dropped before they came to the sink
+	Metrics       []*Metric              `protobuf:"bytes,14,rep,name=metrics,proto3" json:"metrics,omitempty"` // numbers of the sink's own, in the order in which its plugin declares them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1266,6 +1267,82 @@ func (x *Sink) GetMissed() uint64 {
 	return 0
 }
 
+func (x *Sink) GetMetrics() []*Metric {
+	if x != nil {
+		return x.Metrics
+	}
+	return nil
+}
+
+// Metric is a number that a sink keeps of a stream; of a plugin, its declaration.
+type Metric struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Help          string                 `protobuf:"bytes,2,opt,name=help,proto3" json:"help,omitempty"`
+	Gauge         bool                   `protobuf:"varint,3,opt,name=gauge,proto3" json:"gauge,omitempty"` // it goes up and down; otherwise it counts something, from 0
+	Value         int64                  `protobuf:"varint,4,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Metric) Reset() {
+	*x = Metric{}
+	mi := &file_control_controlpb_control_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Metric) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Metric) ProtoMessage() {}
+
+func (x *Metric) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Metric.ProtoReflect.Descriptor instead.
+func (*Metric) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Metric) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Metric) GetHelp() string {
+	if x != nil {
+		return x.Help
+	}
+	return ""
+}
+
+func (x *Metric) GetGauge() bool {
+	if x != nil {
+		return x.Gauge
+	}
+	return false
+}
+
+func (x *Metric) GetValue() int64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
 type Holder struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Stream        string                 `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"`
@@ -1277,7 +1354,7 @@ type Holder struct {
 
 func (x *Holder) Reset() {
 	*x = Holder{}
-	mi := &file_control_controlpb_control_proto_msgTypes[12]
+	mi := &file_control_controlpb_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1289,7 +1366,7 @@ func (x *Holder) String() string {
 func (*Holder) ProtoMessage() {}
 
 func (x *Holder) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[12]
+	mi := &file_control_controlpb_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1302,7 +1379,7 @@ func (x *Holder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holder.ProtoReflect.Descriptor instead.
 func (*Holder) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{12}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Holder) GetStream() string {
@@ -1335,7 +1412,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[13]
+	mi := &file_control_controlpb_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1347,7 +1424,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[13]
+	mi := &file_control_controlpb_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1360,7 +1437,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{13}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListRequest) GetAll() bool {
@@ -1379,7 +1456,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[14]
+	mi := &file_control_controlpb_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1391,7 +1468,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[14]
+	mi := &file_control_controlpb_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1404,7 +1481,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{14}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListResponse) GetChildren() []*Child {
@@ -1424,7 +1501,7 @@ type InspectRequest struct {
 
 func (x *InspectRequest) Reset() {
 	*x = InspectRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[15]
+	mi := &file_control_controlpb_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1513,7 @@ func (x *InspectRequest) String() string {
 func (*InspectRequest) ProtoMessage() {}
 
 func (x *InspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[15]
+	mi := &file_control_controlpb_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +1526,7 @@ func (x *InspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectRequest.ProtoReflect.Descriptor instead.
 func (*InspectRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{15}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *InspectRequest) GetChild() string {
@@ -1468,7 +1545,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[16]
+	mi := &file_control_controlpb_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1480,7 +1557,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[16]
+	mi := &file_control_controlpb_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1493,7 +1570,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{16}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WaitRequest) GetChild() string {
@@ -1514,7 +1591,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[17]
+	mi := &file_control_controlpb_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1526,7 +1603,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[17]
+	mi := &file_control_controlpb_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1539,7 +1616,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{17}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SignalRequest) GetChild() string {
@@ -1571,7 +1648,7 @@ type SignalResponse struct {
 
 func (x *SignalResponse) Reset() {
 	*x = SignalResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[18]
+	mi := &file_control_controlpb_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1583,7 +1660,7 @@ func (x *SignalResponse) String() string {
 func (*SignalResponse) ProtoMessage() {}
 
 func (x *SignalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[18]
+	mi := &file_control_controlpb_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1596,7 +1673,7 @@ func (x *SignalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
 func (*SignalResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{18}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{19}
 }
 
 type StopRequest struct {
@@ -1610,7 +1687,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[19]
+	mi := &file_control_controlpb_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1622,7 +1699,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[19]
+	mi := &file_control_controlpb_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1635,7 +1712,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{19}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StopRequest) GetChild() string {
@@ -1669,7 +1746,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[20]
+	mi := &file_control_controlpb_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1681,7 +1758,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[20]
+	mi := &file_control_controlpb_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1694,7 +1771,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{20}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResizeRequest) GetChild() string {
@@ -1719,7 +1796,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[21]
+	mi := &file_control_controlpb_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1731,7 +1808,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[21]
+	mi := &file_control_controlpb_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1744,7 +1821,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{21}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{22}
 }
 
 type MarkRequest struct {
@@ -1757,7 +1834,7 @@ type MarkRequest struct {
 
 func (x *MarkRequest) Reset() {
 	*x = MarkRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[22]
+	mi := &file_control_controlpb_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1769,7 +1846,7 @@ func (x *MarkRequest) String() string {
 func (*MarkRequest) ProtoMessage() {}
 
 func (x *MarkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[22]
+	mi := &file_control_controlpb_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1782,7 +1859,7 @@ func (x *MarkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkRequest.ProtoReflect.Descriptor instead.
 func (*MarkRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{22}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MarkRequest) GetChild() string {
@@ -1807,7 +1884,7 @@ type MarkResponse struct {
 
 func (x *MarkResponse) Reset() {
 	*x = MarkResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[23]
+	mi := &file_control_controlpb_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1819,7 +1896,7 @@ func (x *MarkResponse) String() string {
 func (*MarkResponse) ProtoMessage() {}
 
 func (x *MarkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[23]
+	mi := &file_control_controlpb_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1832,7 +1909,7 @@ func (x *MarkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkResponse.ProtoReflect.Descriptor instead.
 func (*MarkResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{23}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{24}
 }
 
 type ScreenRequest struct {
@@ -1844,7 +1921,7 @@ type ScreenRequest struct {
 
 func (x *ScreenRequest) Reset() {
 	*x = ScreenRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[24]
+	mi := &file_control_controlpb_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1856,7 +1933,7 @@ func (x *ScreenRequest) String() string {
 func (*ScreenRequest) ProtoMessage() {}
 
 func (x *ScreenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[24]
+	mi := &file_control_controlpb_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1869,7 +1946,7 @@ func (x *ScreenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScreenRequest.ProtoReflect.Descriptor instead.
 func (*ScreenRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{24}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ScreenRequest) GetChild() string {
@@ -1898,7 +1975,7 @@ type ScreenResponse struct {
 
 func (x *ScreenResponse) Reset() {
 	*x = ScreenResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[25]
+	mi := &file_control_controlpb_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1910,7 +1987,7 @@ func (x *ScreenResponse) String() string {
 func (*ScreenResponse) ProtoMessage() {}
 
 func (x *ScreenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[25]
+	mi := &file_control_controlpb_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1923,7 +2000,7 @@ func (x *ScreenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScreenResponse.ProtoReflect.Descriptor instead.
 func (*ScreenResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{25}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ScreenResponse) GetSize() *Size {
@@ -2009,7 +2086,7 @@ type Cursor struct {
 
 func (x *Cursor) Reset() {
 	*x = Cursor{}
-	mi := &file_control_controlpb_control_proto_msgTypes[26]
+	mi := &file_control_controlpb_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2021,7 +2098,7 @@ func (x *Cursor) String() string {
 func (*Cursor) ProtoMessage() {}
 
 func (x *Cursor) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[26]
+	mi := &file_control_controlpb_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2034,7 +2111,7 @@ func (x *Cursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cursor.ProtoReflect.Descriptor instead.
 func (*Cursor) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{26}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Cursor) GetRow() uint32 {
@@ -2082,7 +2159,7 @@ type Line struct {
 
 func (x *Line) Reset() {
 	*x = Line{}
-	mi := &file_control_controlpb_control_proto_msgTypes[27]
+	mi := &file_control_controlpb_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2094,7 +2171,7 @@ func (x *Line) String() string {
 func (*Line) ProtoMessage() {}
 
 func (x *Line) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[27]
+	mi := &file_control_controlpb_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2107,7 +2184,7 @@ func (x *Line) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Line.ProtoReflect.Descriptor instead.
 func (*Line) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{27}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Line) GetCells() []*Cell {
@@ -2135,7 +2212,7 @@ type Cell struct {
 
 func (x *Cell) Reset() {
 	*x = Cell{}
-	mi := &file_control_controlpb_control_proto_msgTypes[28]
+	mi := &file_control_controlpb_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2147,7 +2224,7 @@ func (x *Cell) String() string {
 func (*Cell) ProtoMessage() {}
 
 func (x *Cell) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[28]
+	mi := &file_control_controlpb_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2160,7 +2237,7 @@ func (x *Cell) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cell.ProtoReflect.Descriptor instead.
 func (*Cell) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{28}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Cell) GetText() string {
@@ -2206,7 +2283,7 @@ type Style struct {
 
 func (x *Style) Reset() {
 	*x = Style{}
-	mi := &file_control_controlpb_control_proto_msgTypes[29]
+	mi := &file_control_controlpb_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2218,7 +2295,7 @@ func (x *Style) String() string {
 func (*Style) ProtoMessage() {}
 
 func (x *Style) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[29]
+	mi := &file_control_controlpb_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2231,7 +2308,7 @@ func (x *Style) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Style.ProtoReflect.Descriptor instead.
 func (*Style) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{29}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Style) GetFg() uint32 {
@@ -2334,7 +2411,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[30]
+	mi := &file_control_controlpb_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2346,7 +2423,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[30]
+	mi := &file_control_controlpb_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2359,7 +2436,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{30}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RemoveRequest) GetChild() string {
@@ -2377,7 +2454,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[31]
+	mi := &file_control_controlpb_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2389,7 +2466,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[31]
+	mi := &file_control_controlpb_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2402,7 +2479,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{31}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{32}
 }
 
 type AttachRequest struct {
@@ -2423,7 +2500,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[32]
+	mi := &file_control_controlpb_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2435,7 +2512,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[32]
+	mi := &file_control_controlpb_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2448,7 +2525,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{32}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AttachRequest) GetChild() string {
@@ -2518,7 +2595,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[33]
+	mi := &file_control_controlpb_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2530,7 +2607,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[33]
+	mi := &file_control_controlpb_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2543,7 +2620,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{33}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AttachResponse) GetId() string {
@@ -2584,7 +2661,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[34]
+	mi := &file_control_controlpb_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2596,7 +2673,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[34]
+	mi := &file_control_controlpb_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2609,7 +2686,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{34}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LogsRequest) GetChild() string {
@@ -2683,7 +2760,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[35]
+	mi := &file_control_controlpb_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2695,7 +2772,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[35]
+	mi := &file_control_controlpb_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2708,7 +2785,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{35}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{36}
 }
 
 type RotateRequest struct {
@@ -2720,7 +2797,7 @@ type RotateRequest struct {
 
 func (x *RotateRequest) Reset() {
 	*x = RotateRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[36]
+	mi := &file_control_controlpb_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2732,7 +2809,7 @@ func (x *RotateRequest) String() string {
 func (*RotateRequest) ProtoMessage() {}
 
 func (x *RotateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[36]
+	mi := &file_control_controlpb_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2745,7 +2822,7 @@ func (x *RotateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateRequest.ProtoReflect.Descriptor instead.
 func (*RotateRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{36}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RotateRequest) GetChild() string {
@@ -2764,7 +2841,7 @@ type RotateResponse struct {
 
 func (x *RotateResponse) Reset() {
 	*x = RotateResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[37]
+	mi := &file_control_controlpb_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2776,7 +2853,7 @@ func (x *RotateResponse) String() string {
 func (*RotateResponse) ProtoMessage() {}
 
 func (x *RotateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[37]
+	mi := &file_control_controlpb_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2789,7 +2866,7 @@ func (x *RotateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateResponse.ProtoReflect.Descriptor instead.
 func (*RotateResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{37}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RotateResponse) GetRotated() uint32 {
@@ -2810,7 +2887,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[38]
+	mi := &file_control_controlpb_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2822,7 +2899,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[38]
+	mi := &file_control_controlpb_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2835,7 +2912,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{38}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *EventsRequest) GetFollow() bool {
@@ -2874,7 +2951,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_control_controlpb_control_proto_msgTypes[39]
+	mi := &file_control_controlpb_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2886,7 +2963,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[39]
+	mi := &file_control_controlpb_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2899,7 +2976,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{39}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Event) GetSeq() uint64 {
@@ -2966,7 +3043,7 @@ type RedirectRequest struct {
 
 func (x *RedirectRequest) Reset() {
 	*x = RedirectRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[40]
+	mi := &file_control_controlpb_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2978,7 +3055,7 @@ func (x *RedirectRequest) String() string {
 func (*RedirectRequest) ProtoMessage() {}
 
 func (x *RedirectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[40]
+	mi := &file_control_controlpb_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2991,7 +3068,7 @@ func (x *RedirectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedirectRequest.ProtoReflect.Descriptor instead.
 func (*RedirectRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{40}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RedirectRequest) GetChild() string {
@@ -3048,7 +3125,7 @@ type PluginsRequest struct {
 
 func (x *PluginsRequest) Reset() {
 	*x = PluginsRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[41]
+	mi := &file_control_controlpb_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3060,7 +3137,7 @@ func (x *PluginsRequest) String() string {
 func (*PluginsRequest) ProtoMessage() {}
 
 func (x *PluginsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[41]
+	mi := &file_control_controlpb_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3073,7 +3150,7 @@ func (x *PluginsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginsRequest.ProtoReflect.Descriptor instead.
 func (*PluginsRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{41}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PluginsRequest) GetDescribe() bool {
@@ -3104,7 +3181,7 @@ type PluginsResponse struct {
 
 func (x *PluginsResponse) Reset() {
 	*x = PluginsResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[42]
+	mi := &file_control_controlpb_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3116,7 +3193,7 @@ func (x *PluginsResponse) String() string {
 func (*PluginsResponse) ProtoMessage() {}
 
 func (x *PluginsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[42]
+	mi := &file_control_controlpb_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3129,7 +3206,7 @@ func (x *PluginsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginsResponse.ProtoReflect.Descriptor instead.
 func (*PluginsResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{42}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *PluginsResponse) GetPlugins() []*Plugin {
@@ -3171,7 +3248,7 @@ type Preset struct {
 
 func (x *Preset) Reset() {
 	*x = Preset{}
-	mi := &file_control_controlpb_control_proto_msgTypes[43]
+	mi := &file_control_controlpb_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3183,7 +3260,7 @@ func (x *Preset) String() string {
 func (*Preset) ProtoMessage() {}
 
 func (x *Preset) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[43]
+	mi := &file_control_controlpb_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3196,7 +3273,7 @@ func (x *Preset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Preset.ProtoReflect.Descriptor instead.
 func (*Preset) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{43}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Preset) GetName() string {
@@ -3238,13 +3315,14 @@ type Plugin struct {
 	Bounds        *PluginBounds `protobuf:"bytes,30,opt,name=bounds,proto3" json:"bounds,omitempty"`
 	Uid           *uint32       `protobuf:"varint,31,opt,name=uid,proto3,oneof" json:"uid,omitempty"`    // absent: muxd's own
 	Counters      *Counters     `protobuf:"bytes,40,opt,name=counters,proto3" json:"counters,omitempty"` // absent: it does not run, or counts nothing
+	Metrics       []*Metric     `protobuf:"bytes,41,rep,name=metrics,proto3" json:"metrics,omitempty"`   // that its sinks keep of each output stream
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Plugin) Reset() {
 	*x = Plugin{}
-	mi := &file_control_controlpb_control_proto_msgTypes[44]
+	mi := &file_control_controlpb_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3256,7 +3334,7 @@ func (x *Plugin) String() string {
 func (*Plugin) ProtoMessage() {}
 
 func (x *Plugin) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[44]
+	mi := &file_control_controlpb_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3269,7 +3347,7 @@ func (x *Plugin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plugin.ProtoReflect.Descriptor instead.
 func (*Plugin) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{44}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Plugin) GetName() string {
@@ -3398,6 +3476,13 @@ func (x *Plugin) GetCounters() *Counters {
 	return nil
 }
 
+func (x *Plugin) GetMetrics() []*Metric {
+	if x != nil {
+		return x.Metrics
+	}
+	return nil
+}
+
 // Counters are what a plugin's process has done since its start.
 type Counters struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3411,7 +3496,7 @@ type Counters struct {
 
 func (x *Counters) Reset() {
 	*x = Counters{}
-	mi := &file_control_controlpb_control_proto_msgTypes[45]
+	mi := &file_control_controlpb_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3423,7 +3508,7 @@ func (x *Counters) String() string {
 func (*Counters) ProtoMessage() {}
 
 func (x *Counters) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[45]
+	mi := &file_control_controlpb_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3436,7 +3521,7 @@ func (x *Counters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counters.ProtoReflect.Descriptor instead.
 func (*Counters) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{45}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Counters) GetBytes() uint64 {
@@ -3478,7 +3563,7 @@ type PluginBounds struct {
 
 func (x *PluginBounds) Reset() {
 	*x = PluginBounds{}
-	mi := &file_control_controlpb_control_proto_msgTypes[46]
+	mi := &file_control_controlpb_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3490,7 +3575,7 @@ func (x *PluginBounds) String() string {
 func (*PluginBounds) ProtoMessage() {}
 
 func (x *PluginBounds) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[46]
+	mi := &file_control_controlpb_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3503,7 +3588,7 @@ func (x *PluginBounds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginBounds.ProtoReflect.Descriptor instead.
 func (*PluginBounds) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{46}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *PluginBounds) GetPaths() []string {
@@ -3541,7 +3626,7 @@ type PluginOption struct {
 
 func (x *PluginOption) Reset() {
 	*x = PluginOption{}
-	mi := &file_control_controlpb_control_proto_msgTypes[47]
+	mi := &file_control_controlpb_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3553,7 +3638,7 @@ func (x *PluginOption) String() string {
 func (*PluginOption) ProtoMessage() {}
 
 func (x *PluginOption) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[47]
+	mi := &file_control_controlpb_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3566,7 +3651,7 @@ func (x *PluginOption) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginOption.ProtoReflect.Descriptor instead.
 func (*PluginOption) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{47}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *PluginOption) GetName() string {
@@ -3620,7 +3705,7 @@ type RestartPluginRequest struct {
 
 func (x *RestartPluginRequest) Reset() {
 	*x = RestartPluginRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[48]
+	mi := &file_control_controlpb_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3632,7 +3717,7 @@ func (x *RestartPluginRequest) String() string {
 func (*RestartPluginRequest) ProtoMessage() {}
 
 func (x *RestartPluginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[48]
+	mi := &file_control_controlpb_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3645,7 +3730,7 @@ func (x *RestartPluginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPluginRequest.ProtoReflect.Descriptor instead.
 func (*RestartPluginRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{48}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RestartPluginRequest) GetName() string {
@@ -3663,7 +3748,7 @@ type RestartPluginResponse struct {
 
 func (x *RestartPluginResponse) Reset() {
 	*x = RestartPluginResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[49]
+	mi := &file_control_controlpb_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3675,7 +3760,7 @@ func (x *RestartPluginResponse) String() string {
 func (*RestartPluginResponse) ProtoMessage() {}
 
 func (x *RestartPluginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[49]
+	mi := &file_control_controlpb_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3688,7 +3773,7 @@ func (x *RestartPluginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPluginResponse.ProtoReflect.Descriptor instead.
 func (*RestartPluginResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{49}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{50}
 }
 
 type StatusRequest struct {
@@ -3699,7 +3784,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[50]
+	mi := &file_control_controlpb_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3711,7 +3796,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[50]
+	mi := &file_control_controlpb_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3724,7 +3809,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{50}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{51}
 }
 
 type StatusResponse struct {
@@ -3746,7 +3831,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[51]
+	mi := &file_control_controlpb_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3758,7 +3843,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[51]
+	mi := &file_control_controlpb_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3771,7 +3856,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{51}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -3863,7 +3948,7 @@ type ProfileRequest struct {
 
 func (x *ProfileRequest) Reset() {
 	*x = ProfileRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[52]
+	mi := &file_control_controlpb_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3875,7 +3960,7 @@ func (x *ProfileRequest) String() string {
 func (*ProfileRequest) ProtoMessage() {}
 
 func (x *ProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[52]
+	mi := &file_control_controlpb_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3888,7 +3973,7 @@ func (x *ProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProfileRequest.ProtoReflect.Descriptor instead.
 func (*ProfileRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{52}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ProfileRequest) GetProcess() string {
@@ -3922,7 +4007,7 @@ type ProfileResponse struct {
 
 func (x *ProfileResponse) Reset() {
 	*x = ProfileResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[53]
+	mi := &file_control_controlpb_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3934,7 +4019,7 @@ func (x *ProfileResponse) String() string {
 func (*ProfileResponse) ProtoMessage() {}
 
 func (x *ProfileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[53]
+	mi := &file_control_controlpb_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3947,7 +4032,7 @@ func (x *ProfileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProfileResponse.ProtoReflect.Descriptor instead.
 func (*ProfileResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{53}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ProfileResponse) GetPid() int32 {
@@ -3973,7 +4058,7 @@ type UpgradeRequest struct {
 
 func (x *UpgradeRequest) Reset() {
 	*x = UpgradeRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[54]
+	mi := &file_control_controlpb_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3985,7 +4070,7 @@ func (x *UpgradeRequest) String() string {
 func (*UpgradeRequest) ProtoMessage() {}
 
 func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[54]
+	mi := &file_control_controlpb_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3998,7 +4083,7 @@ func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeRequest.ProtoReflect.Descriptor instead.
 func (*UpgradeRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{54}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *UpgradeRequest) GetRequestId() string {
@@ -4017,7 +4102,7 @@ type UpgradeResponse struct {
 
 func (x *UpgradeResponse) Reset() {
 	*x = UpgradeResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[55]
+	mi := &file_control_controlpb_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4029,7 +4114,7 @@ func (x *UpgradeResponse) String() string {
 func (*UpgradeResponse) ProtoMessage() {}
 
 func (x *UpgradeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[55]
+	mi := &file_control_controlpb_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4042,7 +4127,7 @@ func (x *UpgradeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeResponse.ProtoReflect.Descriptor instead.
 func (*UpgradeResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{55}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *UpgradeResponse) GetSteps() []*Upgraded {
@@ -4067,7 +4152,7 @@ type Upgraded struct {
 
 func (x *Upgraded) Reset() {
 	*x = Upgraded{}
-	mi := &file_control_controlpb_control_proto_msgTypes[56]
+	mi := &file_control_controlpb_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4079,7 +4164,7 @@ func (x *Upgraded) String() string {
 func (*Upgraded) ProtoMessage() {}
 
 func (x *Upgraded) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[56]
+	mi := &file_control_controlpb_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4092,7 +4177,7 @@ func (x *Upgraded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upgraded.ProtoReflect.Descriptor instead.
 func (*Upgraded) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{56}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Upgraded) GetWhat() string {
@@ -4145,7 +4230,7 @@ type ReloadRequest struct {
 
 func (x *ReloadRequest) Reset() {
 	*x = ReloadRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[57]
+	mi := &file_control_controlpb_control_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4157,7 +4242,7 @@ func (x *ReloadRequest) String() string {
 func (*ReloadRequest) ProtoMessage() {}
 
 func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[57]
+	mi := &file_control_controlpb_control_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4170,7 +4255,7 @@ func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
 func (*ReloadRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{57}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{58}
 }
 
 type ReloadResponse struct {
@@ -4182,7 +4267,7 @@ type ReloadResponse struct {
 
 func (x *ReloadResponse) Reset() {
 	*x = ReloadResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[58]
+	mi := &file_control_controlpb_control_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4194,7 +4279,7 @@ func (x *ReloadResponse) String() string {
 func (*ReloadResponse) ProtoMessage() {}
 
 func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[58]
+	mi := &file_control_controlpb_control_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4207,7 +4292,7 @@ func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadResponse.ProtoReflect.Descriptor instead.
 func (*ReloadResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{58}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ReloadResponse) GetText() string {
@@ -4226,7 +4311,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_control_controlpb_control_proto_msgTypes[59]
+	mi := &file_control_controlpb_control_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4238,7 +4323,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[59]
+	mi := &file_control_controlpb_control_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4251,7 +4336,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{59}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ShutdownRequest) GetNow() bool {
@@ -4269,7 +4354,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_control_controlpb_control_proto_msgTypes[60]
+	mi := &file_control_controlpb_control_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4281,7 +4366,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[60]
+	mi := &file_control_controlpb_control_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4294,7 +4379,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{60}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{61}
 }
 
 var File_control_controlpb_control_proto protoreflect.FileDescriptor
@@ -4396,7 +4481,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x06remove\x18\x17 \x01(\bR\x06remove\x12\x18\n" +
 	"\aadopted\x18\x18 \x01(\bR\aadopted\x12\x16\n" +
 	"\x06cgroup\x18\x19 \x01(\tR\x06cgroup\x12\x1c\n" +
-	"\tprocesses\x18\x1a \x03(\x05R\tprocesses\"\xbc\x02\n" +
+	"\tprocesses\x18\x1a \x03(\x05R\tprocesses\"\xef\x02\n" +
 	"\x04Sink\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\tR\x06stream\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\tR\x04spec\x12\x16\n" +
@@ -4411,7 +4496,13 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	" \x01(\tR\blocation\x12\x16\n" +
 	"\x06branch\x18\v \x01(\rR\x06branch\x12\x16\n" +
 	"\x06policy\x18\f \x01(\tR\x06policy\x12\x16\n" +
-	"\x06missed\x18\r \x01(\x04R\x06missed\"L\n" +
+	"\x06missed\x18\r \x01(\x04R\x06missed\x121\n" +
+	"\ametrics\x18\x0e \x03(\v2\x17.muxd.control.v1.MetricR\ametrics\"\\\n" +
+	"\x06Metric\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04help\x18\x02 \x01(\tR\x04help\x12\x14\n" +
+	"\x05gauge\x18\x03 \x01(\bR\x05gauge\x12\x14\n" +
+	"\x05value\x18\x04 \x01(\x03R\x05value\"L\n" +
 	"\x06Holder\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\tR\x06stream\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x18\n" +
@@ -4553,7 +4644,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\awirings\x18\x04 \x03(\tR\awirings\"0\n" +
 	"\x06Preset\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04sink\x18\x02 \x01(\tR\x04sink\"\xbe\x04\n" +
+	"\x04sink\x18\x02 \x01(\tR\x04sink\"\xf1\x04\n" +
 	"\x06Plugin\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x10\n" +
@@ -4573,7 +4664,8 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\blast_end\x18\x14 \x01(\tR\alastEnd\x125\n" +
 	"\x06bounds\x18\x1e \x01(\v2\x1d.muxd.control.v1.PluginBoundsR\x06bounds\x12\x15\n" +
 	"\x03uid\x18\x1f \x01(\rH\x00R\x03uid\x88\x01\x01\x125\n" +
-	"\bcounters\x18( \x01(\v2\x19.muxd.control.v1.CountersR\bcountersB\x06\n" +
+	"\bcounters\x18( \x01(\v2\x19.muxd.control.v1.CountersR\bcounters\x121\n" +
+	"\ametrics\x18) \x03(\v2\x17.muxd.control.v1.MetricR\ametricsB\x06\n" +
 	"\x04_uid\"i\n" +
 	"\bCounters\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x16\n" +
@@ -4684,7 +4776,7 @@ func file_control_controlpb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_controlpb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
+var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_control_controlpb_control_proto_goTypes = []any{
 	(Restart)(0),                  // 0: muxd.control.v1.Restart
 	(RedirectRequest_How)(0),      // 1: muxd.control.v1.RedirectRequest.How
@@ -4700,59 +4792,60 @@ var file_control_controlpb_control_proto_goTypes = []any{
 	(*Size)(nil),                  // 11: muxd.control.v1.Size
 	(*Child)(nil),                 // 12: muxd.control.v1.Child
 	(*Sink)(nil),                  // 13: muxd.control.v1.Sink
-	(*Holder)(nil),                // 14: muxd.control.v1.Holder
-	(*ListRequest)(nil),           // 15: muxd.control.v1.ListRequest
-	(*ListResponse)(nil),          // 16: muxd.control.v1.ListResponse
-	(*InspectRequest)(nil),        // 17: muxd.control.v1.InspectRequest
-	(*WaitRequest)(nil),           // 18: muxd.control.v1.WaitRequest
-	(*SignalRequest)(nil),         // 19: muxd.control.v1.SignalRequest
-	(*SignalResponse)(nil),        // 20: muxd.control.v1.SignalResponse
-	(*StopRequest)(nil),           // 21: muxd.control.v1.StopRequest
-	(*ResizeRequest)(nil),         // 22: muxd.control.v1.ResizeRequest
-	(*ResizeResponse)(nil),        // 23: muxd.control.v1.ResizeResponse
-	(*MarkRequest)(nil),           // 24: muxd.control.v1.MarkRequest
-	(*MarkResponse)(nil),          // 25: muxd.control.v1.MarkResponse
-	(*ScreenRequest)(nil),         // 26: muxd.control.v1.ScreenRequest
-	(*ScreenResponse)(nil),        // 27: muxd.control.v1.ScreenResponse
-	(*Cursor)(nil),                // 28: muxd.control.v1.Cursor
-	(*Line)(nil),                  // 29: muxd.control.v1.Line
-	(*Cell)(nil),                  // 30: muxd.control.v1.Cell
-	(*Style)(nil),                 // 31: muxd.control.v1.Style
-	(*RemoveRequest)(nil),         // 32: muxd.control.v1.RemoveRequest
-	(*RemoveResponse)(nil),        // 33: muxd.control.v1.RemoveResponse
-	(*AttachRequest)(nil),         // 34: muxd.control.v1.AttachRequest
-	(*AttachResponse)(nil),        // 35: muxd.control.v1.AttachResponse
-	(*LogsRequest)(nil),           // 36: muxd.control.v1.LogsRequest
-	(*LogsResponse)(nil),          // 37: muxd.control.v1.LogsResponse
-	(*RotateRequest)(nil),         // 38: muxd.control.v1.RotateRequest
-	(*RotateResponse)(nil),        // 39: muxd.control.v1.RotateResponse
-	(*EventsRequest)(nil),         // 40: muxd.control.v1.EventsRequest
-	(*Event)(nil),                 // 41: muxd.control.v1.Event
-	(*RedirectRequest)(nil),       // 42: muxd.control.v1.RedirectRequest
-	(*PluginsRequest)(nil),        // 43: muxd.control.v1.PluginsRequest
-	(*PluginsResponse)(nil),       // 44: muxd.control.v1.PluginsResponse
-	(*Preset)(nil),                // 45: muxd.control.v1.Preset
-	(*Plugin)(nil),                // 46: muxd.control.v1.Plugin
-	(*Counters)(nil),              // 47: muxd.control.v1.Counters
-	(*PluginBounds)(nil),          // 48: muxd.control.v1.PluginBounds
-	(*PluginOption)(nil),          // 49: muxd.control.v1.PluginOption
-	(*RestartPluginRequest)(nil),  // 50: muxd.control.v1.RestartPluginRequest
-	(*RestartPluginResponse)(nil), // 51: muxd.control.v1.RestartPluginResponse
-	(*StatusRequest)(nil),         // 52: muxd.control.v1.StatusRequest
-	(*StatusResponse)(nil),        // 53: muxd.control.v1.StatusResponse
-	(*ProfileRequest)(nil),        // 54: muxd.control.v1.ProfileRequest
-	(*ProfileResponse)(nil),       // 55: muxd.control.v1.ProfileResponse
-	(*UpgradeRequest)(nil),        // 56: muxd.control.v1.UpgradeRequest
-	(*UpgradeResponse)(nil),       // 57: muxd.control.v1.UpgradeResponse
-	(*Upgraded)(nil),              // 58: muxd.control.v1.Upgraded
-	(*ReloadRequest)(nil),         // 59: muxd.control.v1.ReloadRequest
-	(*ReloadResponse)(nil),        // 60: muxd.control.v1.ReloadResponse
-	(*ShutdownRequest)(nil),       // 61: muxd.control.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 62: muxd.control.v1.ShutdownResponse
+	(*Metric)(nil),                // 14: muxd.control.v1.Metric
+	(*Holder)(nil),                // 15: muxd.control.v1.Holder
+	(*ListRequest)(nil),           // 16: muxd.control.v1.ListRequest
+	(*ListResponse)(nil),          // 17: muxd.control.v1.ListResponse
+	(*InspectRequest)(nil),        // 18: muxd.control.v1.InspectRequest
+	(*WaitRequest)(nil),           // 19: muxd.control.v1.WaitRequest
+	(*SignalRequest)(nil),         // 20: muxd.control.v1.SignalRequest
+	(*SignalResponse)(nil),        // 21: muxd.control.v1.SignalResponse
+	(*StopRequest)(nil),           // 22: muxd.control.v1.StopRequest
+	(*ResizeRequest)(nil),         // 23: muxd.control.v1.ResizeRequest
+	(*ResizeResponse)(nil),        // 24: muxd.control.v1.ResizeResponse
+	(*MarkRequest)(nil),           // 25: muxd.control.v1.MarkRequest
+	(*MarkResponse)(nil),          // 26: muxd.control.v1.MarkResponse
+	(*ScreenRequest)(nil),         // 27: muxd.control.v1.ScreenRequest
+	(*ScreenResponse)(nil),        // 28: muxd.control.v1.ScreenResponse
+	(*Cursor)(nil),                // 29: muxd.control.v1.Cursor
+	(*Line)(nil),                  // 30: muxd.control.v1.Line
+	(*Cell)(nil),                  // 31: muxd.control.v1.Cell
+	(*Style)(nil),                 // 32: muxd.control.v1.Style
+	(*RemoveRequest)(nil),         // 33: muxd.control.v1.RemoveRequest
+	(*RemoveResponse)(nil),        // 34: muxd.control.v1.RemoveResponse
+	(*AttachRequest)(nil),         // 35: muxd.control.v1.AttachRequest
+	(*AttachResponse)(nil),        // 36: muxd.control.v1.AttachResponse
+	(*LogsRequest)(nil),           // 37: muxd.control.v1.LogsRequest
+	(*LogsResponse)(nil),          // 38: muxd.control.v1.LogsResponse
+	(*RotateRequest)(nil),         // 39: muxd.control.v1.RotateRequest
+	(*RotateResponse)(nil),        // 40: muxd.control.v1.RotateResponse
+	(*EventsRequest)(nil),         // 41: muxd.control.v1.EventsRequest
+	(*Event)(nil),                 // 42: muxd.control.v1.Event
+	(*RedirectRequest)(nil),       // 43: muxd.control.v1.RedirectRequest
+	(*PluginsRequest)(nil),        // 44: muxd.control.v1.PluginsRequest
+	(*PluginsResponse)(nil),       // 45: muxd.control.v1.PluginsResponse
+	(*Preset)(nil),                // 46: muxd.control.v1.Preset
+	(*Plugin)(nil),                // 47: muxd.control.v1.Plugin
+	(*Counters)(nil),              // 48: muxd.control.v1.Counters
+	(*PluginBounds)(nil),          // 49: muxd.control.v1.PluginBounds
+	(*PluginOption)(nil),          // 50: muxd.control.v1.PluginOption
+	(*RestartPluginRequest)(nil),  // 51: muxd.control.v1.RestartPluginRequest
+	(*RestartPluginResponse)(nil), // 52: muxd.control.v1.RestartPluginResponse
+	(*StatusRequest)(nil),         // 53: muxd.control.v1.StatusRequest
+	(*StatusResponse)(nil),        // 54: muxd.control.v1.StatusResponse
+	(*ProfileRequest)(nil),        // 55: muxd.control.v1.ProfileRequest
+	(*ProfileResponse)(nil),       // 56: muxd.control.v1.ProfileResponse
+	(*UpgradeRequest)(nil),        // 57: muxd.control.v1.UpgradeRequest
+	(*UpgradeResponse)(nil),       // 58: muxd.control.v1.UpgradeResponse
+	(*Upgraded)(nil),              // 59: muxd.control.v1.Upgraded
+	(*ReloadRequest)(nil),         // 60: muxd.control.v1.ReloadRequest
+	(*ReloadResponse)(nil),        // 61: muxd.control.v1.ReloadResponse
+	(*ShutdownRequest)(nil),       // 62: muxd.control.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 63: muxd.control.v1.ShutdownResponse
 }
 var file_control_controlpb_control_proto_depIdxs = []int32{
 	8,  // 0: muxd.control.v1.SpawnRequest.child:type_name -> muxd.control.v1.ChildSpec
-	34, // 1: muxd.control.v1.SpawnRequest.attach:type_name -> muxd.control.v1.AttachRequest
+	35, // 1: muxd.control.v1.SpawnRequest.attach:type_name -> muxd.control.v1.AttachRequest
 	10, // 2: muxd.control.v1.AdoptRequest.sinks:type_name -> muxd.control.v1.SinkChoice
 	9,  // 3: muxd.control.v1.ChildSpec.rlimits:type_name -> muxd.control.v1.Rlimit
 	10, // 4: muxd.control.v1.ChildSpec.sinks:type_name -> muxd.control.v1.SinkChoice
@@ -4760,78 +4853,80 @@ var file_control_controlpb_control_proto_depIdxs = []int32{
 	11, // 6: muxd.control.v1.ChildSpec.size:type_name -> muxd.control.v1.Size
 	0,  // 7: muxd.control.v1.Child.restart:type_name -> muxd.control.v1.Restart
 	13, // 8: muxd.control.v1.Child.sinks:type_name -> muxd.control.v1.Sink
-	14, // 9: muxd.control.v1.Child.holders:type_name -> muxd.control.v1.Holder
+	15, // 9: muxd.control.v1.Child.holders:type_name -> muxd.control.v1.Holder
 	11, // 10: muxd.control.v1.Child.size:type_name -> muxd.control.v1.Size
-	12, // 11: muxd.control.v1.ListResponse.children:type_name -> muxd.control.v1.Child
-	11, // 12: muxd.control.v1.ResizeRequest.size:type_name -> muxd.control.v1.Size
-	11, // 13: muxd.control.v1.ScreenResponse.size:type_name -> muxd.control.v1.Size
-	28, // 14: muxd.control.v1.ScreenResponse.cursor:type_name -> muxd.control.v1.Cursor
-	31, // 15: muxd.control.v1.ScreenResponse.styles:type_name -> muxd.control.v1.Style
-	29, // 16: muxd.control.v1.ScreenResponse.lines:type_name -> muxd.control.v1.Line
-	30, // 17: muxd.control.v1.Line.cells:type_name -> muxd.control.v1.Cell
-	11, // 18: muxd.control.v1.AttachRequest.size:type_name -> muxd.control.v1.Size
-	1,  // 19: muxd.control.v1.RedirectRequest.how:type_name -> muxd.control.v1.RedirectRequest.How
-	46, // 20: muxd.control.v1.PluginsResponse.plugins:type_name -> muxd.control.v1.Plugin
-	45, // 21: muxd.control.v1.PluginsResponse.presets:type_name -> muxd.control.v1.Preset
-	49, // 22: muxd.control.v1.PluginsResponse.common:type_name -> muxd.control.v1.PluginOption
-	49, // 23: muxd.control.v1.Plugin.options:type_name -> muxd.control.v1.PluginOption
-	49, // 24: muxd.control.v1.Plugin.arg:type_name -> muxd.control.v1.PluginOption
-	48, // 25: muxd.control.v1.Plugin.bounds:type_name -> muxd.control.v1.PluginBounds
-	47, // 26: muxd.control.v1.Plugin.counters:type_name -> muxd.control.v1.Counters
-	58, // 27: muxd.control.v1.UpgradeResponse.steps:type_name -> muxd.control.v1.Upgraded
-	2,  // 28: muxd.control.v1.Control.Spawn:input_type -> muxd.control.v1.SpawnRequest
-	4,  // 29: muxd.control.v1.Control.Forked:input_type -> muxd.control.v1.ForkedRequest
-	6,  // 30: muxd.control.v1.Control.Adopt:input_type -> muxd.control.v1.AdoptRequest
-	15, // 31: muxd.control.v1.Control.List:input_type -> muxd.control.v1.ListRequest
-	17, // 32: muxd.control.v1.Control.Inspect:input_type -> muxd.control.v1.InspectRequest
-	18, // 33: muxd.control.v1.Control.Wait:input_type -> muxd.control.v1.WaitRequest
-	19, // 34: muxd.control.v1.Control.Signal:input_type -> muxd.control.v1.SignalRequest
-	21, // 35: muxd.control.v1.Control.Stop:input_type -> muxd.control.v1.StopRequest
-	22, // 36: muxd.control.v1.Control.Resize:input_type -> muxd.control.v1.ResizeRequest
-	26, // 37: muxd.control.v1.Control.Screen:input_type -> muxd.control.v1.ScreenRequest
-	24, // 38: muxd.control.v1.Control.Mark:input_type -> muxd.control.v1.MarkRequest
-	32, // 39: muxd.control.v1.Control.Remove:input_type -> muxd.control.v1.RemoveRequest
-	34, // 40: muxd.control.v1.Control.Attach:input_type -> muxd.control.v1.AttachRequest
-	36, // 41: muxd.control.v1.Control.Logs:input_type -> muxd.control.v1.LogsRequest
-	38, // 42: muxd.control.v1.Control.Rotate:input_type -> muxd.control.v1.RotateRequest
-	40, // 43: muxd.control.v1.Control.Events:input_type -> muxd.control.v1.EventsRequest
-	42, // 44: muxd.control.v1.Control.Redirect:input_type -> muxd.control.v1.RedirectRequest
-	43, // 45: muxd.control.v1.Control.Plugins:input_type -> muxd.control.v1.PluginsRequest
-	50, // 46: muxd.control.v1.Control.RestartPlugin:input_type -> muxd.control.v1.RestartPluginRequest
-	52, // 47: muxd.control.v1.Control.Status:input_type -> muxd.control.v1.StatusRequest
-	56, // 48: muxd.control.v1.Control.Upgrade:input_type -> muxd.control.v1.UpgradeRequest
-	54, // 49: muxd.control.v1.Control.Profile:input_type -> muxd.control.v1.ProfileRequest
-	59, // 50: muxd.control.v1.Control.Reload:input_type -> muxd.control.v1.ReloadRequest
-	61, // 51: muxd.control.v1.Control.Shutdown:input_type -> muxd.control.v1.ShutdownRequest
-	3,  // 52: muxd.control.v1.Control.Spawn:output_type -> muxd.control.v1.SpawnResponse
-	5,  // 53: muxd.control.v1.Control.Forked:output_type -> muxd.control.v1.ForkedResponse
-	7,  // 54: muxd.control.v1.Control.Adopt:output_type -> muxd.control.v1.AdoptResponse
-	16, // 55: muxd.control.v1.Control.List:output_type -> muxd.control.v1.ListResponse
-	12, // 56: muxd.control.v1.Control.Inspect:output_type -> muxd.control.v1.Child
-	12, // 57: muxd.control.v1.Control.Wait:output_type -> muxd.control.v1.Child
-	20, // 58: muxd.control.v1.Control.Signal:output_type -> muxd.control.v1.SignalResponse
-	12, // 59: muxd.control.v1.Control.Stop:output_type -> muxd.control.v1.Child
-	23, // 60: muxd.control.v1.Control.Resize:output_type -> muxd.control.v1.ResizeResponse
-	27, // 61: muxd.control.v1.Control.Screen:output_type -> muxd.control.v1.ScreenResponse
-	25, // 62: muxd.control.v1.Control.Mark:output_type -> muxd.control.v1.MarkResponse
-	33, // 63: muxd.control.v1.Control.Remove:output_type -> muxd.control.v1.RemoveResponse
-	35, // 64: muxd.control.v1.Control.Attach:output_type -> muxd.control.v1.AttachResponse
-	37, // 65: muxd.control.v1.Control.Logs:output_type -> muxd.control.v1.LogsResponse
-	39, // 66: muxd.control.v1.Control.Rotate:output_type -> muxd.control.v1.RotateResponse
-	41, // 67: muxd.control.v1.Control.Events:output_type -> muxd.control.v1.Event
-	12, // 68: muxd.control.v1.Control.Redirect:output_type -> muxd.control.v1.Child
-	44, // 69: muxd.control.v1.Control.Plugins:output_type -> muxd.control.v1.PluginsResponse
-	51, // 70: muxd.control.v1.Control.RestartPlugin:output_type -> muxd.control.v1.RestartPluginResponse
-	53, // 71: muxd.control.v1.Control.Status:output_type -> muxd.control.v1.StatusResponse
-	57, // 72: muxd.control.v1.Control.Upgrade:output_type -> muxd.control.v1.UpgradeResponse
-	55, // 73: muxd.control.v1.Control.Profile:output_type -> muxd.control.v1.ProfileResponse
-	60, // 74: muxd.control.v1.Control.Reload:output_type -> muxd.control.v1.ReloadResponse
-	62, // 75: muxd.control.v1.Control.Shutdown:output_type -> muxd.control.v1.ShutdownResponse
-	52, // [52:76] is the sub-list for method output_type
-	28, // [28:52] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	14, // 11: muxd.control.v1.Sink.metrics:type_name -> muxd.control.v1.Metric
+	12, // 12: muxd.control.v1.ListResponse.children:type_name -> muxd.control.v1.Child
+	11, // 13: muxd.control.v1.ResizeRequest.size:type_name -> muxd.control.v1.Size
+	11, // 14: muxd.control.v1.ScreenResponse.size:type_name -> muxd.control.v1.Size
+	29, // 15: muxd.control.v1.ScreenResponse.cursor:type_name -> muxd.control.v1.Cursor
+	32, // 16: muxd.control.v1.ScreenResponse.styles:type_name -> muxd.control.v1.Style
+	30, // 17: muxd.control.v1.ScreenResponse.lines:type_name -> muxd.control.v1.Line
+	31, // 18: muxd.control.v1.Line.cells:type_name -> muxd.control.v1.Cell
+	11, // 19: muxd.control.v1.AttachRequest.size:type_name -> muxd.control.v1.Size
+	1,  // 20: muxd.control.v1.RedirectRequest.how:type_name -> muxd.control.v1.RedirectRequest.How
+	47, // 21: muxd.control.v1.PluginsResponse.plugins:type_name -> muxd.control.v1.Plugin
+	46, // 22: muxd.control.v1.PluginsResponse.presets:type_name -> muxd.control.v1.Preset
+	50, // 23: muxd.control.v1.PluginsResponse.common:type_name -> muxd.control.v1.PluginOption
+	50, // 24: muxd.control.v1.Plugin.options:type_name -> muxd.control.v1.PluginOption
+	50, // 25: muxd.control.v1.Plugin.arg:type_name -> muxd.control.v1.PluginOption
+	49, // 26: muxd.control.v1.Plugin.bounds:type_name -> muxd.control.v1.PluginBounds
+	48, // 27: muxd.control.v1.Plugin.counters:type_name -> muxd.control.v1.Counters
+	14, // 28: muxd.control.v1.Plugin.metrics:type_name -> muxd.control.v1.Metric
+	59, // 29: muxd.control.v1.UpgradeResponse.steps:type_name -> muxd.control.v1.Upgraded
+	2,  // 30: muxd.control.v1.Control.Spawn:input_type -> muxd.control.v1.SpawnRequest
+	4,  // 31: muxd.control.v1.Control.Forked:input_type -> muxd.control.v1.ForkedRequest
+	6,  // 32: muxd.control.v1.Control.Adopt:input_type -> muxd.control.v1.AdoptRequest
+	16, // 33: muxd.control.v1.Control.List:input_type -> muxd.control.v1.ListRequest
+	18, // 34: muxd.control.v1.Control.Inspect:input_type -> muxd.control.v1.InspectRequest
+	19, // 35: muxd.control.v1.Control.Wait:input_type -> muxd.control.v1.WaitRequest
+	20, // 36: muxd.control.v1.Control.Signal:input_type -> muxd.control.v1.SignalRequest
+	22, // 37: muxd.control.v1.Control.Stop:input_type -> muxd.control.v1.StopRequest
+	23, // 38: muxd.control.v1.Control.Resize:input_type -> muxd.control.v1.ResizeRequest
+	27, // 39: muxd.control.v1.Control.Screen:input_type -> muxd.control.v1.ScreenRequest
+	25, // 40: muxd.control.v1.Control.Mark:input_type -> muxd.control.v1.MarkRequest
+	33, // 41: muxd.control.v1.Control.Remove:input_type -> muxd.control.v1.RemoveRequest
+	35, // 42: muxd.control.v1.Control.Attach:input_type -> muxd.control.v1.AttachRequest
+	37, // 43: muxd.control.v1.Control.Logs:input_type -> muxd.control.v1.LogsRequest
+	39, // 44: muxd.control.v1.Control.Rotate:input_type -> muxd.control.v1.RotateRequest
+	41, // 45: muxd.control.v1.Control.Events:input_type -> muxd.control.v1.EventsRequest
+	43, // 46: muxd.control.v1.Control.Redirect:input_type -> muxd.control.v1.RedirectRequest
+	44, // 47: muxd.control.v1.Control.Plugins:input_type -> muxd.control.v1.PluginsRequest
+	51, // 48: muxd.control.v1.Control.RestartPlugin:input_type -> muxd.control.v1.RestartPluginRequest
+	53, // 49: muxd.control.v1.Control.Status:input_type -> muxd.control.v1.StatusRequest
+	57, // 50: muxd.control.v1.Control.Upgrade:input_type -> muxd.control.v1.UpgradeRequest
+	55, // 51: muxd.control.v1.Control.Profile:input_type -> muxd.control.v1.ProfileRequest
+	60, // 52: muxd.control.v1.Control.Reload:input_type -> muxd.control.v1.ReloadRequest
+	62, // 53: muxd.control.v1.Control.Shutdown:input_type -> muxd.control.v1.ShutdownRequest
+	3,  // 54: muxd.control.v1.Control.Spawn:output_type -> muxd.control.v1.SpawnResponse
+	5,  // 55: muxd.control.v1.Control.Forked:output_type -> muxd.control.v1.ForkedResponse
+	7,  // 56: muxd.control.v1.Control.Adopt:output_type -> muxd.control.v1.AdoptResponse
+	17, // 57: muxd.control.v1.Control.List:output_type -> muxd.control.v1.ListResponse
+	12, // 58: muxd.control.v1.Control.Inspect:output_type -> muxd.control.v1.Child
+	12, // 59: muxd.control.v1.Control.Wait:output_type -> muxd.control.v1.Child
+	21, // 60: muxd.control.v1.Control.Signal:output_type -> muxd.control.v1.SignalResponse
+	12, // 61: muxd.control.v1.Control.Stop:output_type -> muxd.control.v1.Child
+	24, // 62: muxd.control.v1.Control.Resize:output_type -> muxd.control.v1.ResizeResponse
+	28, // 63: muxd.control.v1.Control.Screen:output_type -> muxd.control.v1.ScreenResponse
+	26, // 64: muxd.control.v1.Control.Mark:output_type -> muxd.control.v1.MarkResponse
+	34, // 65: muxd.control.v1.Control.Remove:output_type -> muxd.control.v1.RemoveResponse
+	36, // 66: muxd.control.v1.Control.Attach:output_type -> muxd.control.v1.AttachResponse
+	38, // 67: muxd.control.v1.Control.Logs:output_type -> muxd.control.v1.LogsResponse
+	40, // 68: muxd.control.v1.Control.Rotate:output_type -> muxd.control.v1.RotateResponse
+	42, // 69: muxd.control.v1.Control.Events:output_type -> muxd.control.v1.Event
+	12, // 70: muxd.control.v1.Control.Redirect:output_type -> muxd.control.v1.Child
+	45, // 71: muxd.control.v1.Control.Plugins:output_type -> muxd.control.v1.PluginsResponse
+	52, // 72: muxd.control.v1.Control.RestartPlugin:output_type -> muxd.control.v1.RestartPluginResponse
+	54, // 73: muxd.control.v1.Control.Status:output_type -> muxd.control.v1.StatusResponse
+	58, // 74: muxd.control.v1.Control.Upgrade:output_type -> muxd.control.v1.UpgradeResponse
+	56, // 75: muxd.control.v1.Control.Profile:output_type -> muxd.control.v1.ProfileResponse
+	61, // 76: muxd.control.v1.Control.Reload:output_type -> muxd.control.v1.ReloadResponse
+	63, // 77: muxd.control.v1.Control.Shutdown:output_type -> muxd.control.v1.ShutdownResponse
+	54, // [54:78] is the sub-list for method output_type
+	30, // [30:54] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_control_controlpb_control_proto_init() }
@@ -4840,14 +4935,14 @@ func file_control_controlpb_control_proto_init() {
 		return
 	}
 	file_control_controlpb_control_proto_msgTypes[6].OneofWrappers = []any{}
-	file_control_controlpb_control_proto_msgTypes[44].OneofWrappers = []any{}
+	file_control_controlpb_control_proto_msgTypes[45].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_controlpb_control_proto_rawDesc), len(file_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   61,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

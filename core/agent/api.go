@@ -226,6 +226,9 @@ func (a *Agent) stat(ctx context.Context, o *opening) {
 				continue
 			}
 			s.rec.Bytes, s.rec.Dropped, s.rec.Location = st.Bytes, st.Dropped, st.Location
+			if p := o.plugin.Load(); p != nil {
+				s.rec.Metrics = metricsOf(p.Description(), st)
+			}
 			for _, b := range st.Branches {
 				a.branchDropped(o, b.Id, b.Dropped)
 			}
@@ -233,6 +236,31 @@ func (a *Agent) stat(ctx context.Context, o *opening) {
 				o.child.rec.Size = &controlpb.Size{Rows: st.Size.Rows, Cols: st.Size.Cols}
 			}
 		}
+	}
+}
+
+// metricsMost bounds what a plugin may have in the record of each stream.
+const metricsMost = 64
+
+// metricsOf are the numbers of a sink's own that its plugin declares, with what the stream has of them.
+func metricsOf(d *sinkpb.Description, st *sinkpb.StreamStat) (out []*controlpb.Metric) {
+	values := map[string]int64{}
+	for _, m := range st.GetMetrics() {
+		values[m.Name] = m.Value
+	}
+	for _, m := range d.GetMetrics()[:min(len(d.GetMetrics()), metricsMost)] {
+		value, ok := values[m.Name]
+		if ok || st == nil {
+			out = append(out, &controlpb.Metric{Name: m.Name, Help: m.Help, Gauge: m.Gauge, Value: value})
+		}
+	}
+	return out
+}
+
+// lastNumbers brings the sink's own numbers of an opening up to date, which no event tells, before it is forgotten.
+func (a *Agent) lastNumbers(ctx context.Context, o *opening) {
+	if p := o.plugin.Load(); p != nil && len(p.Description().GetMetrics()) > 0 {
+		a.stat(ctx, o)
 	}
 }
 

@@ -329,6 +329,7 @@ func (a *Agent) release(c *child, openings []*opening, stopping bool) {
 	dropped.Go(func() { a.keeper.ForgetAll(a.ctx, c.key, farPrefix(c.id()), leafOf(c)) })
 	var gone []*opening
 	for _, o := range openings {
+		a.lastNumbers(a.ctx, o)
 		_, err := o.sinks().Forget(a.ctx, &sinkpb.ForgetRequest{Opening: o.id, HasStatus: known, Status: ws})
 		switch {
 		case err != nil && pluginGone(err):

@@ -169,6 +169,7 @@ func (a *Agent) listPlugins(ctx context.Context, describe bool, sink string) []*
 			for _, o := range d.Options {
 				p.Options = append(p.Options, optionForClients(o))
 			}
+			p.Metrics = metricsOf(d, nil)
 		}
 		out = append(out, p)
 	}

@@ -315,6 +315,7 @@ func (a *Agent) moveTo(ctx context.Context, c *child, from *opening, s *stream, 
 	a.mu.Unlock()
 	a.keeper.Drop(ctx, from.farName(s), false)
 	if left {
+		a.lastNumbers(ctx, from)
 		from.sinks().Forget(ctx, &sinkpb.ForgetRequest{Opening: from.id})
 	}
 	if exited {

@@ -28,6 +28,10 @@ func main() {
 			{Name: "window", Type: sink.Duration, Default: "10m", Help: "how long a stream that is made knows a line again that comes twice"},
 			{Name: "max-line", Type: sink.Size, Default: "16KiB", Help: "a longer line becomes several messages; at most 24KiB"},
 		},
+		Metrics: []sink.Metric{
+			{Name: "acknowledged", Help: "messages that JetStream has"},
+			{Name: "known", Help: "of those, what it had already when they came, and dropped"},
+		},
 		Check: check,
 		Open: func(ctx context.Context, o *sink.Opening) (sink.Sink, error) {
 			s := settingsOf(&o.Request)

@@ -46,13 +46,13 @@ func (p *publisher) Write(ctx context.Context, c *sink.Chunk) error {
 		if len(batch) < batchMost {
 			continue
 		}
-		if err := p.publish(ctx, batch); err != nil {
+		if err := p.publish(ctx, c.Stream, batch); err != nil {
 			return err
 		}
 		l.Done()
 		batch = batch[:0]
 	}
-	return p.publish(ctx, batch)
+	return p.publish(ctx, c.Stream, batch)
 }
 
 func (p *publisher) message(c *sink.Chunk, l sink.Line) *nats.Msg {
@@ -69,12 +69,14 @@ func (p *publisher) message(c *sink.Chunk, l sink.Line) *nats.Msg {
 }
 
 // publish returns when JetStream has all of batch. It tries again until then, or until ctx is done.
-func (p *publisher) publish(ctx context.Context, batch []*nats.Msg) error {
+func (p *publisher) publish(ctx context.Context, st sink.Stream, batch []*nats.Msg) error {
 	retry := p.retries.New()
 	defer retry.Over()
 	for {
-		err := p.try(batch)
+		known, err := p.try(batch)
 		if err == nil {
+			p.o.Count(st, "acknowledged", uint64(len(batch)))
+			p.o.Count(st, "known", known)
 			return nil
 		}
 		if err := retry.Wait(ctx, fmt.Errorf("publish to %s: %w", p.s.url, err)); err != nil {
@@ -83,10 +85,10 @@ func (p *publisher) publish(ctx context.Context, batch []*nats.Msg) error {
 	}
 }
 
-// try sends batch, and waits for the answers. A connection that is away is known at once.
-func (p *publisher) try(batch []*nats.Msg) error {
+// try sends batch, and waits for the answers, which say how many of them JetStream had already. A connection that is away is known at once.
+func (p *publisher) try(batch []*nats.Msg) (known uint64, err error) {
 	if !p.js.Conn().IsConnected() {
-		return nats.ErrDisconnected
+		return 0, nats.ErrDisconnected
 	}
 	late := time.NewTimer(ackMost)
 	defer late.Stop()
@@ -95,21 +97,23 @@ func (p *publisher) try(batch []*nats.Msg) error {
 	answers := make([]jetstream.PubAckFuture, len(batch))
 	for i, m := range batch {
 		sent := *m // it is given a reply's subject, and cannot be sent again
-		var err error
 		if answers[i], err = p.js.PublishMsgAsync(&sent, jetstream.WithRetryAttempts(0)); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	for _, a := range answers {
 		select {
-		case <-a.Ok():
+		case ack := <-a.Ok():
+			if ack.Duplicate {
+				known++
+			}
 		case err := <-a.Err():
-			return err
+			return 0, err
 		case <-gone:
-			return nats.ErrDisconnected
+			return 0, nats.ErrDisconnected
 		case <-late.C:
-			return errors.New("no answer came")
+			return 0, errors.New("no answer came")
 		}
 	}
-	return nil
+	return known, nil
 }

@@ -32,6 +32,7 @@ import (
 //	areas of slot k at memAreas + k*areasSize:
 //	  0, 1024     longer intents
 //	  2048, 2056  where in a branch the source begins (gaps.go), and where it has left, plus 1
+//	  2064        numbers of the sink's own, 8 bytes each
 //	  4096, …     states
 //
 // The word changes with one atomic store from step to step, so a process killed between any two of them leaves
@@ -60,6 +61,7 @@ const (
 	intentSmall = (headSize - atIntents) / 2
 	atBegins    = 2048 // in the areas
 	atLeft      = 2056
+	atNumbers   = 2064
 	atStates    = 4096
 
 	atBindings = 4096
@@ -291,6 +293,14 @@ func (s Slot) SetState(b []byte) {
 	}
 	atomic.StoreUint64(word(s.head(), atStateLen+8*which), uint64(n))
 	s.store(w | bitNewState)
+}
+
+// NumbersMost is how many numbers of its own a sink can have of a source.
+const NumbersMost = 64
+
+// number is where the number stands.
+func (s Slot) number(i int) *int64 {
+	return (*int64)(unsafe.Pointer(&s.areas()[atNumbers+8*i : atNumbers+8*i+8][0]))
 }
 
 // forgetNewState takes back a SetState of the process that was killed: its successor makes it again.

@@ -148,6 +148,26 @@ func (s *Source) Unread() int {
 // Committed is how many bytes of the stream the handler has put out.
 func (s *Source) Committed() uint64 { return s.slot.Committed() }
 
+// Number is the handler's own number i, below NumbersMost; 0 at the source's beginning. It is the source's, whatever its process.
+func (s *Source) Number(i int) int64 {
+	if atomic.LoadUint64(word(s.slot.head(), atTouched)) == 0 {
+		return 0 // and no page is touched for it
+	}
+	return atomic.LoadInt64(s.slot.number(i))
+}
+
+// AddNumber adds n to the number i.
+func (s *Source) AddNumber(i int, n int64) {
+	s.slot.touch()
+	atomic.AddInt64(s.slot.number(i), n)
+}
+
+// SetNumber has the number i be n.
+func (s *Source) SetNumber(i int, n int64) {
+	s.slot.touch()
+	atomic.StoreInt64(s.slot.number(i), n)
+}
+
 // Done is closed when the source is given up: a handler that blocks should return then.
 func (s *Source) Done() <-chan struct{} { return s.done.C() }
 

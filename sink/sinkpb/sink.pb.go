@@ -250,7 +250,7 @@ func (x Option_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Option_Type.Descriptor instead.
 func (Option_Type) EnumDescriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{3, 0}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{4, 0}
 }
 
 // Branch is one of several sinks of a stream, to the plugin that copies the stream: the write end of a pipe, whose read end
@@ -401,7 +401,9 @@ type Description struct {
 	// Rewire works on its streams.
 	Rewires bool `protobuf:"varint,11,opt,name=rewires,proto3" json:"rewires,omitempty"`
 	// Open takes the memory of what is lost before it comes to the sink, where it is a branch (PROTOCOL.md, Gaps).
-	Gaps          bool `protobuf:"varint,12,opt,name=gaps,proto3" json:"gaps,omitempty"`
+	Gaps bool `protobuf:"varint,12,opt,name=gaps,proto3" json:"gaps,omitempty"`
+	// Numbers that its sinks keep of each output stream. Stat tells them.
+	Metrics       []*Metric `protobuf:"bytes,13,rep,name=metrics,proto3" json:"metrics,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -520,6 +522,74 @@ func (x *Description) GetGaps() bool {
 	return false
 }
 
+func (x *Description) GetMetrics() []*Metric {
+	if x != nil {
+		return x.Metrics
+	}
+	return nil
+}
+
+// Metric declares a number of a sink's own.
+type Metric struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // as an option's
+	Help          string                 `protobuf:"bytes,2,opt,name=help,proto3" json:"help,omitempty"`
+	Gauge         bool                   `protobuf:"varint,3,opt,name=gauge,proto3" json:"gauge,omitempty"` // it goes up and down; otherwise it counts something, from 0
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Metric) Reset() {
+	*x = Metric{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Metric) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Metric) ProtoMessage() {}
+
+func (x *Metric) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Metric.ProtoReflect.Descriptor instead.
+func (*Metric) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Metric) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Metric) GetHelp() string {
+	if x != nil {
+		return x.Help
+	}
+	return ""
+}
+
+func (x *Metric) GetGauge() bool {
+	if x != nil {
+		return x.Gauge
+	}
+	return false
+}
+
 type Option struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -534,7 +604,7 @@ type Option struct {
 
 func (x *Option) Reset() {
 	*x = Option{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[3]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -546,7 +616,7 @@ func (x *Option) String() string {
 func (*Option) ProtoMessage() {}
 
 func (x *Option) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[3]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -559,7 +629,7 @@ func (x *Option) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Option.ProtoReflect.Descriptor instead.
 func (*Option) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{3}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Option) GetName() string {
@@ -618,7 +688,7 @@ type Child struct {
 
 func (x *Child) Reset() {
 	*x = Child{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[4]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -630,7 +700,7 @@ func (x *Child) String() string {
 func (*Child) ProtoMessage() {}
 
 func (x *Child) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[4]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -643,7 +713,7 @@ func (x *Child) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Child.ProtoReflect.Descriptor instead.
 func (*Child) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{4}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Child) GetId() string {
@@ -685,7 +755,7 @@ type Spec struct {
 
 func (x *Spec) Reset() {
 	*x = Spec{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[5]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -697,7 +767,7 @@ func (x *Spec) String() string {
 func (*Spec) ProtoMessage() {}
 
 func (x *Spec) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[5]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -710,7 +780,7 @@ func (x *Spec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Spec.ProtoReflect.Descriptor instead.
 func (*Spec) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{5}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Spec) GetArg() string {
@@ -737,7 +807,7 @@ type Size struct {
 
 func (x *Size) Reset() {
 	*x = Size{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[6]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +819,7 @@ func (x *Size) String() string {
 func (*Size) ProtoMessage() {}
 
 func (x *Size) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[6]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +832,7 @@ func (x *Size) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Size.ProtoReflect.Descriptor instead.
 func (*Size) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{6}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Size) GetRows() uint32 {
@@ -790,7 +860,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[7]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -802,7 +872,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[7]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -815,7 +885,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{7}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CheckRequest) GetSpec() *Spec {
@@ -854,7 +924,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[8]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -866,7 +936,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[8]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -879,7 +949,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{8}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CheckResponse) GetWiring() Wiring {
@@ -924,7 +994,7 @@ type RecoverRequest struct {
 
 func (x *RecoverRequest) Reset() {
 	*x = RecoverRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[9]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -936,7 +1006,7 @@ func (x *RecoverRequest) String() string {
 func (*RecoverRequest) ProtoMessage() {}
 
 func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[9]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -949,7 +1019,7 @@ func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{9}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RecoverRequest) GetParked() []*RecoverRequest_Parked {
@@ -988,7 +1058,7 @@ type RecoverResponse struct {
 
 func (x *RecoverResponse) Reset() {
 	*x = RecoverResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[10]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1000,7 +1070,7 @@ func (x *RecoverResponse) String() string {
 func (*RecoverResponse) ProtoMessage() {}
 
 func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[10]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1013,7 +1083,7 @@ func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverResponse.ProtoReflect.Descriptor instead.
 func (*RecoverResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{10}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{11}
 }
 
 type ReparkRequest struct {
@@ -1024,7 +1094,7 @@ type ReparkRequest struct {
 
 func (x *ReparkRequest) Reset() {
 	*x = ReparkRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[11]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1036,7 +1106,7 @@ func (x *ReparkRequest) String() string {
 func (*ReparkRequest) ProtoMessage() {}
 
 func (x *ReparkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[11]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1049,7 +1119,7 @@ func (x *ReparkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReparkRequest.ProtoReflect.Descriptor instead.
 func (*ReparkRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{11}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{12}
 }
 
 type ReparkResponse struct {
@@ -1060,7 +1130,7 @@ type ReparkResponse struct {
 
 func (x *ReparkResponse) Reset() {
 	*x = ReparkResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[12]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1072,7 +1142,7 @@ func (x *ReparkResponse) String() string {
 func (*ReparkResponse) ProtoMessage() {}
 
 func (x *ReparkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[12]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1085,7 +1155,7 @@ func (x *ReparkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReparkResponse.ProtoReflect.Descriptor instead.
 func (*ReparkResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{12}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{13}
 }
 
 type OpenRequest struct {
@@ -1114,7 +1184,7 @@ type OpenRequest struct {
 
 func (x *OpenRequest) Reset() {
 	*x = OpenRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[13]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1126,7 +1196,7 @@ func (x *OpenRequest) String() string {
 func (*OpenRequest) ProtoMessage() {}
 
 func (x *OpenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[13]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1139,7 +1209,7 @@ func (x *OpenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRequest.ProtoReflect.Descriptor instead.
 func (*OpenRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{13}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *OpenRequest) GetOpening() string {
@@ -1225,7 +1295,7 @@ type OpenResponse struct {
 
 func (x *OpenResponse) Reset() {
 	*x = OpenResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[14]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1237,7 +1307,7 @@ func (x *OpenResponse) String() string {
 func (*OpenResponse) ProtoMessage() {}
 
 func (x *OpenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[14]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1250,7 +1320,7 @@ func (x *OpenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenResponse.ProtoReflect.Descriptor instead.
 func (*OpenResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{14}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *OpenResponse) GetWiring() Wiring {
@@ -1286,7 +1356,7 @@ type EndRequest struct {
 
 func (x *EndRequest) Reset() {
 	*x = EndRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[15]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1298,7 +1368,7 @@ func (x *EndRequest) String() string {
 func (*EndRequest) ProtoMessage() {}
 
 func (x *EndRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[15]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1311,7 +1381,7 @@ func (x *EndRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndRequest.ProtoReflect.Descriptor instead.
 func (*EndRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{15}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *EndRequest) GetOpening() string {
@@ -1343,7 +1413,7 @@ type EndResponse struct {
 
 func (x *EndResponse) Reset() {
 	*x = EndResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[16]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1355,7 +1425,7 @@ func (x *EndResponse) String() string {
 func (*EndResponse) ProtoMessage() {}
 
 func (x *EndResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[16]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1368,7 +1438,7 @@ func (x *EndResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndResponse.ProtoReflect.Descriptor instead.
 func (*EndResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{16}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{17}
 }
 
 type CutRequest struct {
@@ -1380,7 +1450,7 @@ type CutRequest struct {
 
 func (x *CutRequest) Reset() {
 	*x = CutRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[17]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1392,7 +1462,7 @@ func (x *CutRequest) String() string {
 func (*CutRequest) ProtoMessage() {}
 
 func (x *CutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[17]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1405,7 +1475,7 @@ func (x *CutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutRequest.ProtoReflect.Descriptor instead.
 func (*CutRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{17}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CutRequest) GetOpening() string {
@@ -1423,7 +1493,7 @@ type CutResponse struct {
 
 func (x *CutResponse) Reset() {
 	*x = CutResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[18]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1435,7 +1505,7 @@ func (x *CutResponse) String() string {
 func (*CutResponse) ProtoMessage() {}
 
 func (x *CutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[18]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1448,7 +1518,7 @@ func (x *CutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutResponse.ProtoReflect.Descriptor instead.
 func (*CutResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{18}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{19}
 }
 
 type LeaveRequest struct {
@@ -1461,7 +1531,7 @@ type LeaveRequest struct {
 
 func (x *LeaveRequest) Reset() {
 	*x = LeaveRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[19]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1473,7 +1543,7 @@ func (x *LeaveRequest) String() string {
 func (*LeaveRequest) ProtoMessage() {}
 
 func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[19]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1486,7 +1556,7 @@ func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
 func (*LeaveRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{19}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *LeaveRequest) GetOpening() string {
@@ -1513,7 +1583,7 @@ type LeaveResponse struct {
 
 func (x *LeaveResponse) Reset() {
 	*x = LeaveResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[20]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1525,7 +1595,7 @@ func (x *LeaveResponse) String() string {
 func (*LeaveResponse) ProtoMessage() {}
 
 func (x *LeaveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[20]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1538,7 +1608,7 @@ func (x *LeaveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveResponse.ProtoReflect.Descriptor instead.
 func (*LeaveResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{20}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LeaveResponse) GetLeft() bool {
@@ -1566,7 +1636,7 @@ type RewireRequest struct {
 
 func (x *RewireRequest) Reset() {
 	*x = RewireRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[21]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1578,7 +1648,7 @@ func (x *RewireRequest) String() string {
 func (*RewireRequest) ProtoMessage() {}
 
 func (x *RewireRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[21]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1591,7 +1661,7 @@ func (x *RewireRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewireRequest.ProtoReflect.Descriptor instead.
 func (*RewireRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{21}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RewireRequest) GetOpening() string {
@@ -1623,7 +1693,7 @@ type RewireResponse struct {
 
 func (x *RewireResponse) Reset() {
 	*x = RewireResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[22]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1635,7 +1705,7 @@ func (x *RewireResponse) String() string {
 func (*RewireResponse) ProtoMessage() {}
 
 func (x *RewireResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[22]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1648,7 +1718,7 @@ func (x *RewireResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewireResponse.ProtoReflect.Descriptor instead.
 func (*RewireResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{22}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{23}
 }
 
 type AddBranchRequest struct {
@@ -1662,7 +1732,7 @@ type AddBranchRequest struct {
 
 func (x *AddBranchRequest) Reset() {
 	*x = AddBranchRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[23]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1674,7 +1744,7 @@ func (x *AddBranchRequest) String() string {
 func (*AddBranchRequest) ProtoMessage() {}
 
 func (x *AddBranchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[23]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1687,7 +1757,7 @@ func (x *AddBranchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddBranchRequest.ProtoReflect.Descriptor instead.
 func (*AddBranchRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{23}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AddBranchRequest) GetOpening() string {
@@ -1719,7 +1789,7 @@ type AddBranchResponse struct {
 
 func (x *AddBranchResponse) Reset() {
 	*x = AddBranchResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[24]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1731,7 +1801,7 @@ func (x *AddBranchResponse) String() string {
 func (*AddBranchResponse) ProtoMessage() {}
 
 func (x *AddBranchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[24]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1744,7 +1814,7 @@ func (x *AddBranchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddBranchResponse.ProtoReflect.Descriptor instead.
 func (*AddBranchResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{24}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{25}
 }
 
 type RemoveBranchRequest struct {
@@ -1758,7 +1828,7 @@ type RemoveBranchRequest struct {
 
 func (x *RemoveBranchRequest) Reset() {
 	*x = RemoveBranchRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1770,7 +1840,7 @@ func (x *RemoveBranchRequest) String() string {
 func (*RemoveBranchRequest) ProtoMessage() {}
 
 func (x *RemoveBranchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[25]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1783,7 +1853,7 @@ func (x *RemoveBranchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveBranchRequest.ProtoReflect.Descriptor instead.
 func (*RemoveBranchRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{25}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RemoveBranchRequest) GetOpening() string {
@@ -1816,7 +1886,7 @@ type RemoveBranchResponse struct {
 
 func (x *RemoveBranchResponse) Reset() {
 	*x = RemoveBranchResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1828,7 +1898,7 @@ func (x *RemoveBranchResponse) String() string {
 func (*RemoveBranchResponse) ProtoMessage() {}
 
 func (x *RemoveBranchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[26]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1841,7 +1911,7 @@ func (x *RemoveBranchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveBranchResponse.ProtoReflect.Descriptor instead.
 func (*RemoveBranchResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{26}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RemoveBranchResponse) GetRemoved() bool {
@@ -1859,7 +1929,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +1941,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[27]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +1954,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{27}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{28}
 }
 
 type PauseResponse struct {
@@ -1895,7 +1965,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1907,7 +1977,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[28]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1920,7 +1990,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{28}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{29}
 }
 
 type ForgetRequest struct {
@@ -1935,7 +2005,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1947,7 +2017,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[29]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1960,7 +2030,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{29}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ForgetRequest) GetOpening() string {
@@ -1992,7 +2062,7 @@ type ForgetResponse struct {
 
 func (x *ForgetResponse) Reset() {
 	*x = ForgetResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2004,7 +2074,7 @@ func (x *ForgetResponse) String() string {
 func (*ForgetResponse) ProtoMessage() {}
 
 func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[30]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2017,7 +2087,7 @@ func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetResponse.ProtoReflect.Descriptor instead.
 func (*ForgetResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{30}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{31}
 }
 
 type WatchRequest struct {
@@ -2028,7 +2098,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2040,7 +2110,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[31]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2053,7 +2123,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{31}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{32}
 }
 
 type Event struct {
@@ -2077,7 +2147,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2089,7 +2159,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[32]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2102,7 +2172,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{32}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Event) GetOpening() string {
@@ -2261,7 +2331,7 @@ type Eof struct {
 
 func (x *Eof) Reset() {
 	*x = Eof{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2273,7 +2343,7 @@ func (x *Eof) String() string {
 func (*Eof) ProtoMessage() {}
 
 func (x *Eof) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[33]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2286,7 +2356,7 @@ func (x *Eof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Eof.ProtoReflect.Descriptor instead.
 func (*Eof) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{33}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Eof) GetBytes() uint64 {
@@ -2309,7 +2379,7 @@ type Flushed struct {
 
 func (x *Flushed) Reset() {
 	*x = Flushed{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2321,7 +2391,7 @@ func (x *Flushed) String() string {
 func (*Flushed) ProtoMessage() {}
 
 func (x *Flushed) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[34]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2334,7 +2404,7 @@ func (x *Flushed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flushed.ProtoReflect.Descriptor instead.
 func (*Flushed) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{34}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Flushed) GetBytes() uint64 {
@@ -2362,7 +2432,7 @@ type Failed struct {
 
 func (x *Failed) Reset() {
 	*x = Failed{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2374,7 +2444,7 @@ func (x *Failed) String() string {
 func (*Failed) ProtoMessage() {}
 
 func (x *Failed) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[35]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2387,7 +2457,7 @@ func (x *Failed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failed.ProtoReflect.Descriptor instead.
 func (*Failed) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{35}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Failed) GetError() string {
@@ -2416,7 +2486,7 @@ type Trouble struct {
 
 func (x *Trouble) Reset() {
 	*x = Trouble{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2428,7 +2498,7 @@ func (x *Trouble) String() string {
 func (*Trouble) ProtoMessage() {}
 
 func (x *Trouble) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[36]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2441,7 +2511,7 @@ func (x *Trouble) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trouble.ProtoReflect.Descriptor instead.
 func (*Trouble) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{36}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Trouble) GetError() string {
@@ -2468,7 +2538,7 @@ type Viewers struct {
 
 func (x *Viewers) Reset() {
 	*x = Viewers{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2480,7 +2550,7 @@ func (x *Viewers) String() string {
 func (*Viewers) ProtoMessage() {}
 
 func (x *Viewers) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[37]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2493,7 +2563,7 @@ func (x *Viewers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Viewers.ProtoReflect.Descriptor instead.
 func (*Viewers) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{37}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Viewers) GetCount() uint32 {
@@ -2515,7 +2585,7 @@ type Typed struct {
 
 func (x *Typed) Reset() {
 	*x = Typed{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2527,7 +2597,7 @@ func (x *Typed) String() string {
 func (*Typed) ProtoMessage() {}
 
 func (x *Typed) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[38]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2540,7 +2610,7 @@ func (x *Typed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Typed.ProtoReflect.Descriptor instead.
 func (*Typed) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{38}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Typed) GetViewer() *Viewer {
@@ -2569,7 +2639,7 @@ type Viewer struct {
 
 func (x *Viewer) Reset() {
 	*x = Viewer{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2581,7 +2651,7 @@ func (x *Viewer) String() string {
 func (*Viewer) ProtoMessage() {}
 
 func (x *Viewer) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[39]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2594,7 +2664,7 @@ func (x *Viewer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Viewer.ProtoReflect.Descriptor instead.
 func (*Viewer) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{39}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Viewer) GetPid() uint32 {
@@ -2630,7 +2700,7 @@ type Dropped struct {
 
 func (x *Dropped) Reset() {
 	*x = Dropped{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[40]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2642,7 +2712,7 @@ func (x *Dropped) String() string {
 func (*Dropped) ProtoMessage() {}
 
 func (x *Dropped) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[40]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2655,7 +2725,7 @@ func (x *Dropped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dropped.ProtoReflect.Descriptor instead.
 func (*Dropped) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{40}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Dropped) GetBranch() string {
@@ -2681,7 +2751,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2693,7 +2763,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[41]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2706,7 +2776,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{41}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{42}
 }
 
 type OpeningsRequest struct {
@@ -2717,7 +2787,7 @@ type OpeningsRequest struct {
 
 func (x *OpeningsRequest) Reset() {
 	*x = OpeningsRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[42]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2729,7 +2799,7 @@ func (x *OpeningsRequest) String() string {
 func (*OpeningsRequest) ProtoMessage() {}
 
 func (x *OpeningsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[42]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2742,7 +2812,7 @@ func (x *OpeningsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpeningsRequest.ProtoReflect.Descriptor instead.
 func (*OpeningsRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{42}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{43}
 }
 
 type OpeningsResponse struct {
@@ -2754,7 +2824,7 @@ type OpeningsResponse struct {
 
 func (x *OpeningsResponse) Reset() {
 	*x = OpeningsResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[43]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2766,7 +2836,7 @@ func (x *OpeningsResponse) String() string {
 func (*OpeningsResponse) ProtoMessage() {}
 
 func (x *OpeningsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[43]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2779,7 +2849,7 @@ func (x *OpeningsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpeningsResponse.ProtoReflect.Descriptor instead.
 func (*OpeningsResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{43}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *OpeningsResponse) GetOpenings() []string {
@@ -2797,7 +2867,7 @@ type CountersRequest struct {
 
 func (x *CountersRequest) Reset() {
 	*x = CountersRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[44]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2809,7 +2879,7 @@ func (x *CountersRequest) String() string {
 func (*CountersRequest) ProtoMessage() {}
 
 func (x *CountersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[44]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2822,7 +2892,7 @@ func (x *CountersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountersRequest.ProtoReflect.Descriptor instead.
 func (*CountersRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{44}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{45}
 }
 
 type CountersResponse struct {
@@ -2837,7 +2907,7 @@ type CountersResponse struct {
 
 func (x *CountersResponse) Reset() {
 	*x = CountersResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[45]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2849,7 +2919,7 @@ func (x *CountersResponse) String() string {
 func (*CountersResponse) ProtoMessage() {}
 
 func (x *CountersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[45]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2862,7 +2932,7 @@ func (x *CountersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountersResponse.ProtoReflect.Descriptor instead.
 func (*CountersResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{45}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CountersResponse) GetBytes() uint64 {
@@ -2903,7 +2973,7 @@ type ProfileRequest struct {
 
 func (x *ProfileRequest) Reset() {
 	*x = ProfileRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[46]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2915,7 +2985,7 @@ func (x *ProfileRequest) String() string {
 func (*ProfileRequest) ProtoMessage() {}
 
 func (x *ProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[46]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2928,7 +2998,7 @@ func (x *ProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProfileRequest.ProtoReflect.Descriptor instead.
 func (*ProfileRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{46}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ProfileRequest) GetKind() string {
@@ -2954,7 +3024,7 @@ type ProfileResponse struct {
 
 func (x *ProfileResponse) Reset() {
 	*x = ProfileResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[47]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2966,7 +3036,7 @@ func (x *ProfileResponse) String() string {
 func (*ProfileResponse) ProtoMessage() {}
 
 func (x *ProfileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[47]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2979,7 +3049,7 @@ func (x *ProfileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProfileResponse.ProtoReflect.Descriptor instead.
 func (*ProfileResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{47}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ProfileResponse) GetProfile() []byte {
@@ -2998,7 +3068,7 @@ type StatRequest struct {
 
 func (x *StatRequest) Reset() {
 	*x = StatRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3010,7 +3080,7 @@ func (x *StatRequest) String() string {
 func (*StatRequest) ProtoMessage() {}
 
 func (x *StatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[48]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3023,7 +3093,7 @@ func (x *StatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatRequest.ProtoReflect.Descriptor instead.
 func (*StatRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{48}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *StatRequest) GetOpening() string {
@@ -3042,7 +3112,7 @@ type StatResponse struct {
 
 func (x *StatResponse) Reset() {
 	*x = StatResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3054,7 +3124,7 @@ func (x *StatResponse) String() string {
 func (*StatResponse) ProtoMessage() {}
 
 func (x *StatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[49]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3067,7 +3137,7 @@ func (x *StatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatResponse.ProtoReflect.Descriptor instead.
 func (*StatResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{49}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *StatResponse) GetStreams() []*StreamStat {
@@ -3089,13 +3159,14 @@ type StreamStat struct {
 	Size          *Size                  `protobuf:"bytes,8,opt,name=size,proto3" json:"size,omitempty"`         // consoles only
 	Location      string                 `protobuf:"bytes,9,opt,name=location,proto3" json:"location,omitempty"` // where the bytes go: a path, an address
 	Branches      []*BranchStat          `protobuf:"bytes,10,rep,name=branches,proto3" json:"branches,omitempty"`
+	Metrics       []*MetricStat          `protobuf:"bytes,11,rep,name=metrics,proto3" json:"metrics,omitempty"` // of those that the description has, each at most once; one that is missing is not known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StreamStat) Reset() {
 	*x = StreamStat{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3107,7 +3178,7 @@ func (x *StreamStat) String() string {
 func (*StreamStat) ProtoMessage() {}
 
 func (x *StreamStat) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[50]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3120,7 +3191,7 @@ func (x *StreamStat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamStat.ProtoReflect.Descriptor instead.
 func (*StreamStat) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{50}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *StreamStat) GetStream() Stream {
@@ -3193,6 +3264,65 @@ func (x *StreamStat) GetBranches() []*BranchStat {
 	return nil
 }
 
+func (x *StreamStat) GetMetrics() []*MetricStat {
+	if x != nil {
+		return x.Metrics
+	}
+	return nil
+}
+
+type MetricStat struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         int64                  `protobuf:"varint,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetricStat) Reset() {
+	*x = MetricStat{}
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetricStat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetricStat) ProtoMessage() {}
+
+func (x *MetricStat) ProtoReflect() protoreflect.Message {
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetricStat.ProtoReflect.Descriptor instead.
+func (*MetricStat) Descriptor() ([]byte, []int) {
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *MetricStat) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MetricStat) GetValue() int64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
 type BranchStat struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -3205,7 +3335,7 @@ type BranchStat struct {
 
 func (x *BranchStat) Reset() {
 	*x = BranchStat{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[51]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3217,7 +3347,7 @@ func (x *BranchStat) String() string {
 func (*BranchStat) ProtoMessage() {}
 
 func (x *BranchStat) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[51]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3230,7 +3360,7 @@ func (x *BranchStat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BranchStat.ProtoReflect.Descriptor instead.
 func (*BranchStat) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{51}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *BranchStat) GetId() string {
@@ -3282,7 +3412,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3294,7 +3424,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[52]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3307,7 +3437,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{52}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *AttachRequest) GetOpening() string {
@@ -3381,7 +3511,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[53]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3393,7 +3523,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[53]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3406,7 +3536,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{53}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{55}
 }
 
 type ResizeRequest struct {
@@ -3419,7 +3549,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[54]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3431,7 +3561,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[54]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3444,7 +3574,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{54}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ResizeRequest) GetOpening() string {
@@ -3469,7 +3599,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[55]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3481,7 +3611,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[55]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3494,7 +3624,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{55}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{57}
 }
 
 type MarkRequest struct {
@@ -3507,7 +3637,7 @@ type MarkRequest struct {
 
 func (x *MarkRequest) Reset() {
 	*x = MarkRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3519,7 +3649,7 @@ func (x *MarkRequest) String() string {
 func (*MarkRequest) ProtoMessage() {}
 
 func (x *MarkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[56]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3532,7 +3662,7 @@ func (x *MarkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkRequest.ProtoReflect.Descriptor instead.
 func (*MarkRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{56}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *MarkRequest) GetOpening() string {
@@ -3557,7 +3687,7 @@ type MarkResponse struct {
 
 func (x *MarkResponse) Reset() {
 	*x = MarkResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[57]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3569,7 +3699,7 @@ func (x *MarkResponse) String() string {
 func (*MarkResponse) ProtoMessage() {}
 
 func (x *MarkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[57]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3582,7 +3712,7 @@ func (x *MarkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkResponse.ProtoReflect.Descriptor instead.
 func (*MarkResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{57}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{59}
 }
 
 type ScreenRequest struct {
@@ -3595,7 +3725,7 @@ type ScreenRequest struct {
 
 func (x *ScreenRequest) Reset() {
 	*x = ScreenRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3607,7 +3737,7 @@ func (x *ScreenRequest) String() string {
 func (*ScreenRequest) ProtoMessage() {}
 
 func (x *ScreenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[58]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3620,7 +3750,7 @@ func (x *ScreenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScreenRequest.ProtoReflect.Descriptor instead.
 func (*ScreenRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{58}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ScreenRequest) GetOpening() string {
@@ -3656,7 +3786,7 @@ type ScreenResponse struct {
 
 func (x *ScreenResponse) Reset() {
 	*x = ScreenResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[59]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3668,7 +3798,7 @@ func (x *ScreenResponse) String() string {
 func (*ScreenResponse) ProtoMessage() {}
 
 func (x *ScreenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[59]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3681,7 +3811,7 @@ func (x *ScreenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScreenResponse.ProtoReflect.Descriptor instead.
 func (*ScreenResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{59}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ScreenResponse) GetSize() *Size {
@@ -3767,7 +3897,7 @@ type Cursor struct {
 
 func (x *Cursor) Reset() {
 	*x = Cursor{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[60]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3779,7 +3909,7 @@ func (x *Cursor) String() string {
 func (*Cursor) ProtoMessage() {}
 
 func (x *Cursor) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[60]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3792,7 +3922,7 @@ func (x *Cursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cursor.ProtoReflect.Descriptor instead.
 func (*Cursor) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{60}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Cursor) GetRow() uint32 {
@@ -3840,7 +3970,7 @@ type Line struct {
 
 func (x *Line) Reset() {
 	*x = Line{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[61]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3852,7 +3982,7 @@ func (x *Line) String() string {
 func (*Line) ProtoMessage() {}
 
 func (x *Line) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[61]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3865,7 +3995,7 @@ func (x *Line) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Line.ProtoReflect.Descriptor instead.
 func (*Line) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{61}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Line) GetCells() []*Cell {
@@ -3893,7 +4023,7 @@ type Cell struct {
 
 func (x *Cell) Reset() {
 	*x = Cell{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[62]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3905,7 +4035,7 @@ func (x *Cell) String() string {
 func (*Cell) ProtoMessage() {}
 
 func (x *Cell) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[62]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3918,7 +4048,7 @@ func (x *Cell) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cell.ProtoReflect.Descriptor instead.
 func (*Cell) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{62}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Cell) GetText() string {
@@ -3964,7 +4094,7 @@ type Style struct {
 
 func (x *Style) Reset() {
 	*x = Style{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[63]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3976,7 +4106,7 @@ func (x *Style) String() string {
 func (*Style) ProtoMessage() {}
 
 func (x *Style) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[63]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3989,7 +4119,7 @@ func (x *Style) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Style.ProtoReflect.Descriptor instead.
 func (*Style) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{63}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Style) GetFg() uint32 {
@@ -4106,7 +4236,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[64]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4118,7 +4248,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[64]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4131,7 +4261,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{64}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *LogsRequest) GetSpec() *Spec {
@@ -4212,7 +4342,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[65]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4224,7 +4354,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[65]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4237,7 +4367,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{65}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{67}
 }
 
 type RotateRequest struct {
@@ -4249,7 +4379,7 @@ type RotateRequest struct {
 
 func (x *RotateRequest) Reset() {
 	*x = RotateRequest{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[66]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4261,7 +4391,7 @@ func (x *RotateRequest) String() string {
 func (*RotateRequest) ProtoMessage() {}
 
 func (x *RotateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[66]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4274,7 +4404,7 @@ func (x *RotateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateRequest.ProtoReflect.Descriptor instead.
 func (*RotateRequest) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{66}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *RotateRequest) GetOpening() string {
@@ -4292,7 +4422,7 @@ type RotateResponse struct {
 
 func (x *RotateResponse) Reset() {
 	*x = RotateResponse{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[67]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4304,7 +4434,7 @@ func (x *RotateResponse) String() string {
 func (*RotateResponse) ProtoMessage() {}
 
 func (x *RotateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[67]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4317,7 +4447,7 @@ func (x *RotateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateResponse.ProtoReflect.Descriptor instead.
 func (*RotateResponse) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{67}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{69}
 }
 
 // One line, as a packet on the socket that Logs gives. The last packet of a log that ends well has `end` set;
@@ -4337,7 +4467,7 @@ type LogRecord struct {
 
 func (x *LogRecord) Reset() {
 	*x = LogRecord{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[68]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4349,7 +4479,7 @@ func (x *LogRecord) String() string {
 func (*LogRecord) ProtoMessage() {}
 
 func (x *LogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[68]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4362,7 +4492,7 @@ func (x *LogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRecord.ProtoReflect.Descriptor instead.
 func (*LogRecord) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{68}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *LogRecord) GetTime() int64 {
@@ -4424,7 +4554,7 @@ type RecoverRequest_Parked struct {
 
 func (x *RecoverRequest_Parked) Reset() {
 	*x = RecoverRequest_Parked{}
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[70]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4436,7 +4566,7 @@ func (x *RecoverRequest_Parked) String() string {
 func (*RecoverRequest_Parked) ProtoMessage() {}
 
 func (x *RecoverRequest_Parked) ProtoReflect() protoreflect.Message {
-	mi := &file_sink_sinkpb_sink_proto_msgTypes[70]
+	mi := &file_sink_sinkpb_sink_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4449,7 +4579,7 @@ func (x *RecoverRequest_Parked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRequest_Parked.ProtoReflect.Descriptor instead.
 func (*RecoverRequest_Parked) Descriptor() ([]byte, []int) {
-	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{9, 0}
+	return file_sink_sinkpb_sink_proto_rawDescGZIP(), []int{10, 0}
 }
 
 func (x *RecoverRequest_Parked) GetName() string {
@@ -4478,7 +4608,7 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x04gaps\x18\x04 \x01(\bR\x04gaps\x12\x14\n" +
 	"\x05spill\x18\x05 \x01(\x04R\x05spill\"4\n" +
 	"\x0fDescribeRequest\x12!\n" +
-	"\fmuxd_version\x18\x01 \x01(\tR\vmuxdVersion\"\x8e\x03\n" +
+	"\fmuxd_version\x18\x01 \x01(\tR\vmuxdVersion\"\xbe\x03\n" +
 	"\vDescription\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x12\n" +
@@ -4493,7 +4623,12 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\ftakes_branch\x18\n" +
 	" \x01(\bR\vtakesBranch\x12\x18\n" +
 	"\arewires\x18\v \x01(\bR\arewires\x12\x12\n" +
-	"\x04gaps\x18\f \x01(\bR\x04gaps\"\x80\x02\n" +
+	"\x04gaps\x18\f \x01(\bR\x04gaps\x12.\n" +
+	"\ametrics\x18\r \x03(\v2\x14.muxd.sink.v1.MetricR\ametrics\"F\n" +
+	"\x06Metric\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04help\x18\x02 \x01(\tR\x04help\x12\x14\n" +
+	"\x05gauge\x18\x03 \x01(\bR\x05gauge\"\x80\x02\n" +
 	"\x06Option\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x19.muxd.sink.v1.Option.TypeR\x04type\x12\x18\n" +
@@ -4657,7 +4792,7 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\vStatRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\"B\n" +
 	"\fStatResponse\x122\n" +
-	"\astreams\x18\x01 \x03(\v2\x18.muxd.sink.v1.StreamStatR\astreams\"\xc0\x02\n" +
+	"\astreams\x18\x01 \x03(\v2\x18.muxd.sink.v1.StreamStatR\astreams\"\xf4\x02\n" +
 	"\n" +
 	"StreamStat\x12,\n" +
 	"\x06stream\x18\x01 \x01(\x0e2\x14.muxd.sink.v1.StreamR\x06stream\x12\x14\n" +
@@ -4670,7 +4805,12 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x04size\x18\b \x01(\v2\x12.muxd.sink.v1.SizeR\x04size\x12\x1a\n" +
 	"\blocation\x18\t \x01(\tR\blocation\x124\n" +
 	"\bbranches\x18\n" +
-	" \x03(\v2\x18.muxd.sink.v1.BranchStatR\bbranches\"f\n" +
+	" \x03(\v2\x18.muxd.sink.v1.BranchStatR\bbranches\x122\n" +
+	"\ametrics\x18\v \x03(\v2\x18.muxd.sink.v1.MetricStatR\ametrics\"6\n" +
+	"\n" +
+	"MetricStat\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value\"f\n" +
 	"\n" +
 	"BranchStat\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
@@ -4823,7 +4963,7 @@ func file_sink_sinkpb_sink_proto_rawDescGZIP() []byte {
 }
 
 var file_sink_sinkpb_sink_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
+var file_sink_sinkpb_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
 var file_sink_sinkpb_sink_proto_goTypes = []any{
 	(Stream)(0),                   // 0: muxd.sink.v1.Stream
 	(Wiring)(0),                   // 1: muxd.sink.v1.Wiring
@@ -4832,176 +4972,180 @@ var file_sink_sinkpb_sink_proto_goTypes = []any{
 	(*Branch)(nil),                // 4: muxd.sink.v1.Branch
 	(*DescribeRequest)(nil),       // 5: muxd.sink.v1.DescribeRequest
 	(*Description)(nil),           // 6: muxd.sink.v1.Description
-	(*Option)(nil),                // 7: muxd.sink.v1.Option
-	(*Child)(nil),                 // 8: muxd.sink.v1.Child
-	(*Spec)(nil),                  // 9: muxd.sink.v1.Spec
-	(*Size)(nil),                  // 10: muxd.sink.v1.Size
-	(*CheckRequest)(nil),          // 11: muxd.sink.v1.CheckRequest
-	(*CheckResponse)(nil),         // 12: muxd.sink.v1.CheckResponse
-	(*RecoverRequest)(nil),        // 13: muxd.sink.v1.RecoverRequest
-	(*RecoverResponse)(nil),       // 14: muxd.sink.v1.RecoverResponse
-	(*ReparkRequest)(nil),         // 15: muxd.sink.v1.ReparkRequest
-	(*ReparkResponse)(nil),        // 16: muxd.sink.v1.ReparkResponse
-	(*OpenRequest)(nil),           // 17: muxd.sink.v1.OpenRequest
-	(*OpenResponse)(nil),          // 18: muxd.sink.v1.OpenResponse
-	(*EndRequest)(nil),            // 19: muxd.sink.v1.EndRequest
-	(*EndResponse)(nil),           // 20: muxd.sink.v1.EndResponse
-	(*CutRequest)(nil),            // 21: muxd.sink.v1.CutRequest
-	(*CutResponse)(nil),           // 22: muxd.sink.v1.CutResponse
-	(*LeaveRequest)(nil),          // 23: muxd.sink.v1.LeaveRequest
-	(*LeaveResponse)(nil),         // 24: muxd.sink.v1.LeaveResponse
-	(*RewireRequest)(nil),         // 25: muxd.sink.v1.RewireRequest
-	(*RewireResponse)(nil),        // 26: muxd.sink.v1.RewireResponse
-	(*AddBranchRequest)(nil),      // 27: muxd.sink.v1.AddBranchRequest
-	(*AddBranchResponse)(nil),     // 28: muxd.sink.v1.AddBranchResponse
-	(*RemoveBranchRequest)(nil),   // 29: muxd.sink.v1.RemoveBranchRequest
-	(*RemoveBranchResponse)(nil),  // 30: muxd.sink.v1.RemoveBranchResponse
-	(*PauseRequest)(nil),          // 31: muxd.sink.v1.PauseRequest
-	(*PauseResponse)(nil),         // 32: muxd.sink.v1.PauseResponse
-	(*ForgetRequest)(nil),         // 33: muxd.sink.v1.ForgetRequest
-	(*ForgetResponse)(nil),        // 34: muxd.sink.v1.ForgetResponse
-	(*WatchRequest)(nil),          // 35: muxd.sink.v1.WatchRequest
-	(*Event)(nil),                 // 36: muxd.sink.v1.Event
-	(*Eof)(nil),                   // 37: muxd.sink.v1.Eof
-	(*Flushed)(nil),               // 38: muxd.sink.v1.Flushed
-	(*Failed)(nil),                // 39: muxd.sink.v1.Failed
-	(*Trouble)(nil),               // 40: muxd.sink.v1.Trouble
-	(*Viewers)(nil),               // 41: muxd.sink.v1.Viewers
-	(*Typed)(nil),                 // 42: muxd.sink.v1.Typed
-	(*Viewer)(nil),                // 43: muxd.sink.v1.Viewer
-	(*Dropped)(nil),               // 44: muxd.sink.v1.Dropped
-	(*Snapshot)(nil),              // 45: muxd.sink.v1.Snapshot
-	(*OpeningsRequest)(nil),       // 46: muxd.sink.v1.OpeningsRequest
-	(*OpeningsResponse)(nil),      // 47: muxd.sink.v1.OpeningsResponse
-	(*CountersRequest)(nil),       // 48: muxd.sink.v1.CountersRequest
-	(*CountersResponse)(nil),      // 49: muxd.sink.v1.CountersResponse
-	(*ProfileRequest)(nil),        // 50: muxd.sink.v1.ProfileRequest
-	(*ProfileResponse)(nil),       // 51: muxd.sink.v1.ProfileResponse
-	(*StatRequest)(nil),           // 52: muxd.sink.v1.StatRequest
-	(*StatResponse)(nil),          // 53: muxd.sink.v1.StatResponse
-	(*StreamStat)(nil),            // 54: muxd.sink.v1.StreamStat
-	(*BranchStat)(nil),            // 55: muxd.sink.v1.BranchStat
-	(*AttachRequest)(nil),         // 56: muxd.sink.v1.AttachRequest
-	(*AttachResponse)(nil),        // 57: muxd.sink.v1.AttachResponse
-	(*ResizeRequest)(nil),         // 58: muxd.sink.v1.ResizeRequest
-	(*ResizeResponse)(nil),        // 59: muxd.sink.v1.ResizeResponse
-	(*MarkRequest)(nil),           // 60: muxd.sink.v1.MarkRequest
-	(*MarkResponse)(nil),          // 61: muxd.sink.v1.MarkResponse
-	(*ScreenRequest)(nil),         // 62: muxd.sink.v1.ScreenRequest
-	(*ScreenResponse)(nil),        // 63: muxd.sink.v1.ScreenResponse
-	(*Cursor)(nil),                // 64: muxd.sink.v1.Cursor
-	(*Line)(nil),                  // 65: muxd.sink.v1.Line
-	(*Cell)(nil),                  // 66: muxd.sink.v1.Cell
-	(*Style)(nil),                 // 67: muxd.sink.v1.Style
-	(*LogsRequest)(nil),           // 68: muxd.sink.v1.LogsRequest
-	(*LogsResponse)(nil),          // 69: muxd.sink.v1.LogsResponse
-	(*RotateRequest)(nil),         // 70: muxd.sink.v1.RotateRequest
-	(*RotateResponse)(nil),        // 71: muxd.sink.v1.RotateResponse
-	(*LogRecord)(nil),             // 72: muxd.sink.v1.LogRecord
-	nil,                           // 73: muxd.sink.v1.Spec.OptionsEntry
-	(*RecoverRequest_Parked)(nil), // 74: muxd.sink.v1.RecoverRequest.Parked
+	(*Metric)(nil),                // 7: muxd.sink.v1.Metric
+	(*Option)(nil),                // 8: muxd.sink.v1.Option
+	(*Child)(nil),                 // 9: muxd.sink.v1.Child
+	(*Spec)(nil),                  // 10: muxd.sink.v1.Spec
+	(*Size)(nil),                  // 11: muxd.sink.v1.Size
+	(*CheckRequest)(nil),          // 12: muxd.sink.v1.CheckRequest
+	(*CheckResponse)(nil),         // 13: muxd.sink.v1.CheckResponse
+	(*RecoverRequest)(nil),        // 14: muxd.sink.v1.RecoverRequest
+	(*RecoverResponse)(nil),       // 15: muxd.sink.v1.RecoverResponse
+	(*ReparkRequest)(nil),         // 16: muxd.sink.v1.ReparkRequest
+	(*ReparkResponse)(nil),        // 17: muxd.sink.v1.ReparkResponse
+	(*OpenRequest)(nil),           // 18: muxd.sink.v1.OpenRequest
+	(*OpenResponse)(nil),          // 19: muxd.sink.v1.OpenResponse
+	(*EndRequest)(nil),            // 20: muxd.sink.v1.EndRequest
+	(*EndResponse)(nil),           // 21: muxd.sink.v1.EndResponse
+	(*CutRequest)(nil),            // 22: muxd.sink.v1.CutRequest
+	(*CutResponse)(nil),           // 23: muxd.sink.v1.CutResponse
+	(*LeaveRequest)(nil),          // 24: muxd.sink.v1.LeaveRequest
+	(*LeaveResponse)(nil),         // 25: muxd.sink.v1.LeaveResponse
+	(*RewireRequest)(nil),         // 26: muxd.sink.v1.RewireRequest
+	(*RewireResponse)(nil),        // 27: muxd.sink.v1.RewireResponse
+	(*AddBranchRequest)(nil),      // 28: muxd.sink.v1.AddBranchRequest
+	(*AddBranchResponse)(nil),     // 29: muxd.sink.v1.AddBranchResponse
+	(*RemoveBranchRequest)(nil),   // 30: muxd.sink.v1.RemoveBranchRequest
+	(*RemoveBranchResponse)(nil),  // 31: muxd.sink.v1.RemoveBranchResponse
+	(*PauseRequest)(nil),          // 32: muxd.sink.v1.PauseRequest
+	(*PauseResponse)(nil),         // 33: muxd.sink.v1.PauseResponse
+	(*ForgetRequest)(nil),         // 34: muxd.sink.v1.ForgetRequest
+	(*ForgetResponse)(nil),        // 35: muxd.sink.v1.ForgetResponse
+	(*WatchRequest)(nil),          // 36: muxd.sink.v1.WatchRequest
+	(*Event)(nil),                 // 37: muxd.sink.v1.Event
+	(*Eof)(nil),                   // 38: muxd.sink.v1.Eof
+	(*Flushed)(nil),               // 39: muxd.sink.v1.Flushed
+	(*Failed)(nil),                // 40: muxd.sink.v1.Failed
+	(*Trouble)(nil),               // 41: muxd.sink.v1.Trouble
+	(*Viewers)(nil),               // 42: muxd.sink.v1.Viewers
+	(*Typed)(nil),                 // 43: muxd.sink.v1.Typed
+	(*Viewer)(nil),                // 44: muxd.sink.v1.Viewer
+	(*Dropped)(nil),               // 45: muxd.sink.v1.Dropped
+	(*Snapshot)(nil),              // 46: muxd.sink.v1.Snapshot
+	(*OpeningsRequest)(nil),       // 47: muxd.sink.v1.OpeningsRequest
+	(*OpeningsResponse)(nil),      // 48: muxd.sink.v1.OpeningsResponse
+	(*CountersRequest)(nil),       // 49: muxd.sink.v1.CountersRequest
+	(*CountersResponse)(nil),      // 50: muxd.sink.v1.CountersResponse
+	(*ProfileRequest)(nil),        // 51: muxd.sink.v1.ProfileRequest
+	(*ProfileResponse)(nil),       // 52: muxd.sink.v1.ProfileResponse
+	(*StatRequest)(nil),           // 53: muxd.sink.v1.StatRequest
+	(*StatResponse)(nil),          // 54: muxd.sink.v1.StatResponse
+	(*StreamStat)(nil),            // 55: muxd.sink.v1.StreamStat
+	(*MetricStat)(nil),            // 56: muxd.sink.v1.MetricStat
+	(*BranchStat)(nil),            // 57: muxd.sink.v1.BranchStat
+	(*AttachRequest)(nil),         // 58: muxd.sink.v1.AttachRequest
+	(*AttachResponse)(nil),        // 59: muxd.sink.v1.AttachResponse
+	(*ResizeRequest)(nil),         // 60: muxd.sink.v1.ResizeRequest
+	(*ResizeResponse)(nil),        // 61: muxd.sink.v1.ResizeResponse
+	(*MarkRequest)(nil),           // 62: muxd.sink.v1.MarkRequest
+	(*MarkResponse)(nil),          // 63: muxd.sink.v1.MarkResponse
+	(*ScreenRequest)(nil),         // 64: muxd.sink.v1.ScreenRequest
+	(*ScreenResponse)(nil),        // 65: muxd.sink.v1.ScreenResponse
+	(*Cursor)(nil),                // 66: muxd.sink.v1.Cursor
+	(*Line)(nil),                  // 67: muxd.sink.v1.Line
+	(*Cell)(nil),                  // 68: muxd.sink.v1.Cell
+	(*Style)(nil),                 // 69: muxd.sink.v1.Style
+	(*LogsRequest)(nil),           // 70: muxd.sink.v1.LogsRequest
+	(*LogsResponse)(nil),          // 71: muxd.sink.v1.LogsResponse
+	(*RotateRequest)(nil),         // 72: muxd.sink.v1.RotateRequest
+	(*RotateResponse)(nil),        // 73: muxd.sink.v1.RotateResponse
+	(*LogRecord)(nil),             // 74: muxd.sink.v1.LogRecord
+	nil,                           // 75: muxd.sink.v1.Spec.OptionsEntry
+	(*RecoverRequest_Parked)(nil), // 76: muxd.sink.v1.RecoverRequest.Parked
 }
 var file_sink_sinkpb_sink_proto_depIdxs = []int32{
 	2,  // 0: muxd.sink.v1.Branch.policy:type_name -> muxd.sink.v1.Policy
 	0,  // 1: muxd.sink.v1.Description.carries:type_name -> muxd.sink.v1.Stream
-	7,  // 2: muxd.sink.v1.Description.arg:type_name -> muxd.sink.v1.Option
-	7,  // 3: muxd.sink.v1.Description.options:type_name -> muxd.sink.v1.Option
+	8,  // 2: muxd.sink.v1.Description.arg:type_name -> muxd.sink.v1.Option
+	8,  // 3: muxd.sink.v1.Description.options:type_name -> muxd.sink.v1.Option
 	0,  // 4: muxd.sink.v1.Description.by_name:type_name -> muxd.sink.v1.Stream
-	3,  // 5: muxd.sink.v1.Option.type:type_name -> muxd.sink.v1.Option.Type
-	73, // 6: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
-	9,  // 7: muxd.sink.v1.CheckRequest.spec:type_name -> muxd.sink.v1.Spec
-	8,  // 8: muxd.sink.v1.CheckRequest.child:type_name -> muxd.sink.v1.Child
-	0,  // 9: muxd.sink.v1.CheckRequest.streams:type_name -> muxd.sink.v1.Stream
-	1,  // 10: muxd.sink.v1.CheckResponse.wiring:type_name -> muxd.sink.v1.Wiring
-	74, // 11: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
-	9,  // 12: muxd.sink.v1.OpenRequest.spec:type_name -> muxd.sink.v1.Spec
-	8,  // 13: muxd.sink.v1.OpenRequest.child:type_name -> muxd.sink.v1.Child
-	0,  // 14: muxd.sink.v1.OpenRequest.streams:type_name -> muxd.sink.v1.Stream
-	10, // 15: muxd.sink.v1.OpenRequest.size:type_name -> muxd.sink.v1.Size
-	4,  // 16: muxd.sink.v1.OpenRequest.branches:type_name -> muxd.sink.v1.Branch
-	1,  // 17: muxd.sink.v1.OpenResponse.wiring:type_name -> muxd.sink.v1.Wiring
-	0,  // 18: muxd.sink.v1.LeaveRequest.stream:type_name -> muxd.sink.v1.Stream
-	0,  // 19: muxd.sink.v1.RewireRequest.stream:type_name -> muxd.sink.v1.Stream
-	4,  // 20: muxd.sink.v1.AddBranchRequest.branch:type_name -> muxd.sink.v1.Branch
-	0,  // 21: muxd.sink.v1.Event.stream:type_name -> muxd.sink.v1.Stream
-	37, // 22: muxd.sink.v1.Event.eof:type_name -> muxd.sink.v1.Eof
-	38, // 23: muxd.sink.v1.Event.flushed:type_name -> muxd.sink.v1.Flushed
-	39, // 24: muxd.sink.v1.Event.failed:type_name -> muxd.sink.v1.Failed
-	40, // 25: muxd.sink.v1.Event.trouble:type_name -> muxd.sink.v1.Trouble
-	41, // 26: muxd.sink.v1.Event.viewers:type_name -> muxd.sink.v1.Viewers
-	45, // 27: muxd.sink.v1.Event.snapshot:type_name -> muxd.sink.v1.Snapshot
-	44, // 28: muxd.sink.v1.Event.dropped:type_name -> muxd.sink.v1.Dropped
-	42, // 29: muxd.sink.v1.Event.typed:type_name -> muxd.sink.v1.Typed
-	43, // 30: muxd.sink.v1.Typed.viewer:type_name -> muxd.sink.v1.Viewer
-	54, // 31: muxd.sink.v1.StatResponse.streams:type_name -> muxd.sink.v1.StreamStat
-	0,  // 32: muxd.sink.v1.StreamStat.stream:type_name -> muxd.sink.v1.Stream
-	10, // 33: muxd.sink.v1.StreamStat.size:type_name -> muxd.sink.v1.Size
-	55, // 34: muxd.sink.v1.StreamStat.branches:type_name -> muxd.sink.v1.BranchStat
-	10, // 35: muxd.sink.v1.AttachRequest.size:type_name -> muxd.sink.v1.Size
-	43, // 36: muxd.sink.v1.AttachRequest.viewer:type_name -> muxd.sink.v1.Viewer
-	10, // 37: muxd.sink.v1.ResizeRequest.size:type_name -> muxd.sink.v1.Size
-	10, // 38: muxd.sink.v1.ScreenResponse.size:type_name -> muxd.sink.v1.Size
-	64, // 39: muxd.sink.v1.ScreenResponse.cursor:type_name -> muxd.sink.v1.Cursor
-	67, // 40: muxd.sink.v1.ScreenResponse.styles:type_name -> muxd.sink.v1.Style
-	65, // 41: muxd.sink.v1.ScreenResponse.lines:type_name -> muxd.sink.v1.Line
-	66, // 42: muxd.sink.v1.Line.cells:type_name -> muxd.sink.v1.Cell
-	9,  // 43: muxd.sink.v1.LogsRequest.spec:type_name -> muxd.sink.v1.Spec
-	8,  // 44: muxd.sink.v1.LogsRequest.child:type_name -> muxd.sink.v1.Child
-	0,  // 45: muxd.sink.v1.LogsRequest.streams:type_name -> muxd.sink.v1.Stream
-	0,  // 46: muxd.sink.v1.LogRecord.stream:type_name -> muxd.sink.v1.Stream
-	5,  // 47: muxd.sink.v1.Sink.Describe:input_type -> muxd.sink.v1.DescribeRequest
-	13, // 48: muxd.sink.v1.Sink.Recover:input_type -> muxd.sink.v1.RecoverRequest
-	15, // 49: muxd.sink.v1.Sink.Repark:input_type -> muxd.sink.v1.ReparkRequest
-	11, // 50: muxd.sink.v1.Sink.Check:input_type -> muxd.sink.v1.CheckRequest
-	17, // 51: muxd.sink.v1.Sink.Open:input_type -> muxd.sink.v1.OpenRequest
-	19, // 52: muxd.sink.v1.Sink.End:input_type -> muxd.sink.v1.EndRequest
-	21, // 53: muxd.sink.v1.Sink.Cut:input_type -> muxd.sink.v1.CutRequest
-	23, // 54: muxd.sink.v1.Sink.Leave:input_type -> muxd.sink.v1.LeaveRequest
-	25, // 55: muxd.sink.v1.Sink.Rewire:input_type -> muxd.sink.v1.RewireRequest
-	27, // 56: muxd.sink.v1.Sink.AddBranch:input_type -> muxd.sink.v1.AddBranchRequest
-	29, // 57: muxd.sink.v1.Sink.RemoveBranch:input_type -> muxd.sink.v1.RemoveBranchRequest
-	31, // 58: muxd.sink.v1.Sink.Pause:input_type -> muxd.sink.v1.PauseRequest
-	33, // 59: muxd.sink.v1.Sink.Forget:input_type -> muxd.sink.v1.ForgetRequest
-	35, // 60: muxd.sink.v1.Sink.Watch:input_type -> muxd.sink.v1.WatchRequest
-	46, // 61: muxd.sink.v1.Sink.Openings:input_type -> muxd.sink.v1.OpeningsRequest
-	52, // 62: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
-	48, // 63: muxd.sink.v1.Sink.Counters:input_type -> muxd.sink.v1.CountersRequest
-	50, // 64: muxd.sink.v1.Sink.Profile:input_type -> muxd.sink.v1.ProfileRequest
-	56, // 65: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
-	58, // 66: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
-	62, // 67: muxd.sink.v1.Sink.Screen:input_type -> muxd.sink.v1.ScreenRequest
-	60, // 68: muxd.sink.v1.Sink.Mark:input_type -> muxd.sink.v1.MarkRequest
-	68, // 69: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
-	70, // 70: muxd.sink.v1.Sink.Rotate:input_type -> muxd.sink.v1.RotateRequest
-	6,  // 71: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
-	14, // 72: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
-	16, // 73: muxd.sink.v1.Sink.Repark:output_type -> muxd.sink.v1.ReparkResponse
-	12, // 74: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
-	18, // 75: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
-	20, // 76: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
-	22, // 77: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
-	24, // 78: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
-	26, // 79: muxd.sink.v1.Sink.Rewire:output_type -> muxd.sink.v1.RewireResponse
-	28, // 80: muxd.sink.v1.Sink.AddBranch:output_type -> muxd.sink.v1.AddBranchResponse
-	30, // 81: muxd.sink.v1.Sink.RemoveBranch:output_type -> muxd.sink.v1.RemoveBranchResponse
-	32, // 82: muxd.sink.v1.Sink.Pause:output_type -> muxd.sink.v1.PauseResponse
-	34, // 83: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
-	36, // 84: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
-	47, // 85: muxd.sink.v1.Sink.Openings:output_type -> muxd.sink.v1.OpeningsResponse
-	53, // 86: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
-	49, // 87: muxd.sink.v1.Sink.Counters:output_type -> muxd.sink.v1.CountersResponse
-	51, // 88: muxd.sink.v1.Sink.Profile:output_type -> muxd.sink.v1.ProfileResponse
-	57, // 89: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
-	59, // 90: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
-	63, // 91: muxd.sink.v1.Sink.Screen:output_type -> muxd.sink.v1.ScreenResponse
-	61, // 92: muxd.sink.v1.Sink.Mark:output_type -> muxd.sink.v1.MarkResponse
-	69, // 93: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
-	71, // 94: muxd.sink.v1.Sink.Rotate:output_type -> muxd.sink.v1.RotateResponse
-	71, // [71:95] is the sub-list for method output_type
-	47, // [47:71] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	7,  // 5: muxd.sink.v1.Description.metrics:type_name -> muxd.sink.v1.Metric
+	3,  // 6: muxd.sink.v1.Option.type:type_name -> muxd.sink.v1.Option.Type
+	75, // 7: muxd.sink.v1.Spec.options:type_name -> muxd.sink.v1.Spec.OptionsEntry
+	10, // 8: muxd.sink.v1.CheckRequest.spec:type_name -> muxd.sink.v1.Spec
+	9,  // 9: muxd.sink.v1.CheckRequest.child:type_name -> muxd.sink.v1.Child
+	0,  // 10: muxd.sink.v1.CheckRequest.streams:type_name -> muxd.sink.v1.Stream
+	1,  // 11: muxd.sink.v1.CheckResponse.wiring:type_name -> muxd.sink.v1.Wiring
+	76, // 12: muxd.sink.v1.RecoverRequest.parked:type_name -> muxd.sink.v1.RecoverRequest.Parked
+	10, // 13: muxd.sink.v1.OpenRequest.spec:type_name -> muxd.sink.v1.Spec
+	9,  // 14: muxd.sink.v1.OpenRequest.child:type_name -> muxd.sink.v1.Child
+	0,  // 15: muxd.sink.v1.OpenRequest.streams:type_name -> muxd.sink.v1.Stream
+	11, // 16: muxd.sink.v1.OpenRequest.size:type_name -> muxd.sink.v1.Size
+	4,  // 17: muxd.sink.v1.OpenRequest.branches:type_name -> muxd.sink.v1.Branch
+	1,  // 18: muxd.sink.v1.OpenResponse.wiring:type_name -> muxd.sink.v1.Wiring
+	0,  // 19: muxd.sink.v1.LeaveRequest.stream:type_name -> muxd.sink.v1.Stream
+	0,  // 20: muxd.sink.v1.RewireRequest.stream:type_name -> muxd.sink.v1.Stream
+	4,  // 21: muxd.sink.v1.AddBranchRequest.branch:type_name -> muxd.sink.v1.Branch
+	0,  // 22: muxd.sink.v1.Event.stream:type_name -> muxd.sink.v1.Stream
+	38, // 23: muxd.sink.v1.Event.eof:type_name -> muxd.sink.v1.Eof
+	39, // 24: muxd.sink.v1.Event.flushed:type_name -> muxd.sink.v1.Flushed
+	40, // 25: muxd.sink.v1.Event.failed:type_name -> muxd.sink.v1.Failed
+	41, // 26: muxd.sink.v1.Event.trouble:type_name -> muxd.sink.v1.Trouble
+	42, // 27: muxd.sink.v1.Event.viewers:type_name -> muxd.sink.v1.Viewers
+	46, // 28: muxd.sink.v1.Event.snapshot:type_name -> muxd.sink.v1.Snapshot
+	45, // 29: muxd.sink.v1.Event.dropped:type_name -> muxd.sink.v1.Dropped
+	43, // 30: muxd.sink.v1.Event.typed:type_name -> muxd.sink.v1.Typed
+	44, // 31: muxd.sink.v1.Typed.viewer:type_name -> muxd.sink.v1.Viewer
+	55, // 32: muxd.sink.v1.StatResponse.streams:type_name -> muxd.sink.v1.StreamStat
+	0,  // 33: muxd.sink.v1.StreamStat.stream:type_name -> muxd.sink.v1.Stream
+	11, // 34: muxd.sink.v1.StreamStat.size:type_name -> muxd.sink.v1.Size
+	57, // 35: muxd.sink.v1.StreamStat.branches:type_name -> muxd.sink.v1.BranchStat
+	56, // 36: muxd.sink.v1.StreamStat.metrics:type_name -> muxd.sink.v1.MetricStat
+	11, // 37: muxd.sink.v1.AttachRequest.size:type_name -> muxd.sink.v1.Size
+	44, // 38: muxd.sink.v1.AttachRequest.viewer:type_name -> muxd.sink.v1.Viewer
+	11, // 39: muxd.sink.v1.ResizeRequest.size:type_name -> muxd.sink.v1.Size
+	11, // 40: muxd.sink.v1.ScreenResponse.size:type_name -> muxd.sink.v1.Size
+	66, // 41: muxd.sink.v1.ScreenResponse.cursor:type_name -> muxd.sink.v1.Cursor
+	69, // 42: muxd.sink.v1.ScreenResponse.styles:type_name -> muxd.sink.v1.Style
+	67, // 43: muxd.sink.v1.ScreenResponse.lines:type_name -> muxd.sink.v1.Line
+	68, // 44: muxd.sink.v1.Line.cells:type_name -> muxd.sink.v1.Cell
+	10, // 45: muxd.sink.v1.LogsRequest.spec:type_name -> muxd.sink.v1.Spec
+	9,  // 46: muxd.sink.v1.LogsRequest.child:type_name -> muxd.sink.v1.Child
+	0,  // 47: muxd.sink.v1.LogsRequest.streams:type_name -> muxd.sink.v1.Stream
+	0,  // 48: muxd.sink.v1.LogRecord.stream:type_name -> muxd.sink.v1.Stream
+	5,  // 49: muxd.sink.v1.Sink.Describe:input_type -> muxd.sink.v1.DescribeRequest
+	14, // 50: muxd.sink.v1.Sink.Recover:input_type -> muxd.sink.v1.RecoverRequest
+	16, // 51: muxd.sink.v1.Sink.Repark:input_type -> muxd.sink.v1.ReparkRequest
+	12, // 52: muxd.sink.v1.Sink.Check:input_type -> muxd.sink.v1.CheckRequest
+	18, // 53: muxd.sink.v1.Sink.Open:input_type -> muxd.sink.v1.OpenRequest
+	20, // 54: muxd.sink.v1.Sink.End:input_type -> muxd.sink.v1.EndRequest
+	22, // 55: muxd.sink.v1.Sink.Cut:input_type -> muxd.sink.v1.CutRequest
+	24, // 56: muxd.sink.v1.Sink.Leave:input_type -> muxd.sink.v1.LeaveRequest
+	26, // 57: muxd.sink.v1.Sink.Rewire:input_type -> muxd.sink.v1.RewireRequest
+	28, // 58: muxd.sink.v1.Sink.AddBranch:input_type -> muxd.sink.v1.AddBranchRequest
+	30, // 59: muxd.sink.v1.Sink.RemoveBranch:input_type -> muxd.sink.v1.RemoveBranchRequest
+	32, // 60: muxd.sink.v1.Sink.Pause:input_type -> muxd.sink.v1.PauseRequest
+	34, // 61: muxd.sink.v1.Sink.Forget:input_type -> muxd.sink.v1.ForgetRequest
+	36, // 62: muxd.sink.v1.Sink.Watch:input_type -> muxd.sink.v1.WatchRequest
+	47, // 63: muxd.sink.v1.Sink.Openings:input_type -> muxd.sink.v1.OpeningsRequest
+	53, // 64: muxd.sink.v1.Sink.Stat:input_type -> muxd.sink.v1.StatRequest
+	49, // 65: muxd.sink.v1.Sink.Counters:input_type -> muxd.sink.v1.CountersRequest
+	51, // 66: muxd.sink.v1.Sink.Profile:input_type -> muxd.sink.v1.ProfileRequest
+	58, // 67: muxd.sink.v1.Sink.Attach:input_type -> muxd.sink.v1.AttachRequest
+	60, // 68: muxd.sink.v1.Sink.Resize:input_type -> muxd.sink.v1.ResizeRequest
+	64, // 69: muxd.sink.v1.Sink.Screen:input_type -> muxd.sink.v1.ScreenRequest
+	62, // 70: muxd.sink.v1.Sink.Mark:input_type -> muxd.sink.v1.MarkRequest
+	70, // 71: muxd.sink.v1.Sink.Logs:input_type -> muxd.sink.v1.LogsRequest
+	72, // 72: muxd.sink.v1.Sink.Rotate:input_type -> muxd.sink.v1.RotateRequest
+	6,  // 73: muxd.sink.v1.Sink.Describe:output_type -> muxd.sink.v1.Description
+	15, // 74: muxd.sink.v1.Sink.Recover:output_type -> muxd.sink.v1.RecoverResponse
+	17, // 75: muxd.sink.v1.Sink.Repark:output_type -> muxd.sink.v1.ReparkResponse
+	13, // 76: muxd.sink.v1.Sink.Check:output_type -> muxd.sink.v1.CheckResponse
+	19, // 77: muxd.sink.v1.Sink.Open:output_type -> muxd.sink.v1.OpenResponse
+	21, // 78: muxd.sink.v1.Sink.End:output_type -> muxd.sink.v1.EndResponse
+	23, // 79: muxd.sink.v1.Sink.Cut:output_type -> muxd.sink.v1.CutResponse
+	25, // 80: muxd.sink.v1.Sink.Leave:output_type -> muxd.sink.v1.LeaveResponse
+	27, // 81: muxd.sink.v1.Sink.Rewire:output_type -> muxd.sink.v1.RewireResponse
+	29, // 82: muxd.sink.v1.Sink.AddBranch:output_type -> muxd.sink.v1.AddBranchResponse
+	31, // 83: muxd.sink.v1.Sink.RemoveBranch:output_type -> muxd.sink.v1.RemoveBranchResponse
+	33, // 84: muxd.sink.v1.Sink.Pause:output_type -> muxd.sink.v1.PauseResponse
+	35, // 85: muxd.sink.v1.Sink.Forget:output_type -> muxd.sink.v1.ForgetResponse
+	37, // 86: muxd.sink.v1.Sink.Watch:output_type -> muxd.sink.v1.Event
+	48, // 87: muxd.sink.v1.Sink.Openings:output_type -> muxd.sink.v1.OpeningsResponse
+	54, // 88: muxd.sink.v1.Sink.Stat:output_type -> muxd.sink.v1.StatResponse
+	50, // 89: muxd.sink.v1.Sink.Counters:output_type -> muxd.sink.v1.CountersResponse
+	52, // 90: muxd.sink.v1.Sink.Profile:output_type -> muxd.sink.v1.ProfileResponse
+	59, // 91: muxd.sink.v1.Sink.Attach:output_type -> muxd.sink.v1.AttachResponse
+	61, // 92: muxd.sink.v1.Sink.Resize:output_type -> muxd.sink.v1.ResizeResponse
+	65, // 93: muxd.sink.v1.Sink.Screen:output_type -> muxd.sink.v1.ScreenResponse
+	63, // 94: muxd.sink.v1.Sink.Mark:output_type -> muxd.sink.v1.MarkResponse
+	71, // 95: muxd.sink.v1.Sink.Logs:output_type -> muxd.sink.v1.LogsResponse
+	73, // 96: muxd.sink.v1.Sink.Rotate:output_type -> muxd.sink.v1.RotateResponse
+	73, // [73:97] is the sub-list for method output_type
+	49, // [49:73] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_sink_sinkpb_sink_proto_init() }
@@ -5009,7 +5153,7 @@ func file_sink_sinkpb_sink_proto_init() {
 	if File_sink_sinkpb_sink_proto != nil {
 		return
 	}
-	file_sink_sinkpb_sink_proto_msgTypes[32].OneofWrappers = []any{
+	file_sink_sinkpb_sink_proto_msgTypes[33].OneofWrappers = []any{
 		(*Event_Eof)(nil),
 		(*Event_Flushed)(nil),
 		(*Event_Failed)(nil),
@@ -5025,7 +5169,7 @@ func file_sink_sinkpb_sink_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sink_sinkpb_sink_proto_rawDesc), len(file_sink_sinkpb_sink_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   71,
+			NumMessages:   73,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

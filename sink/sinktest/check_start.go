@@ -156,7 +156,7 @@ func describeCheck(s *session) error {
 		}
 		seen[opt.Name] = seen[opt.Name] || !isArg
 	}
-	return nil
+	return goodMetrics(d.Metrics)
 }
 
 // goodOption says what is wrong with an option's declaration.

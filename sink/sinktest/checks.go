@@ -64,6 +64,7 @@ func allChecks() []*check {
 		{"console.frames", "a malformed frame ends its viewer's connection and nothing else", true, consoleFrames},
 		{"console.reopen", "a child that closes its terminal and opens it again goes on, until its exit", true, consoleReopen},
 
+		{"metrics", "Stat tells the numbers that the description declares, and no others, and a count never falls; if the sink says exact, in the next process neither", true, metricsCheck},
 		{"log", "what it writes to its log is short, however much goes through it", true, logCheck},
 	}
 }

@@ -210,6 +210,8 @@ func (p *plain) Describe(context.Context, *sinkpb.DescribeRequest) (*sinkpb.Desc
 	d.Arg = &sinkpb.Option{Name: "path", Type: sinkpb.Option_STRING, Required: true, Help: "where to"}
 	if p.console {
 		d.Name, d.KeepsLogs, d.Arg, d.Carries = "plain-console", false, nil, []sinkpb.Stream{sinkpb.Stream_CONSOLE}
+	} else {
+		d.Metrics = []*sinkpb.Metric{{Name: "put", Help: "bytes that are where they belong"}}
 	}
 	d.Options = []*sinkpb.Option{
 		{Name: "count", Type: sinkpb.Option_INT, Default: "1", Help: "a number"},

@@ -337,8 +337,19 @@ func (o *plainOpening) close() {
 }
 
 func (p *plain) Stat(_ context.Context, req *sinkpb.StatRequest) (*sinkpb.StatResponse, error) {
-	if _, err := p.find(req.Opening); err != nil {
+	o, err := p.find(req.Opening)
+	if err != nil {
 		return nil, err
 	}
-	return &sinkpb.StatResponse{}, nil
+	resp := &sinkpb.StatResponse{}
+	for _, s := range o.streams {
+		n := *s.out()
+		if p.is("metrics") { // it counts from its own start
+			n -= s.before
+		}
+		resp.Streams = append(resp.Streams, &sinkpb.StreamStat{
+			Stream: s.st, Bytes: *s.out(), Metrics: []*sinkpb.MetricStat{{Name: "put", Value: int64(n)}},
+		})
+	}
+	return resp, nil
 }

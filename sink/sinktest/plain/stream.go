@@ -36,6 +36,7 @@ type plainStream struct {
 	queued       chan struct{} // pressure: closed when all is written
 	again        bool          // of a process before
 	found        int           // what stood in the pipe then
+	before       uint64        // what was out then
 	eof, flushed bool          // plain.mu
 	failed       string        // plain.mu
 	total        uint64        // plain.mu
@@ -86,6 +87,7 @@ func (o *plainOpening) newStream(st sinkpb.Stream, far *fd.FD, path string) (*pl
 		return nil, err
 	}
 	*s.born()++
+	s.before = *s.out()
 	s.found, _ = unix.IoctlGetInt(far.Int(), unix.TIOCINQ)
 	if s.look[0], s.look[1], err = fd.Pipe(); err != nil {
 		return nil, err
