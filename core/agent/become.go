@@ -40,6 +40,9 @@ func (a *Agent) becomeKeeper() error {
 		if ch, err := p.Channel(); err == nil {
 			t.Held = append(t.Held, &keeperpb.Takeover_HeldFd{Name: p.ChannelName(), Fd: uint32(ch.Release())})
 		}
+		if end, err := p.LogEnd(); err == nil {
+			t.Held = append(t.Held, &keeperpb.Takeover_HeldFd{Name: p.LogName(), Fd: uint32(end.Release())})
+		}
 	}
 	for _, copies := range a.copies {
 		for name, f := range copies {

@@ -93,6 +93,15 @@ func (h *Host) adopt(ctx context.Context, at address, pidfd *fd.FD) (*keeperpb.P
 			return nil, err
 		}
 	}
+	if end, err := stderrOf(at.PID); err != nil {
+		h.o.Log.Warn("plugin's log cannot be followed", "key", at.Key, "pid", at.PID, "error", err)
+	} else {
+		err := h.o.Keeper.Hold(ctx, logName(at.Key), nil, end.Int())
+		end.Close()
+		if err != nil {
+			return nil, err
+		}
+	}
 	return h.o.Keeper.Watch(ctx, at.Key, at.PID, nil, pidfd.Int())
 }
 

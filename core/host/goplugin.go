@@ -27,8 +27,8 @@ import (
 
 // This file is all that muxd knows of go-plugin's peculiarities:
 //   - The process is the keeper's child, not the agent's: a runner.Runner of our own starts it there.
-//   - Its stdin must be given (go-plugin would pass on the host's), and its stderr is muxd's own log, not a pipe to the
-//     agent: with its host dead, a plugin that logs would get SIGPIPE.
+//   - Its stdin must be given (go-plugin would pass on the host's), and its stderr is a pipe that the keeper holds (log.go), not one to
+//     the agent: with its host dead, a plugin that logs would get SIGPIPE.
 //   - The broker does not outlive a reattach, so nothing uses it.
 //   - Liveness is what the keeper says; go-plugin would poll a pid.
 //   - Kill is no graceful end while the plugin has streams: the agent ends those first.
@@ -109,6 +109,7 @@ var versionRE = regexp.MustCompile(`Plugin version: (\S+), (?:Client versions: \
 func (p *Plugin) explain(err error, run *keeperRunner) error {
 	text := err.Error()
 	fix := ""
+	wrote := p.log.settle()
 	switch m := versionRE.FindStringSubmatch(text); {
 	case m != nil:
 		version, _ := strconv.Atoi(m[1])
@@ -121,11 +122,17 @@ func (p *Plugin) explain(err error, run *keeperRunner) error {
 			text = fmt.Sprintf("it said %.80q instead of the handshake of a sink plugin", said)
 		}
 		fix = "; is it a plugin of muxd?"
+		if wrote != "" {
+			fix = "; its log ends with: " + wrote
+		}
 	case strings.Contains(text, "timeout while waiting for plugin to start"):
 		text = fmt.Sprintf("no handshake came within %v", p.host.o.StartTimeout())
 		fix = "; see plugin_start_timeout in the config"
 	case strings.Contains(text, "plugin exited before we could connect"):
-		text = "it ended before the handshake; what it wrote to stderr is in the log of muxd"
+		text = "it ended before the handshake"
+		if wrote != "" {
+			fix = "; its log ends with: " + wrote
+		}
 	}
 	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
 		fix = "; raise the limit of open files (ulimit -n, LimitNOFILE=)"
@@ -192,8 +199,15 @@ func (r *keeperRunner) Start(ctx context.Context) error {
 	defer outW.Close()
 	r.stdout = out.File("plugin stdout")
 
+	errW, err := r.p.openLog()
+	if err != nil {
+		r.stdout.Close()
+		return err
+	}
+	defer errW.Close()
+
 	c := &r.p.command
-	fds := []int{in.Int(), outW.Int(), 2, r.channel.Int(), r.listen.Int()}
+	fds := []int{in.Int(), outW.Int(), errW.Int(), r.channel.Int(), r.listen.Int()}
 	sp := &keeperpb.Spawn{
 		Key: r.p.key, Path: []byte(c.path()), Cwd: []byte("/"), Fds: []uint32{0, 1, 2, 3, 4},
 		Argv: [][]byte{[]byte(c.Path)}, Credential: c.User, Rlimits: c.Rlimits,

@@ -122,7 +122,7 @@ func (h *Host) Exited(p *keeperpb.Process) {
 
 // Bury forgets a plugin's process that has exited, and that no Plugin stands for.
 func (h *Host) Bury(key string) {
-	h.o.Keeper.Drop(context.Background(), channelName(key), false)
+	h.dropEnds(key)
 	h.o.Keeper.Forget(context.Background(), key)
 }
 

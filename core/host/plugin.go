@@ -33,8 +33,9 @@ type Plugin struct {
 	protocol   int       // the version that was agreed on
 	parks      parkCount // what it has parked; of park
 	fds        *fdchan.Endpoint
-	listener   string // path of the socket on which a later muxd opens another fd channel
-	file       fileID // of the executable that was started
+	log        *pluginLog // set before started is closed; nil: it is not followed
+	listener   string     // path of the socket on which a later muxd opens another fd channel
+	file       fileID     // of the executable that was started
 	stopping   atomic.Bool
 	hung       atomic.Pointer[string] // why it was killed, of one that hung
 	stir       chan struct{}          // capacity 1: see pulse, as of
@@ -149,8 +150,14 @@ func (h *Host) fail(p *Plugin, err error) {
 		<-p.exited
 		h.o.Keeper.Forget(context.Background(), p.key)
 	}
-	h.o.Keeper.Drop(context.Background(), channelName(p.key), false)
+	h.dropEnds(p.key)
 	close(p.gone)
+}
+
+// dropEnds has the keeper let go of our ends of what a process was started with.
+func (h *Host) dropEnds(key string) {
+	h.o.Keeper.Drop(context.Background(), channelName(key), false)
+	h.o.Keeper.Drop(context.Background(), logName(key), false)
 }
 
 // run is the life of the process, from start, which makes it or finds it: begun says which.
@@ -181,6 +188,7 @@ func (p *Plugin) run(start func() error, begun string) {
 	followers.Go(p.watch)
 	followers.Go(p.pulse)
 	<-p.exited
+	p.log.settle()
 	p.client.Kill() // its process is gone: this closes the connection and removes its socket's directory
 	p.fds.Close()
 	followers.Wait()
@@ -200,7 +208,7 @@ func (p *Plugin) run(start func() error, begun string) {
 			s.ended = cause.Error()
 		}
 	})
-	h.o.Keeper.Drop(context.Background(), channelName(p.key), false)
+	h.dropEnds(p.key)
 	h.o.Keeper.Forget(context.Background(), p.key)
 	close(p.gone)
 	if !asked {

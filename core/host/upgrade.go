@@ -67,7 +67,7 @@ func (h *Host) Try(name string) error {
 	<-p.exited
 	p.fds.Close()
 	p.removeSocket()
-	h.o.Keeper.Drop(context.Background(), channelName(p.key), false)
+	h.dropEnds(p.key)
 	h.o.Keeper.Forget(context.Background(), p.key)
 	return nil
 }
