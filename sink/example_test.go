@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -38,8 +40,9 @@ func (j *journal) Write(_ context.Context, c *sink.Chunk) error {
 func Example_chunks() {
 	sink.Serve(sink.Plugin{
 		Name:    "journal",
+		Help:    "appends output to a file",
 		Carries: []sink.Stream{sink.Stdout}, // one: another stream's chunks would come between a length and its chunk
-		Arg:     &sink.Option{Name: "path", Type: sink.Path, Required: true},
+		Arg:     &sink.Option{Name: "path", Type: sink.Path, Required: true, Help: "where to"},
 		Open: func(_ context.Context, o *sink.Opening) (sink.Sink, error) {
 			f, err := os.OpenFile(o.Arg, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o640)
 			if err != nil {
@@ -69,8 +72,9 @@ func (s shout) Write(_ context.Context, c *sink.Chunk) error {
 func Example_lines() {
 	sink.Serve(sink.Plugin{
 		Name:    "shout",
+		Help:    "writes lines to a file",
 		Carries: []sink.Stream{sink.Stdout, sink.Stderr},
-		Arg:     &sink.Option{Name: "path", Type: sink.Path, Required: true},
+		Arg:     &sink.Option{Name: "path", Type: sink.Path, Required: true, Help: "where to"},
 		Open: func(_ context.Context, o *sink.Opening) (sink.Sink, error) {
 			f, err := os.OpenFile(o.Arg, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
 			if err != nil {
@@ -111,8 +115,9 @@ func (r relay) Write(_ context.Context, c *sink.Chunk) error {
 func Example_moved() {
 	sink.Serve(sink.Plugin{
 		Name:    "relay",
+		Help:    "passes output on to a socket",
 		Carries: []sink.Stream{sink.Stdout},
-		Arg:     &sink.Option{Name: "path", Type: sink.Path, Required: true},
+		Arg:     &sink.Option{Name: "path", Type: sink.Path, Required: true, Help: "where to"},
 		Open: func(_ context.Context, o *sink.Opening) (sink.Sink, error) {
 			o.Unseen = true
 			if kept := o.Parked("peer"); len(kept) > 0 {
@@ -136,8 +141,9 @@ func Example_moved() {
 func Example_direct() {
 	sink.Serve(sink.Plugin{
 		Name:    "plain",
+		Help:    "is a file",
 		Carries: []sink.Stream{sink.Stdout, sink.Stderr},
-		Arg:     &sink.Option{Name: "path", Type: sink.Path, Required: true},
+		Arg:     &sink.Option{Name: "path", Type: sink.Path, Required: true, Help: "where to"},
 		OpenDirect: func(_ context.Context, r *sink.Request) (near []*os.File, err error) {
 			for range r.Streams {
 				f, err := os.OpenFile(r.Arg, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
@@ -147,6 +153,46 @@ func Example_direct() {
 				near = append(near, f)
 			}
 			return near, nil
+		},
+	})
+}
+
+// pump reads the far end itself, which it could as well give to somebody else.
+type pump struct{ to *os.File }
+
+func (p pump) Close() error { return p.to.Close() }
+
+func (p pump) Read(ctx context.Context, far *sink.Far) error {
+	defer context.AfterFunc(ctx, func() { p.to.SetWriteDeadline(time.Unix(1, 0)) })() // it shall not wait for what takes nothing
+	b := make([]byte, 64<<10)
+	for {
+		n, err := far.Read(b)
+		if err == io.EOF {
+			return nil
+		}
+		if err == nil {
+			_, err = p.to.Write(b[:n])
+		}
+		if err != nil {
+			return err
+		}
+		far.Put(n) // they are where they belong
+	}
+}
+
+// A sink that reads far ends itself. What it has read when its process is killed, and not written, is lost.
+func Example_raw() {
+	sink.Serve(sink.Plugin{
+		Name:    "pump",
+		Help:    "appends output to a file, or writes it to a FIFO",
+		Carries: []sink.Stream{sink.Stdout, sink.Stderr},
+		Arg:     &sink.Option{Name: "path", Type: sink.Path, Required: true, Help: "where to"},
+		OpenRaw: func(_ context.Context, o *sink.Opening) (sink.RawSink, error) {
+			f, err := os.OpenFile(o.Arg, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o640)
+			if err != nil {
+				return nil, err
+			}
+			return pump{f}, nil
 		},
 	})
 }

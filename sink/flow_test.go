@@ -15,7 +15,7 @@ func (keepsNothing) Close() error                        { return nil }
 
 // TestChunkNeedsNoMemory hands chunks to a sink without a byte of new memory for each.
 func TestChunkNeedsNoMemory(t *testing.T) {
-	f := &flow{op: &opening{sink: keepsNothing{}}}
+	f := &flow{op: &opening{}, sink: keepsNothing{}}
 	c := &stage.Chunk{Data: []byte("text")}
 	if n := testing.AllocsPerRun(100, func() { f.Chunk(c) }); n > 0 {
 		t.Errorf("%v allocations a chunk", n)

@@ -26,7 +26,7 @@ type opening struct {
 	srv       *server
 	pub       *Opening
 	wiring    Wiring
-	sink      Sink
+	sink      interface{ Close() error }
 	console   ConsoleSink // the same as sink, where it is one
 	ctx       context.Context
 	cancel    context.CancelFunc
@@ -112,7 +112,7 @@ func (o *opening) openConsoleGiven(ctx context.Context, ticket fdchan.Ticket) (*
 	if err != nil {
 		return fail(err)
 	}
-	if err := o.read(o.pub.master, Console, branches, nil); err != nil {
+	if err := o.read(o.pub.master, Console, console, branches, nil); err != nil {
 		return fail(err)
 	}
 	d.Ack() // where that fails the agent has died, and another will open it again
@@ -155,17 +155,16 @@ func (o *opening) openPipes(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.
 		d.Ack()
 		return &sinkpb.OpenResponse{Wiring: sinkpb.Wiring_PIPE}, nil
 	}
-	if o.srv.plugin.Open == nil {
+	if o.srv.plugin.Open == nil && o.srv.plugin.OpenRaw == nil {
 		return fail(fmt.Errorf("sink %s reads no pipes", o.srv.plugin.Name))
 	}
 	if _, err := o.srv.engine(); err != nil {
 		return fail(err)
 	}
-	sink, err := o.srv.plugin.Open(ctx, o.pub)
+	read, err := o.openSink(ctx)
 	if err != nil {
-		return fail(err) // whatever came with it: a nil pointer in an interface is not nil
+		return fail(err)
 	}
-	o.sink = sink
 	for i, st := range o.pub.Streams {
 		if st == Stdin {
 			continue
@@ -177,12 +176,30 @@ func (o *opening) openPipes(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.
 			memory = d.FDs[i+1]
 			d.FDs[i+1] = nil
 		}
-		if err := o.read(far, st, nil, memory); err != nil {
+		if err := read(far, st, memory); err != nil {
 			return fail(err)
 		}
 	}
 	d.Ack() // where that fails the agent has died, and another will open it again
 	return &sinkpb.OpenResponse{Wiring: sinkpb.Wiring_PIPE}, nil
+}
+
+// openSink makes the sink, and returns what begins to read a stream. A RawSink is no branch that may lose something.
+func (o *opening) openSink(ctx context.Context) (read func(far *fd.FD, st Stream, memory *fd.FD) error, err error) {
+	if o.srv.plugin.OpenRaw != nil {
+		raw, err := o.srv.plugin.OpenRaw(ctx, o.pub)
+		if err != nil {
+			return nil, err // whatever came with it: a nil pointer in an interface is not nil
+		}
+		o.sink = raw
+		return func(far *fd.FD, st Stream, _ *fd.FD) error { return o.readRaw(raw, far, st) }, nil
+	}
+	sink, err := o.srv.plugin.Open(ctx, o.pub)
+	if err != nil {
+		return nil, err
+	}
+	o.sink = sink
+	return func(far *fd.FD, st Stream, memory *fd.FD) error { return o.read(far, st, sink, nil, memory) }, nil
 }
 
 func (o *opening) openDirect(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.OpenResponse, error) {
@@ -233,15 +250,15 @@ func (o *opening) openConsole(ctx context.Context, ticket fdchan.Ticket) (*sinkp
 	if err := o.srv.ep().Give(ctx, ticket, o.pub.tty.Int(), o.pub.master.Int()); err != nil {
 		return fail(err)
 	}
-	if err := o.read(o.pub.master, Console, nil, nil); err != nil {
+	if err := o.read(o.pub.master, Console, console, nil, nil); err != nil {
 		return fail(err)
 	}
 	return &sinkpb.OpenResponse{Wiring: sinkpb.Wiring_PTY, NearEnds: 1, FarEnds: 1}, nil
 }
 
 // read takes ownership of far, of the pipes of branches, and of the memory of what is lost of a stream that is a branch itself, and begins to
-// read.
-func (o *opening) read(far *fd.FD, st Stream, branches []stage.Branch, memory *fd.FD) error {
+// read for sink.
+func (o *opening) read(far *fd.FD, st Stream, sink Sink, branches []stage.Branch, memory *fd.FD) error {
 	eng, err := o.srv.engine()
 	if err != nil {
 		far.Close()
@@ -249,7 +266,7 @@ func (o *opening) read(far *fd.FD, st Stream, branches []stage.Branch, memory *f
 		closeBranches(branches)
 		return err
 	}
-	f := &flow{op: o, stream: st}
+	f := &flow{op: o, stream: st, sink: sink}
 	key := o.pub.ID + "/" + st.String()
 	var src *stage.Source
 	switch {
@@ -265,15 +282,20 @@ func (o *opening) read(far *fd.FD, st Stream, branches []stage.Branch, memory *f
 	if err != nil {
 		return err
 	}
-	o.srv.mu.Lock()
-	f.src = src
 	if st == Console {
 		f.into = src
 	}
+	o.flowing(f, src)
+	return nil
+}
+
+// flowing adds f, which src reads.
+func (o *opening) flowing(f *flow, src source) {
+	o.srv.mu.Lock()
+	defer o.srv.mu.Unlock()
+	f.src = src
 	o.flows = append(o.flows, f)
 	f.numbersBegin()
-	o.srv.mu.Unlock()
-	return nil
 }
 
 // inputClosed tells that the sink has ended the child's stdin.
@@ -366,6 +388,7 @@ func (o *opening) close(forget bool) {
 type flow struct {
 	op     *opening
 	stream Stream
+	sink   Sink // that the SDK reads for
 	src    source
 	into   brancher    // the same as src, where it can have branches
 	done   latch.Latch // closed when nothing more is written
@@ -421,7 +444,7 @@ func (f *flow) Chunk(c *stage.Chunk) error {
 		Stream: f.stream, Offset: c.Offset, Data: c.Data, Time: c.Time, Last: c.Last, Again: c.Again, Missed: c.Missed,
 		slot: &h.slot, unseen: c,
 	}
-	err := f.op.sink.Write(f.op.ctx, &h.chunk)
+	err := f.sink.Write(f.op.ctx, &h.chunk)
 	if err != nil {
 		f.lost = len(h.chunk.Data) + h.chunk.Left()
 	}

@@ -2,7 +2,6 @@ package sink
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -72,15 +71,4 @@ func (s *server) screenOf(remains []byte) (*sinkpb.ScreenResponse, error) {
 	}
 	defer c.Close()
 	return s.screen(c)
-}
-
-func (s *server) screen(c ConsoleSink) (*sinkpb.ScreenResponse, error) {
-	screen, err := c.Screen()
-	switch {
-	case errors.Is(err, errors.ErrUnsupported):
-		return nil, status.Errorf(codes.Unimplemented, "sink %s does not know what its consoles show", s.plugin.Name)
-	case err != nil:
-		return nil, openError(fmt.Errorf("screen: %w", err))
-	}
-	return screen, nil
 }

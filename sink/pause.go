@@ -20,7 +20,11 @@ func (s *server) Pause(ctx context.Context, _ *sinkpb.PauseRequest) (*sinkpb.Pau
 	if eng == nil { // it has never had a stream
 		return &sinkpb.PauseResponse{}, nil
 	}
-	if err := eng.Pause(ctx, pauseFor); err != nil {
+	err := eng.Pause(ctx, pauseFor)
+	if err == nil {
+		err = s.pauseRaw(ctx)
+	}
+	if err != nil {
 		return nil, status.Error(codes.DeadlineExceeded, "a chunk is still being put out")
 	}
 	return &sinkpb.PauseResponse{}, nil

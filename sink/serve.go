@@ -116,13 +116,15 @@ func (p *Plugin) valid() error {
 		return errors.New("Plugin.Name is empty")
 	case len(p.Carries) == 0:
 		return errors.New("Plugin.Carries is empty")
-	case p.Copies && (p.Open != nil || p.OpenConsole != nil || p.carries(Stdin) || p.carries(Console)):
-		return errors.New("with Plugin.Copies neither Open nor OpenConsole is called, and only Stdout and Stderr are carried")
+	case p.Copies && (p.Open != nil || p.OpenRaw != nil || p.OpenConsole != nil || p.carries(Stdin) || p.carries(Console)):
+		return errors.New("with Plugin.Copies nothing is opened, and only Stdout and Stderr are carried")
 	case p.Copies:
-	case p.Open == nil && p.OpenDirect == nil && p.OpenConsole == nil:
-		return errors.New("one of Plugin.Open, Plugin.OpenDirect and Plugin.OpenConsole must be set")
-	case p.OpenConsole != nil && (p.Open != nil || p.OpenDirect != nil):
-		return errors.New("with Plugin.OpenConsole neither Open nor OpenDirect is called")
+	case p.Open == nil && p.OpenRaw == nil && p.OpenDirect == nil && p.OpenConsole == nil:
+		return errors.New("one of Plugin.Open, Plugin.OpenRaw, Plugin.OpenDirect and Plugin.OpenConsole must be set")
+	case p.Open != nil && p.OpenRaw != nil:
+		return errors.New("with Plugin.OpenRaw Open is not called")
+	case p.OpenConsole != nil && (p.Open != nil || p.OpenRaw != nil || p.OpenDirect != nil):
+		return errors.New("with Plugin.OpenConsole neither Open, OpenRaw nor OpenDirect is called")
 	case (p.OpenConsole != nil) != p.carries(Console), p.carries(Console) && len(p.Carries) > 1:
 		return errors.New("Plugin.Carries must be Console alone with OpenConsole, and must not hold it with Open")
 	}

@@ -91,7 +91,7 @@ func (s *server) check(sp *sinkpb.Spec, child *sinkpb.Child, streams []sinkpb.St
 	switch p := s.plugin; {
 	case p.OpenConsole != nil:
 		wiring = PTY
-	case p.Open == nil && p.OpenDirect != nil:
+	case p.Open == nil && p.OpenRaw == nil && p.OpenDirect != nil:
 		wiring = Direct
 	}
 	if s.plugin.Check != nil {
@@ -311,15 +311,4 @@ func (s *server) Mark(ctx context.Context, req *sinkpb.MarkRequest) (*sinkpb.Mar
 		return nil, status.Error(codes.FailedPrecondition, fmt.Sprintf("mark: %v", err))
 	}
 	return &sinkpb.MarkResponse{}, nil
-}
-
-func (s *server) Screen(_ context.Context, req *sinkpb.ScreenRequest) (*sinkpb.ScreenResponse, error) {
-	if len(req.Remains) > 0 {
-		return s.screenOf(req.Remains)
-	}
-	o, err := s.console(req.Opening)
-	if err != nil {
-		return nil, err
-	}
-	return s.screen(o.console)
 }

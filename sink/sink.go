@@ -12,6 +12,7 @@
 //     ([Chunk.Again]), with what Write had recorded by then ([Chunk.Intend]).
 //   - Lines: Sink.Write ranges over [Chunk.Lines].
 //   - Bytes that it does not look at: with [Opening.Unseen] the kernel moves them ([Chunk.Move]).
+//   - The far ends themselves: Plugin.OpenRaw makes a [RawSink], which reads them as it likes.
 //   - Nothing: Plugin.OpenDirect makes the child's end itself, a file or a connection.
 //   - A console: Plugin.OpenConsole makes a terminal, and [ConsoleSink] serves its viewers.
 //
@@ -40,7 +41,6 @@ import (
 	"time"
 
 	"github.com/muxd/muxd/internal/spec"
-	"github.com/muxd/muxd/sink/sinkpb"
 )
 
 // Stream is one of a child's streams.
@@ -85,8 +85,8 @@ const (
 	Path     = spec.Path     // string, absolute
 )
 
-// Plugin is what an executable serves. Name and Carries are required, and one of Open, OpenDirect and OpenConsole, or Open
-// and OpenDirect where Check says which.
+// Plugin is what an executable serves. Name and Carries are required, and one of Open, OpenRaw, OpenDirect and OpenConsole, or OpenDirect
+// and one of the first two where Check says which.
 type Plugin struct {
 	Name    string // what a sink spec begins with
 	Version string
@@ -104,6 +104,10 @@ type Plugin struct {
 	// Open makes a sink for the streams of r. Everything that can fail for a reason of the user's should fail here. It
 	// may block as long as ctx lasts.
 	Open func(ctx context.Context, o *Opening) (Sink, error)
+
+	// OpenRaw is called in place of Open, for a sink that reads the far ends itself. What the SDK does for a Sink, that nothing is lost
+	// where the process is killed, such a sink does itself, or is not Exact: only the far ends come again by themselves.
+	OpenRaw func(ctx context.Context, o *Opening) (RawSink, error)
 
 	// Recover is told, before the first Open, what an earlier process of this plugin was killed over: the chunks for which
 	// it had recorded an intent, and the memories of openings. Each comes Again when its opening does; a sink whose streams share something may want to
@@ -212,7 +216,7 @@ type ConsoleSink interface {
 	Size() (rows, cols int)
 
 	// Screen is what the console shows. errors.ErrUnsupported: it does not know.
-	Screen() (*sinkpb.ScreenResponse, error)
+	Screen() (*Screen, error)
 
 	// Mark notes a marker in the console's recording. An error where it has none.
 	Mark(ctx context.Context, label string) error

@@ -375,9 +375,9 @@ type with struct {
 }
 
 func (e *Engine) add(src *fd.FD, key string, h Handler, o with) (*Source, error) {
-	if key == "" || len(key) > keyMost {
+	if err := checkKey(key); err != nil {
 		src.Close()
-		return nil, fmt.Errorf("key of %d bytes for a stream, want 1 to %d", len(key), keyMost)
+		return nil, err
 	}
 	if err := unix.SetNonblock(src.Int(), true); err != nil {
 		src.Close()
@@ -422,6 +422,13 @@ func (e *Engine) add(src *fd.FD, key string, h Handler, o with) (*Source, error)
 		e.queue(s)
 	}
 	return s, nil
+}
+
+func checkKey(key string) error {
+	if key == "" || len(key) > keyMost {
+		return fmt.Errorf("key of %d bytes for a stream, want 1 to %d", len(key), keyMost)
+	}
+	return nil
 }
 
 // place finds the slot of a source: its own of before, or a free one. e.mu is held.

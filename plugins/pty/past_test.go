@@ -2,10 +2,9 @@ package pty
 
 import (
 	"bytes"
+	"reflect"
 	"strings"
 	"testing"
-
-	"google.golang.org/protobuf/proto"
 
 	"github.com/muxd/muxd/sink"
 )
@@ -60,7 +59,7 @@ func TestRemains(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !proto.Equal(got, want) {
+			if !reflect.DeepEqual(got, want) {
 				t.Errorf("the screen is\n%v\nwant\n%v", got, want)
 			}
 			g := p.(*consoleSink)
