@@ -19,6 +19,7 @@ import (
 
 	"github.com/muxd/muxd/control/controlpb"
 	"github.com/muxd/muxd/core/config"
+	"github.com/muxd/muxd/core/host"
 	"github.com/muxd/muxd/internal/fd"
 	"github.com/muxd/muxd/internal/fdchan"
 	"github.com/muxd/muxd/sink/sinkpb"
@@ -370,8 +371,11 @@ func (s *api) Screen(ctx context.Context, req *controlpb.ScreenRequest) (*contro
 	}
 	var screen *sinkpb.ScreenResponse
 	err = s.a.view(ctx, c, func(o *opening, remains []byte) (err error) {
-		if screen, err = o.sinks().Screen(ctx, &sinkpb.ScreenRequest{Opening: o.id, Remains: remains}); err != nil {
+		if screen, err = o.sinks().Screen(ctx, &sinkpb.ScreenRequest{Opening: o.id, Remains: remains}, host.LargeAnswer()); err != nil {
 			return plainStatus(err)
+		}
+		if err := screenFits(screen); err != nil {
+			return status.Errorf(codes.FailedPrecondition, "screen of %s: sink %s: %v", req.Child, o.choice.spec.Name, err)
 		}
 		return nil
 	})
@@ -384,6 +388,33 @@ func (s *api) Screen(ctx context.Context, req *controlpb.ScreenRequest) (*contro
 	}
 	out := &controlpb.ScreenResponse{} // the same message, field by field
 	return out, proto.Unmarshal(b, out)
+}
+
+// screenMost is the most places that a screen has: whoever draws it makes room for each, whatever a plugin says.
+const screenMost = 1 << 20
+
+// screenFits says what is wrong with a screen that a plugin tells.
+func screenFits(s *sinkpb.ScreenResponse) error {
+	rows, cols := uint64(s.Size.GetRows()), uint64(s.Size.GetCols())
+	if rows > 0xffff || cols > 0xffff || rows*cols > screenMost {
+		return fmt.Errorf("it tells %d rows and %d columns, and %d places at most can be shown", rows, cols, screenMost)
+	}
+	if uint64(len(s.Lines)) > rows {
+		return fmt.Errorf("it tells %d lines on %d rows", len(s.Lines), rows)
+	}
+	for i, l := range s.Lines {
+		width := uint64(0)
+		for _, c := range l.Cells {
+			width += uint64(min(c.Width, 2))
+			if c.Width > 2 {
+				width = cols + 1
+			}
+		}
+		if width > cols || uint64(len(l.Cells)) > 2*cols {
+			return fmt.Errorf("it tells more than %d places in line %d", cols, i+1)
+		}
+	}
+	return nil
 }
 
 // console returns the opening of c's console.

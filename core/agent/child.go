@@ -64,10 +64,11 @@ type child struct {
 	key        string           // of the current run's process, at the keeper
 	openings   []*opening       // of the current run
 	pending    *keeperpb.Process
-	started    uint64      // of the current run's process, as keeper.StartTime tells it; 0: it could not be told
-	pidfd      *fd.FD      // while it runs
-	killed     *time.Timer // SIGKILL at the end of the grace time
-	drain      *time.Timer // the drain deadline
+	started    uint64                  // of the current run's process, as keeper.StartTime tells it; 0: it could not be told
+	pidfd      *fd.FD                  // while it runs
+	killed     *time.Timer             // SIGKILL at the end of the grace time
+	drain      *time.Timer             // the drain deadline
+	abort      context.CancelCauseFunc // ends what its start waits for of plugins; nil: it was never started here
 	restart    *time.Timer
 	stopping   bool
 	ending     bool          // its openings are being forgotten
@@ -227,8 +228,8 @@ func (a *Agent) drained(c *child, run uint32) {
 	if stopping && !c.adopted { // what is cut is cut, but nobody is left to be surprised by it
 		a.kill(a.ctx, c)
 	}
-	for _, o := range cut {
-		a.settle(o)
+	for _, o := range cut { // one plugin's answer is nothing that another one's streams wait for
+		a.follow(func() { a.settle(o) })
 	}
 	a.forsakeBroken()
 }
@@ -254,6 +255,9 @@ func (a *Agent) settle(o *opening) {
 	}
 	end := &sinkpb.EndRequest{Opening: o.id, HasStatus: c.rec.StatusKnown, Status: c.rec.Status}
 	a.mu.Unlock()
+	if p := o.plugin.Load(); exited && cut { // also where it does not answer the calls
+		time.AfterFunc(cutMost, func() { a.untold(o, p) })
+	}
 	var err error
 	if exited {
 		_, err = o.sinks().End(a.ctx, end)
@@ -263,6 +267,21 @@ func (a *Agent) settle(o *opening) {
 	}
 	if err != nil && !pluginGone(err) {
 		a.lost(o, err)
+	}
+}
+
+// cutMost is how long after Cut a plugin that runs may take to tell how the streams ended. The SDK takes 2 seconds.
+const cutMost = 10 * time.Second
+
+// untold gives up what a plugin has told no end of, though it was cut: nobody shall wait for that, muxd's own end least of all.
+func (a *Agent) untold(o *opening, p *host.Plugin) {
+	select {
+	case <-p.Gone(): // its successor is asked
+		return
+	default:
+	}
+	if o.plugin.Load() == p {
+		a.lost(o, fmt.Errorf("%v after the stream was cut it has not told how it ended", cutMost))
 	}
 }
 
@@ -316,6 +335,9 @@ func (a *Agent) maybeFinish(c *child) {
 	})
 }
 
+// forgetMost is how long a plugin may take to forget an opening.
+const forgetMost = 5 * time.Second
+
 // release lets go of what a run has at plugins and keeper.
 func (a *Agent) release(c *child, openings []*opening, stopping bool) {
 	if stopping && !c.adopted { // what it has left behind, and holds no stream
@@ -330,7 +352,9 @@ func (a *Agent) release(c *child, openings []*opening, stopping bool) {
 	var gone []*opening
 	for _, o := range openings {
 		a.lastNumbers(a.ctx, o)
-		_, err := o.sinks().Forget(a.ctx, &sinkpb.ForgetRequest{Opening: o.id, HasStatus: known, Status: ws})
+		ctx, cancel := context.WithTimeout(a.ctx, forgetMost)
+		_, err := o.sinks().Forget(ctx, &sinkpb.ForgetRequest{Opening: o.id, HasStatus: known, Status: ws})
+		cancel()
 		switch {
 		case err != nil && pluginGone(err):
 			gone = append(gone, o)
@@ -471,6 +495,9 @@ func (a *Agent) stop(c *child, grace time.Duration) {
 		return
 	default: // a spawn that is under way looks at c.stopping when it is done
 		starting := c.start != nil
+		if c.abort != nil { // nor for plugins
+			c.abort(errStopped)
+		}
 		a.mu.Unlock()
 		if starting { // it need not wait for the runtime
 			a.keeper.Signal(a.ctx, key, unix.SIGTERM, true)

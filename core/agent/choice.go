@@ -235,8 +235,29 @@ func (a *Agent) resolve(ctx context.Context, text string, streams []sinkpb.Strea
 	case err != nil:
 		return c, plainError(err)
 	}
+	if err := wiringFits(resp.Wiring, carries); err != nil {
+		return c, fmt.Errorf("sink %s: %w", c.spec.Name, err)
+	}
 	c.wiring, c.location = strings.ToLower(resp.Wiring.String()), resp.Location
 	return c, nil
+}
+
+// wiringFits refuses a wiring that is not known here, or that the streams cannot have.
+func wiringFits(w sinkpb.Wiring, streams []sinkpb.Stream) error {
+	console := slices.Contains(streams, sinkpb.Stream_CONSOLE)
+	switch w {
+	case sinkpb.Wiring_PIPE, sinkpb.Wiring_DIRECT:
+		if !console {
+			return nil
+		}
+	case sinkpb.Wiring_PTY, sinkpb.Wiring_CONSOLE_SOCKET:
+		if console {
+			return nil
+		}
+	default:
+		return fmt.Errorf("its plugin wants wiring %d, which this muxd does not know: is the plugin newer? update muxd", w)
+	}
+	return fmt.Errorf("its plugin wants wiring %v, and %v cannot have it", w, streams)
 }
 
 func wireSpec(s spec.Spec) *sinkpb.Spec { return &sinkpb.Spec{Arg: s.Arg, Options: s.Options} }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -147,42 +149,61 @@ func (a *Agent) adopt(ctx context.Context, children []*child, processes []*keepe
 }
 
 // reattach connects to the plugins that run, and returns how many. With repark each parks again what it has: the keeper that held
-// it has died.
+// it has died. A plugin that is slow holds up the others no longer than its start may take.
 func (a *Agent) reattach(ctx context.Context, processes []*keeperpb.Process, repark bool) int {
-	n := 0
+	var n atomic.Int32
+	var work sync.WaitGroup
 	for _, p := range processes {
-		if !isPluginKey(p.Key) {
-			continue
-		}
-		if p.Exited {
+		switch {
+		case !isPluginKey(p.Key):
+		case p.Exited:
 			a.host.Bury(p.Key)
-			continue
+		default:
+			work.Go(func() {
+				if a.reattachOne(ctx, p, repark) {
+					n.Add(1)
+				}
+			})
 		}
-		plugin, err := a.host.Reattach(ctx, p)
-		if err != nil {
-			a.log.Error("plugin is not reattached, and killed for a successor", "key", p.Key, "error", err)
-			a.keeper.Signal(ctx, p.Key, unix.SIGKILL, false)
-			continue
-		}
-		if repark {
-			if _, err := plugin.Sinks().Repark(ctx, &sinkpb.ReparkRequest{}); err != nil {
-				a.log.Error("plugin does not park again what it has", "plugin", plugin.Name(), "error", plainError(err))
-			}
-		}
-		resp, err := plugin.Sinks().Openings(ctx, &sinkpb.OpeningsRequest{})
-		if err != nil {
-			continue // it has died: its openings are revived
-		}
-		a.mu.Lock()
-		for _, id := range resp.Openings {
-			if o := a.openings[id]; o != nil && o.choice.spec.Name == plugin.Name() {
-				o.plugin.Store(plugin)
-			}
-		}
-		a.mu.Unlock()
-		n++
 	}
-	return n
+	work.Wait()
+	return int(n.Load())
+}
+
+func (a *Agent) reattachOne(ctx context.Context, p *keeperpb.Process, repark bool) bool {
+	plugin, err := a.host.Reattach(ctx, p)
+	if err != nil {
+		a.log.Error("plugin is not reattached, and killed for a successor", "key", p.Key, "error", err)
+		a.keeper.Signal(ctx, p.Key, unix.SIGKILL, false)
+		return false
+	}
+	most := a.cfg.Load().Agent.PluginStartTimeout
+	if repark {
+		reparkCtx, cancel := context.WithTimeout(ctx, most)
+		_, err := plugin.Sinks().Repark(reparkCtx, &sinkpb.ReparkRequest{})
+		cancel()
+		if err != nil {
+			a.log.Error("plugin does not park again what it has", "plugin", plugin.Name(), "error", plainError(err))
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	resp, err := plugin.Sinks().Openings(ctx, &sinkpb.OpeningsRequest{}, host.LargeAnswer())
+	if err != nil { // its openings are revived when it has died
+		if !pluginGone(err) {
+			a.log.Error("plugin does not say which streams it has, and is killed for a successor", "plugin", plugin.Name(), "error", plainError(err))
+			plugin.Kill()
+		}
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, id := range resp.Openings {
+		if o := a.openings[id]; o != nil && o.choice.spec.Name == plugin.Name() {
+			o.plugin.Store(plugin)
+		}
+	}
+	return true
 }
 
 var errStarting = status.Error(codes.Unavailable, "muxd's agent died while the child was being started")

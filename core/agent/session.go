@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/muxd/muxd/core/keeper"
 	"github.com/muxd/muxd/internal/fdchan"
 	"github.com/muxd/muxd/sink/sinkpb"
 )
@@ -80,6 +81,9 @@ func (s *sessions) session(c *net.UnixConn) error {
 	cred, err := conn.Peer()
 	if err == nil && cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
 		err = fmt.Errorf("process %d belongs to user %d", cred.Pid, cred.Uid)
+	}
+	if err == nil {
+		err = keeper.CheckPeer(c)
 	}
 	if err != nil {
 		conn.Close()

@@ -206,6 +206,9 @@ func (a *Agent) tryLater(c *child, err error) {
 	c.restart = time.AfterFunc(wait, func() { a.follow(func() { a.runAgain(c) }) })
 }
 
+// errStopped is why the start of a child that was stopped meanwhile has failed.
+var errStopped = status.Error(codes.FailedPrecondition, "the child was stopped while it was being started")
+
 // start opens the sinks of c's next run and spawns its process. It takes ownership of by's delivery. On an error
 // everything that it opened is closed again, and the state of c is the caller's to set.
 func (a *Agent) start(ctx context.Context, c *child, by caller) (err error) {
@@ -223,10 +226,20 @@ func (a *Agent) start(ctx context.Context, c *child, by caller) (err error) {
 	c.forgetRemoved()
 	c.openings, c.rec.Sinks, c.cut, c.pending, c.started = nil, nil, false, nil, 0
 	c.key = fmt.Sprintf("child/%s/%d", c.id(), run)
+	sinksCtx, abort := context.WithCancelCause(ctx) // what waits for plugins ends when the child is stopped
+	defer abort(nil)
+	if c.abort = abort; c.stopping {
+		abort(errStopped)
+	}
 	a.mu.Unlock()
+	defer func() {
+		if err != nil && context.Cause(sinksCtx) == errStopped {
+			err = errStopped
+		}
+	}()
 	pbChild := c.described(run)
 	if c.sinks == nil {
-		if c.sinks, err = a.choose(ctx, c.spec, pbChild); err != nil {
+		if c.sinks, err = a.choose(sinksCtx, c.spec, pbChild); err != nil {
 			return invalid(err)
 		}
 		c.spec.Sinks = nil // as they were chosen they stay
@@ -245,7 +258,7 @@ func (a *Agent) start(ctx context.Context, c *child, by caller) (err error) {
 		}
 	}()
 	for i, ch := range c.sinks {
-		if err := a.open(ctx, c, ch, i, pbChild, &near, by); err != nil {
+		if err := a.open(sinksCtx, c, ch, i, pbChild, &near, by); err != nil {
 			return err
 		}
 	}
@@ -255,7 +268,7 @@ func (a *Agent) start(ctx context.Context, c *child, by caller) (err error) {
 		}
 	}
 	if o, err := a.console(c); err == nil && by.attach != nil && o.choice.wiring != wiringSocket {
-		if err := a.attach(ctx, o, nil, by.session, by.attach); err != nil {
+		if err := a.attach(sinksCtx, o, nil, by.session, by.attach); err != nil {
 			return err
 		}
 		c.attached = true

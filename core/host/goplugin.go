@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/muxd/muxd/core/keeper"
 	"github.com/muxd/muxd/core/keeper/keeperpb"
 	"github.com/muxd/muxd/internal/fd"
 	"github.com/muxd/muxd/sink/sinkpb"
@@ -224,6 +225,9 @@ func (r *keeperRunner) Start(ctx context.Context) error {
 	if sp.Confine, err = r.admit(); err != nil {
 		r.stdout.Close()
 		return err
+	}
+	if sp.Confine != nil {
+		sp.Rlimits = append(slices.Clone(sp.Rlimits), keeper.MarkLimit())
 	}
 	h.mu.Lock()
 	h.waiting[r.p.key] = r.p

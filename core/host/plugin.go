@@ -227,7 +227,7 @@ func (h *Host) remove(p *Plugin) {
 
 // watch passes on what the plugin tells, until the connection ends.
 func (p *Plugin) watch() {
-	stream, err := p.sinks.Watch(context.Background(), &sinkpb.WatchRequest{})
+	stream, err := p.sinks.Watch(context.Background(), &sinkpb.WatchRequest{}, LargeAnswer())
 	for err == nil {
 		var ev *sinkpb.Event
 		if ev, err = stream.Recv(); err == nil {

@@ -42,9 +42,19 @@ func (p *Plugin) stirring(ctx context.Context, method string, req, reply any, cc
 	return call(ctx, method, req, reply, cc, opts...)
 }
 
+// answerMost bounds an answer. LargeAnswer is for what tells of many things at once, and for events, which have what is left of a console.
+const (
+	answerMost  = 1 << 20
+	largeAnswer = 16 << 20
+)
+
+// LargeAnswer is the option of a call whose answer may be large.
+func LargeAnswer() grpc.CallOption { return grpc.MaxCallRecvMsgSize(largeAnswer) }
+
 // dialOptions are those of the connection to the plugin.
 func (p *Plugin) dialOptions() []grpc.DialOption {
-	return append(localrpc.Client(), grpc.WithChainUnaryInterceptor(p.stirring, plainCall), grpc.WithStreamInterceptor(plainStream))
+	return append(localrpc.Client(), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(answerMost)), // go-plugin's own is none
+		grpc.WithChainUnaryInterceptor(p.stirring, plainCall), grpc.WithStreamInterceptor(plainStream))
 }
 
 // Reconsider has pulse look at Options.Hang again. It does not block.
@@ -94,7 +104,7 @@ func (p *Plugin) answers() (silent time.Duration) {
 	answered := make(chan struct{})
 	go func() {
 		defer close(answered)
-		p.sinks.Openings(ctx, &sinkpb.OpeningsRequest{})
+		p.sinks.Openings(ctx, &sinkpb.OpeningsRequest{}, LargeAnswer())
 	}()
 	defer func() {
 		cancel()

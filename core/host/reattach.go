@@ -13,6 +13,9 @@ import (
 	"github.com/hashicorp/go-hclog"
 	plugin "github.com/hashicorp/go-plugin"
 	"github.com/hashicorp/go-plugin/runner"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/muxd/muxd/core/keeper"
 	"github.com/muxd/muxd/core/keeper/keeperpb"
@@ -84,6 +87,7 @@ func (h *Host) Reattach(ctx context.Context, process *keeperpb.Process) (*Plugin
 		return nil, err
 	}
 	p.fds = fdchan.NewEndpoint(conn, p.park)
+	p.reopenLog(ctx)
 	p.client = plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  plugin.HandshakeConfig{MagicCookieKey: cookieKey, MagicCookieValue: cookieValue},
 		Plugins:          plugin.PluginSet{"sink": clientPlugin{}},
@@ -127,6 +131,9 @@ func (p *Plugin) reattach() error {
 	return nil
 }
 
+// descriptionMost bounds what a plugin says of itself: all of it is kept, and told to whoever lists plugins.
+const descriptionMost = 256 << 10
+
 // connect makes the gRPC client of a process that has shaken hands.
 func (p *Plugin) connect() error {
 	rpc, err := p.client.Client()
@@ -143,7 +150,13 @@ func (p *Plugin) connect() error {
 	p.sinks = raw.(sinkpb.SinkClient)
 	ctx, cancel := context.WithTimeout(context.Background(), p.host.o.StartTimeout())
 	defer cancel()
-	if p.desc, err = p.sinks.Describe(ctx, &sinkpb.DescribeRequest{MuxdVersion: p.host.o.Version}); err != nil {
+	p.desc, err = p.sinks.Describe(ctx, &sinkpb.DescribeRequest{MuxdVersion: p.host.o.Version}, grpc.MaxCallRecvMsgSize(descriptionMost))
+	switch code := status.Code(err); {
+	case code == codes.DeadlineExceeded:
+		return fmt.Errorf("it did not describe itself within %v", p.host.o.StartTimeout())
+	case code == codes.ResourceExhausted:
+		return fmt.Errorf("its description has more than %d bytes", descriptionMost)
+	case err != nil:
 		return fmt.Errorf("it does not describe itself: %w", err)
 	}
 	if p.desc.Name != p.name {

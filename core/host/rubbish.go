@@ -40,8 +40,9 @@ func plainText(s string) string {
 // unfit says whether r does something else than to be seen. Marks that turn the direction of a text are among what does.
 func unfit(r rune) bool { return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) }
 
-// plainMessage makes every text in m plain.
+// plainMessage makes every text in m plain, and drops what is not known here.
 func plainMessage(m protoreflect.Message) {
+	m.SetUnknown(nil)
 	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		switch {
 		case fd.IsMap(): // there is none in what plugins say

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/muxd/muxd/sink"
 )
@@ -55,6 +56,15 @@ func try(what, object string) (string, error) {
 			c.Close()
 		}
 		return "connected", err
+	case "talk":
+		c, err := net.Dial("unix", object)
+		if err != nil {
+			return "", err
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+		n, err := c.Read(make([]byte, 1)) // a server of gRPC begins
+		return fmt.Sprint(n, " bytes"), err
 	case "signal":
 		pid, _ := strconv.Atoi(object)
 		return "it", syscall.Kill(pid, 0)
