@@ -90,7 +90,7 @@ type Info struct {
 func Checks() []Info {
 	var out []Info
 	for _, c := range allChecks() {
-		out = append(out, Info{c.id, c.expect, c.perSpec})
+		out = append(out, Info{c.id, c.expect, c.about != aPlugin})
 	}
 	return out
 }
@@ -102,10 +102,10 @@ func Known(id string) bool {
 
 // check is one thing that muxd relies on.
 type check struct {
-	id      string
-	expect  string
-	perSpec bool
-	run     func(s *session) error
+	id     string
+	expect string
+	about  about
+	run    func(s *session) error
 }
 
 // T is what Run needs of a *testing.T, which is one.
@@ -245,7 +245,7 @@ func newKit(ctx context.Context, o Options) (*kit, error) {
 	for _, c := range allChecks() {
 		switch {
 		case !o.wants(c.id):
-		case !c.perSpec:
+		case c.about == aPlugin:
 			k.jobs = append(k.jobs, job{check: c})
 		default:
 			for _, t := range all {
@@ -378,7 +378,10 @@ func (k *kit) do(ctx context.Context, j job) Result {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	s := k.session(ctx, j.target)
-	err := j.check.run(s)
+	err := j.check.about.of(s)
+	if err == nil {
+		err = j.check.run(s)
+	}
 	if err != nil {
 		r.Outcome, r.Detail = Failed, err.Error()
 		var na notApplicable

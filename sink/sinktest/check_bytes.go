@@ -13,9 +13,6 @@ import (
 )
 
 func wiringCheck(s *session) error {
-	if err := s.needsOutput(); err != nil {
-		return err
-	}
 	h, o, err := s.openNew()
 	if err != nil {
 		return err
@@ -40,9 +37,6 @@ func wiringCheck(s *session) error {
 }
 
 func bytesNone(s *session) error {
-	if err := s.needsReading(); err != nil {
-		return err
-	}
 	_, o, err := s.openNew()
 	if err != nil {
 		return err
@@ -51,9 +45,6 @@ func bytesNone(s *session) error {
 }
 
 func bytesSmall(s *session) error {
-	if err := s.needsOutput(); err != nil {
-		return err
-	}
 	_, o, err := s.openNew()
 	if err != nil {
 		return err
@@ -62,9 +53,6 @@ func bytesSmall(s *session) error {
 }
 
 func bytesBinary(s *session) error {
-	if err := s.needsOutput(); err != nil {
-		return err
-	}
 	if s.o.Read == "" && s.target.read == readNothing {
 		return notApplicable("there is no way to read what came out: give one with --read")
 	}
@@ -81,9 +69,6 @@ func bytesBinary(s *session) error {
 }
 
 func bytesLarge(s *session) error {
-	if err := s.needsOutput(); err != nil {
-		return err
-	}
 	_, o, err := s.openNew()
 	if err != nil {
 		return err
@@ -94,9 +79,6 @@ func bytesLarge(s *session) error {
 
 // bytesBoth does not compare: how a sink puts two streams out, PROTOCOL.md does not say.
 func bytesBoth(s *session) error {
-	if err := s.needsReading(); err != nil {
-		return err
-	}
 	for _, st := range []sinkpb.Stream{sinkpb.Stream_STDOUT, sinkpb.Stream_STDERR} {
 		if !slices.Contains(s.desc.Carries, st) {
 			return notApplicable("it does not carry both")

@@ -210,9 +210,6 @@ func callsUnknown(s *session) error {
 }
 
 func callsTicket(s *session) error {
-	if err := s.needsOutput(); err != nil {
-		return err
-	}
 	h, err := s.host()
 	if err != nil {
 		return err
@@ -230,9 +227,6 @@ func callsTicket(s *session) error {
 }
 
 func callsAgain(s *session) error {
-	if err := s.needsReading(); err != nil {
-		return err
-	}
 	h, o, err := s.openNew()
 	if err != nil {
 		return err
@@ -290,9 +284,6 @@ func (o *opening) openedAgain(ctx context.Context) error {
 }
 
 func callsWatch(s *session) error {
-	if err := s.needsReading(); err != nil {
-		return err
-	}
 	h, o, err := s.openNew()
 	if err != nil {
 		return err

@@ -13,16 +13,8 @@ import (
 	"github.com/muxd/muxd/sink/sinkpb"
 )
 
-// console opens a console.
-func (s *session) console() (*host, *opening, error) {
-	if s.target.wiring != sinkpb.Wiring_PTY {
-		return nil, nil, notApplicable("it is no console")
-	}
-	return s.openNew()
-}
-
 func consoleKeys(s *session) error {
-	_, o, err := s.console()
+	_, o, err := s.openNew()
 	if err != nil {
 		return err
 	}
@@ -71,7 +63,7 @@ func (v *viewer) acked(offset uint64) error {
 }
 
 func consoleSize(s *session) error {
-	h, o, err := s.console()
+	h, o, err := s.openNew()
 	if err != nil {
 		return err
 	}
@@ -90,7 +82,7 @@ func consoleSize(s *session) error {
 }
 
 func consoleFrames(s *session) error {
-	_, o, err := s.console()
+	_, o, err := s.openNew()
 	if err != nil {
 		return err
 	}
@@ -125,7 +117,7 @@ func consoleFrames(s *session) error {
 }
 
 func consoleReopen(s *session) error {
-	h, o, err := s.console()
+	h, o, err := s.openNew()
 	if err != nil {
 		return err
 	}

@@ -14,9 +14,6 @@ import (
 )
 
 func endOrder(s *session) error {
-	if err := s.needsReading(); err != nil {
-		return err
-	}
 	h, o, err := s.openNew()
 	if err != nil {
 		return err
@@ -37,9 +34,6 @@ func endOrder(s *session) error {
 }
 
 func endWriters(s *session) error {
-	if err := s.needsReading(); err != nil {
-		return err
-	}
 	h, o, err := s.openNew()
 	if err != nil {
 		return err
@@ -90,9 +84,6 @@ func (s *session) taken(ctx context.Context, o *opening) error {
 }
 
 func endCut(s *session) error {
-	if err := s.needsReading(); err != nil {
-		return err
-	}
 	h, o, err := s.openNew()
 	if err != nil {
 		return err
@@ -177,9 +168,6 @@ func (s *session) stuff(o *opening, l *lines) (blocked bool, err error) {
 const quiet = 500 * time.Millisecond
 
 func pressureCheck(s *session) error {
-	if err := s.needsReading(); err != nil {
-		return err
-	}
 	h, o, sp, err := s.stalled()
 	if err != nil {
 		return err
@@ -235,9 +223,6 @@ func (o *opening) stat(ctx context.Context) (*sinkpb.StreamStat, error) {
 }
 
 func endStuck(s *session) error {
-	if err := s.needsReading(); err != nil {
-		return err
-	}
 	if s.target.drops {
 		return notApplicable("it drops what nobody takes, and is never stuck")
 	}
@@ -271,12 +256,6 @@ func endStuck(s *session) error {
 }
 
 func endOpen(s *session) error {
-	if err := s.needsReading(); err != nil {
-		return err
-	}
-	if s.target.wiring != sinkpb.Wiring_PIPE {
-		return notApplicable("it is about pipes")
-	}
 	_, o, err := s.openNew()
 	if err != nil {
 		return err

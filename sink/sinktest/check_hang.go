@@ -24,9 +24,6 @@ func (h *host) answers(ctx context.Context) error {
 }
 
 func hangStop(s *session) error {
-	if err := s.needsOutput(); err != nil {
-		return err
-	}
 	h, o, err := s.openNew()
 	if err != nil {
 		return err
@@ -49,9 +46,6 @@ func hangStop(s *session) error {
 }
 
 func hangBusy(s *session) error {
-	if err := s.needsReading(); err != nil {
-		return err
-	}
 	h, o, sp, err := s.stalled()
 	if err != nil {
 		return err

@@ -36,9 +36,6 @@ func (s *session) readOn(ctx context.Context, h *host) error {
 }
 
 func killRandom(s *session) error {
-	if err := s.needsReading(); err != nil {
-		return err
-	}
 	kills := 12
 	if s.o.Full {
 		kills = 100
@@ -105,9 +102,6 @@ func (o *opening) trickle(ctx context.Context, st sinkpb.Stream, l *lines, enoug
 }
 
 func killOpen(s *session) error {
-	if err := s.needsReading(); err != nil {
-		return err
-	}
 	for _, at := range []string{"before it is given a descriptor", "before the call"} {
 		h, err := s.host()
 		if err != nil {
@@ -156,9 +150,6 @@ func killOpen(s *session) error {
 }
 
 func killPark(s *session) error {
-	if err := s.needsReading(); err != nil {
-		return err
-	}
 	total, err := s.parks()
 	if err != nil {
 		return err
@@ -308,9 +299,6 @@ func (s *session) told(ctx context.Context, o *opening) <-chan struct{} {
 }
 
 func killUnread(s *session) error {
-	if err := s.needsReading(); err != nil {
-		return err
-	}
 	h, o, err := s.openNew()
 	if err != nil {
 		return err
@@ -332,9 +320,6 @@ func killUnread(s *session) error {
 }
 
 func killAgain(s *session) error {
-	if err := s.needsReading(); err != nil {
-		return err
-	}
 	h, o, err := s.openNew()
 	if err != nil {
 		return err
@@ -383,9 +368,6 @@ func (h *host) takeUpTo(ctx context.Context, last string) error {
 }
 
 func killEnd(s *session) error {
-	if err := s.needsReading(); err != nil {
-		return err
-	}
 	for _, after := range []time.Duration{0, time.Millisecond} {
 		h, o, err := s.openNew()
 		if err != nil {
@@ -411,9 +393,6 @@ func killEnd(s *session) error {
 }
 
 func killTold(s *session) error {
-	if err := s.needsReading(); err != nil {
-		return err
-	}
 	h, o, err := s.openNew()
 	if err != nil {
 		return err

@@ -10,20 +10,6 @@ import (
 	"github.com/muxd/muxd/sink/sinkpb"
 )
 
-// keepsLogs says that a check is about Logs.
-func (s *session) keepsLogs() error {
-	if err := s.needsReading(); err != nil {
-		return err
-	}
-	if !s.desc.KeepsLogs {
-		return notApplicable("it keeps no logs")
-	}
-	if s.target.read == readFIFO {
-		return notApplicable("a FIFO keeps nothing")
-	}
-	return nil
-}
-
 // texts collects the lines of a log.
 type texts struct {
 	lines   []string
@@ -56,9 +42,6 @@ func (t *texts) are(from, to int) error {
 }
 
 func logsAll(s *session) error {
-	if err := s.keepsLogs(); err != nil {
-		return err
-	}
 	const n = 300
 	_, o, err := s.openNew()
 	if err != nil {
@@ -105,9 +88,6 @@ func logsAll(s *session) error {
 }
 
 func logsFollow(s *session) error {
-	if err := s.keepsLogs(); err != nil {
-		return err
-	}
 	const n = 200
 	_, o, err := s.openNew()
 	if err != nil {

@@ -27,9 +27,6 @@ func goodMetrics(all []*sinkpb.Metric) error {
 }
 
 func metricsCheck(s *session) error {
-	if err := s.needsReading(); err != nil {
-		return err
-	}
 	if len(s.desc.Metrics) == 0 {
 		return notApplicable("it declares no numbers of its own")
 	}

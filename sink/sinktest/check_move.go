@@ -30,12 +30,6 @@ func unless(call string, err error) error {
 }
 
 func moveLeave(s *session) error {
-	if err := s.needsReading(); err != nil {
-		return err
-	}
-	if s.target.wiring != sinkpb.Wiring_PIPE {
-		return notApplicable("only what is on a pipe can move")
-	}
 	h, o, err := s.openNew()
 	if err != nil {
 		return err
@@ -97,9 +91,6 @@ func moveLeave(s *session) error {
 }
 
 func moveRepark(s *session) error {
-	if err := s.needsReading(); err != nil {
-		return err
-	}
 	h, o, err := s.openNew()
 	if err != nil {
 		return err
@@ -224,9 +215,6 @@ func (h *host) reconnect(ctx context.Context) error {
 }
 
 func moveAlone(s *session) error {
-	if err := s.needsReading(); err != nil {
-		return err
-	}
 	h, o, err := s.openNew()
 	if err != nil {
 		return err
@@ -289,12 +277,6 @@ func moveIdle(s *session) error {
 }
 
 func movePause(s *session) error {
-	if err := s.needsReading(); err != nil {
-		return err
-	}
-	if s.target.wiring != sinkpb.Wiring_PIPE {
-		return notApplicable("what a terminal holds cannot be counted")
-	}
 	h, o, err := s.openNew()
 	if err != nil {
 		return err

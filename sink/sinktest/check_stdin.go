@@ -14,9 +14,6 @@ import (
 
 // withStdin opens stdin and the output stream, and returns the peer that sends what the child reads.
 func (s *session) withStdin() (*host, *opening, peer, error) {
-	if err := s.needsReading(); err != nil {
-		return nil, nil, nil, err
-	}
 	if !slices.Contains(s.desc.Carries, sinkpb.Stream_STDIN) || slices.Contains(s.desc.ByName, sinkpb.Stream_STDIN) {
 		return nil, nil, nil, notApplicable("it does not carry stdin beside the output")
 	}

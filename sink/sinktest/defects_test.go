@@ -26,7 +26,7 @@ var specs = map[string]string{
 	"end.stuck": "plain:{fifo}", "pressure": "plain:{fifo}", "hang.busy": "plain:{fifo}",
 	"stdin": "plain:unix:{listen}", "stdin.exit": "plain:unix:{listen}",
 	"wiring": "plain-console", "console.keys": "plain-console", "console.size": "plain-console",
-	"console.frames": "plain-console", "console.reopen": "plain-console",
+	"console.frames": "plain-console", "console.reopen": "plain-console", "console.branch": "plain-console",
 }
 
 // A check that nothing fails checks nothing: for each there is a defect that it finds, and no other does.

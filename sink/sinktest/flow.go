@@ -179,22 +179,3 @@ func (s *session) pass(o *opening, written, want traffic, n int64, size int) err
 	}
 	return s.finish(o, want)
 }
-
-// needsPipe says that a check is about what the sink reads.
-func (s *session) needsReading() error {
-	switch {
-	case s.target.out == 0:
-		return notApplicable("the plugin carries no output")
-	case s.target.wiring == sinkpb.Wiring_DIRECT:
-		return notApplicable("with this spec the child has the file or connection itself")
-	}
-	return nil
-}
-
-// needsOutput says that a check is about what comes out.
-func (s *session) needsOutput() error {
-	if s.target.out == 0 {
-		return notApplicable("the plugin carries no output")
-	}
-	return nil
-}

@@ -208,6 +208,7 @@ func (p *plain) Describe(context.Context, *sinkpb.DescribeRequest) (*sinkpb.Desc
 	d := &sinkpb.Description{Name: "plain", Version: "1", Help: "a plugin of the kit's own tests", KeepsLogs: true}
 	d.Carries = []sinkpb.Stream{sinkpb.Stream_STDIN, sinkpb.Stream_STDOUT, sinkpb.Stream_STDERR}
 	d.Arg = &sinkpb.Option{Name: "path", Type: sinkpb.Option_STRING, Required: true, Help: "where to"}
+	d.Rewires, d.TakesBranch = !p.console, p.console
 	if p.console {
 		d.Name, d.KeepsLogs, d.Arg, d.Carries = "plain-console", false, nil, []sinkpb.Stream{sinkpb.Stream_CONSOLE}
 	} else {

@@ -99,17 +99,23 @@ type plainConsole struct {
 	over   bool          // plain.mu
 	isCut  bool          // plain.mu
 	holds  map[*int]bool // where viewers are that are waited for; plain.mu
+
+	branch   *fd.FD // plain.mu
+	branchID string
 }
 
 func (o *plainOpening) openConsole(ctx context.Context) error {
 	c := &plainConsole{p: o.p, holds: map[*int]bool{}}
 	o.console = c
 	if o.req.Again {
-		d, err := o.p.channelNow().Take(ctx, fdchan.Ticket(o.req.Ticket), 1)
+		d, err := o.p.channelNow().Take(ctx, fdchan.Ticket(o.req.Ticket), 1+len(o.req.Branches))
 		if err != nil {
 			return err
 		}
 		c.master = d.FDs[0]
+		if len(o.req.Branches) == 1 {
+			c.branch, c.branchID = d.FDs[1], o.req.Branches[0].Id
+		}
 		if err := c.openTTY(); err != nil {
 			return err
 		}
@@ -164,6 +170,7 @@ func (c *plainConsole) run() {
 			continue
 		}
 		n, err := unix.Read(c.master.Int(), b)
+		c.onward(b[:max(n, 0)])
 		c.p.mu.Lock()
 		if n > 0 {
 			c.out = append(c.out, b[:n]...)
@@ -176,6 +183,9 @@ func (c *plainConsole) run() {
 			}
 			continue
 		}
+		c.p.mu.Unlock()
+		c.endBranch()
+		c.p.mu.Lock()
 		c.over = true
 		c.p.change()
 		c.p.mu.Unlock()

@@ -30,6 +30,7 @@ type plainStream struct {
 	turn sync.Mutex // while a chunk is in hand
 
 	wake, woken *fd.FD
+	rewired     atomic.Bool  // woken has a byte for that
 	asked       atomic.Value // cut or leave
 	quit        atomic.Bool
 
@@ -189,8 +190,12 @@ func (s *plainStream) chunk() (over bool, err error) {
 	case errors.Is(err, unix.EAGAIN) && s.asked.Load() == "cut":
 		return true, nil
 	case errors.Is(err, unix.EAGAIN):
+		far := int32(s.far.Int())
 		s.turn.Unlock()
-		unix.Poll([]unix.PollFd{{Fd: int32(s.far.Int()), Events: unix.POLLIN}, {Fd: int32(s.woken.Int()), Events: unix.POLLIN}}, -1)
+		unix.Poll([]unix.PollFd{{Fd: far, Events: unix.POLLIN}, {Fd: int32(s.woken.Int()), Events: unix.POLLIN}}, -1)
+		if s.rewired.CompareAndSwap(true, false) {
+			unix.Read(s.woken.Int(), make([]byte, 1))
+		}
 		s.turn.Lock()
 		return false, nil
 	}
