@@ -48,6 +48,7 @@ func (m *muxd) handOver(t *testing.T, name, spec string, read *os.File) {
 // TestAdopt hands pipes over while one of those who take them is killed. Whoever it is and whenever it dies, Adopt succeeds, and
 // every byte comes out once and in order, those from before as well as those from after it.
 func TestAdopt(t *testing.T) {
+	t.Parallel()
 	m := start(t)
 	dir := t.TempDir()
 	m.spawn(t, &result{name: "console", spec: "pty", kind: "small", stop: filepath.Join(dir, "stop"), count: filepath.Join(dir, "count")})

@@ -18,14 +18,12 @@ import (
 
 // mover has a stream of one child go from file to file.
 type mover struct {
-	child string
-	files []string
+	child, stream string
+	files         []string
 }
 
-// move has the stream go to another file, while kill is called at some moment of it.
-func (v *mover) move(t *testing.T, m *muxd, dir string, kill func()) {
-	t.Helper()
-	v.files = append(v.files, filepath.Join(dir, fmt.Sprintf("%s.%d", v.child, len(v.files))))
+// while calls kill at some moment of change.
+func while(kill func(), change func(ctx context.Context)) {
 	killed := make(chan struct{})
 	go func() {
 		defer close(killed)
@@ -33,13 +31,30 @@ func (v *mover) move(t *testing.T, m *muxd, dir string, kill func()) {
 	}()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	req := &controlpb.RedirectRequest{Child: v.child, Stream: "stdout", Spec: "file:" + v.files[len(v.files)-1] + ",format=raw", RequestId: v.files[len(v.files)-1]}
-	_, err := m.client.API.Redirect(ctx, req)
+	change(ctx)
 	<-killed
-	if err != nil { // the sink, or what it goes to, was dead for too long: the stream stays where it is
-		t.Logf("redirect %s: %v", v.child, err)
-	}
 }
+
+// move has the stream go to another file, while kill is called at some moment of it.
+func (v *mover) move(t *testing.T, m *muxd, dir string, kill func()) {
+	t.Helper()
+	path := v.next(dir)
+	while(kill, func(ctx context.Context) {
+		req := &controlpb.RedirectRequest{Child: v.child, Stream: v.stream, Spec: rawFile(path), RequestId: path}
+		if _, err := m.client.API.Redirect(ctx, req); err != nil { // the sink, or what it goes to, was dead for too long: the stream stays where it is
+			t.Logf("redirect %s of %s: %v", v.stream, v.child, err)
+		}
+	})
+}
+
+// next is the path of another file.
+func (v *mover) next(dir string) string {
+	path := filepath.Join(dir, fmt.Sprintf("%s-%s.%d", v.child, strings.ReplaceAll(v.stream, "/", "-"), len(v.files)))
+	v.files = append(v.files, path)
+	return path
+}
+
+func rawFile(path string) string { return "file:" + path + ",format=raw" }
 
 // read is what is in the files, in their order.
 func (v *mover) read() (all []byte, err error) {
@@ -51,6 +66,54 @@ func (v *mover) read() (all []byte, err error) {
 		all = append(all, b...)
 	}
 	return all, nil
+}
+
+// adder gives a stream of one child another sink for a while, again and again.
+type adder struct {
+	mover
+	has bool // it has one now: the latest file
+}
+
+// change adds one, or removes it, while kill is called at some moment of it.
+func (v *adder) change(t *testing.T, m *muxd, dir string, kill func()) {
+	t.Helper()
+	how := controlpb.RedirectRequest_REMOVE
+	if !v.has {
+		how = controlpb.RedirectRequest_ADD
+		v.next(dir)
+	}
+	spec := rawFile(v.files[len(v.files)-1])
+	copiers := m.copiersOf(t, v.child)
+	while(kill, func(ctx context.Context) {
+		req := &controlpb.RedirectRequest{Child: v.child, Stream: v.stream, Spec: spec, How: how, RequestId: fmt.Sprint(how, spec)}
+		for _, err := m.client.API.Redirect(ctx, req); err != nil; _, err = m.client.API.Redirect(ctx, req) { // a plugin was dead for too long
+			if t.Logf("redirect %s of %s, %v: %v", v.stream, v.child, how, err); ctx.Err() != nil {
+				t.Fatalf("it is not done, however often it is asked for")
+			}
+		}
+	})
+	v.has = !v.has
+	m.openings["file"] += map[bool]int{true: 1, false: -1}[v.has]
+	m.openings["fanout"] += m.copiersOf(t, v.child) - copiers // which is put between where there was one sink
+}
+
+// check looks for each file's content in the stream: they are parts of it, one behind the other.
+func (v *adder) check(t *testing.T, stream []byte) {
+	t.Helper()
+	at := 0
+	for _, path := range v.files {
+		part, err := os.ReadFile(path)
+		if err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		n := bytes.Index(stream[at:], part)
+		if n < 0 {
+			t.Errorf("%s: %d bytes, %.60q..., are no part of the stream behind byte %d", path, len(part), part, at)
+			return
+		}
+		at += n + len(part)
+	}
+	t.Logf("%s of %s had %d more sinks", v.stream, v.child, len(v.files))
 }
 
 // upgrade puts another file in the place of muxd's, and has muxd go on as that.
@@ -150,7 +213,7 @@ func (k *keys) run() {
 			return
 		}
 		k.text = append(k.text, line...)
-		if n%50 == 0 {
+		if n%10 == 0 {
 			time.Sleep(5 * time.Millisecond) // it paces the test, and waits for nothing
 		}
 	}

@@ -37,8 +37,29 @@ func TestMain(m *testing.M) {
 		os.Exit(writer(spec))
 	}
 	flag.Parse()
-	os.Exit(m.Run())
+	var err error
+	if bin, err = os.MkdirTemp("/tmp", "mxb"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	os.RemoveAll(bin)
+	os.Exit(code)
 }
+
+// bin is where the muxd of these tests is built. TestMain sets it before any test runs.
+var bin string
+
+// built is the path of the muxd that these tests run, which ends at steps on request.
+var built = sync.OnceValues(func() (path string, err error) {
+	path = filepath.Join(bin, "muxd")
+	build := exec.Command("go", "build", "-tags", "muxd_chaos", "-o", path, "github.com/muxd/muxd/cmd/muxd")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build muxd: %w\n%s", err, out)
+	}
+	return path, nil
+})
 
 // result is what a child has to come out as.
 type result struct {
@@ -56,6 +77,7 @@ type result struct {
 // or stops them there, under children of every kind, sink and format. Afterwards every record is there once and in order, every
 // exit status is right, and nothing is left.
 func TestChaos(t *testing.T) {
+	t.Parallel()
 	seed := *seedWanted
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
@@ -88,21 +110,41 @@ func TestChaos(t *testing.T) {
 	add("burst", "file:OUT,format=raw")
 	all[len(all)-1].also = "file:" + filepath.Join(dir, "branch") + ",format=cri,branch=spill"
 	copied := all[len(all)-1]
-	add("small", "file:OUT.0,format=raw")
+	added := &adder{mover: mover{child: copied.name, stream: "stdout"}}
+	moved := &mover{child: fmt.Sprint("c", len(all)), stream: "stdout"}
+	add("small", rawFile(moved.next(dir)))
 	all[len(all)-1].moves = true
-	moved := &mover{child: all[len(all)-1].name, files: []string{filepath.Join(dir, all[len(all)-1].name+".0")}}
 	add("small", "file:OUT,format=raw")
 	adopted := all[len(all)-1]
 	for i, kind := range []string{"small", "burst", "small", "big"} {
 		add(kind, "socket:unix:OUT,framing="+[]string{"raw", "lines", "docker", "json"}[i])
 	}
 	add("small", "socket:listen=unix:OUT")
-	add("burst", "pty,scrollback=64MiB")
+	hurry := make(chan struct{})
+	add("burst", "socket:unix:OUT,framing=lines,policy=drop-oldest,queue=128KiB")
+	slow := all[len(all)-1]
+	full := newDisk(t, filepath.Join(dir, "disk"), 64<<20+*killsWanted<<20)
+	var cramped *result
+	if full != nil {
+		add("tick", "file:"+full.dir+"/log,format=cri,policy=drop-oldest,queue=256KiB")
+		cramped = all[len(all)-1]
+		m.ails[cramped.name] = true
+	}
+	m.ails[slow.name] = true
+	logged := &mover{child: fmt.Sprint("c", len(all)), stream: "console/1"}
+	add("burst", "pty,scrollback=64MiB,log="+strings.ReplaceAll(rawFile(logged.next(dir)), ",", `\,`))
+	console := all[len(all)-1]
+	m.openings["file"]++ // its log
+	alsoShown := &adder{mover: mover{child: console.name, stream: "console"}}
 	peers := map[*result]*peer{}
 	for _, r := range all {
 		if path, ok := strings.CutPrefix(r.spec, "socket:unix:"); ok {
 			path, _, _ = strings.Cut(path, ",")
-			peers[r] = accept(t, path)
+			if r == slow {
+				peers[r] = acceptSlowly(t, path, hurry)
+			} else {
+				peers[r] = accept(t, path)
+			}
 		}
 		if r == adopted {
 			m.adopt(t, r)
@@ -113,13 +155,21 @@ func TestChaos(t *testing.T) {
 			peers[r] = connect(path)
 		}
 	}
-	viewer := m.view(t, all[len(all)-1].name)
+	viewer := m.view(t, console.name)
 	typed := m.typeInto(t, dir)
 
+	var deck []string // deaths, shuffled: each comes
 	kills := 0
+	spent := map[string]time.Duration{}
 	for kills < *killsWanted {
+		begun := time.Now()
 		time.Sleep(time.Duration(random.IntN(60)) * time.Millisecond) // when the kill comes, not a wait for anything
-		who := deaths[random.IntN(len(deaths))]
+		if len(deck) == 0 {
+			deck = slices.Clone(deaths)
+			random.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
+		}
+		who := deck[0]
+		deck = deck[1:]
 		before := uint32(0)
 		if who == "keeper" || who == "both" { // the plugins are well, and this death is over before the next
 			before = m.settle(t, 0)
@@ -134,7 +184,13 @@ func TestChaos(t *testing.T) {
 		}
 		switch {
 		case who == "move":
-			moved.move(t, m, dir, later)
+			[]*mover{moved, logged}[random.IntN(2)].move(t, m, dir, later)
+		case who == "branch":
+			[]*adder{added, alsoShown}[random.IntN(2)].change(t, m, dir, later)
+		case who == "full":
+			if full != nil {
+				full.toggle(t)
+			}
 		case who == "upgrade":
 			m.settle(t, 0)
 			m.upgrade(t, later)
@@ -151,20 +207,28 @@ func TestChaos(t *testing.T) {
 		if who == "keeper" || who == "both" {
 			m.settle(t, before)
 		}
+		spent[who] += time.Since(begun)
 	}
+	t.Logf("time spent: %v", spent)
 	for _, plugin := range append(carriers, "fanout") { // whatever died too often waits for a person
 		if _, err := m.client.API.RestartPlugin(context.Background(), &controlpb.RestartPluginRequest{Name: plugin}); err != nil {
 			t.Fatalf("restart plugin %s: %v", plugin, err)
 		}
 	}
+	if full != nil && full.full {
+		full.toggle(t)
+	}
+	close(hurry)
 	for _, r := range all {
 		if err := os.WriteFile(r.stop, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	typed.end(t, m)
+	dropped := map[*result]uint64{}
 	for _, r := range all {
 		c := m.over(t, r.name)
+		dropped[r] = droppedOf(c)
 		if r == adopted {
 			r.started.Wait()
 			if got := r.started.ProcessState.ExitCode(); got != r.status {
@@ -174,35 +238,67 @@ func TestChaos(t *testing.T) {
 			t.Errorf("%s: status %v (known %v), want %d", r.name, ws, c.StatusKnown, r.status)
 		}
 	}
-	shown := bytes.ReplaceAll(viewer.end(t), []byte("\r\n"), []byte("\n"))
+	raw := viewer.end(t)
 	m.nothingHeld(t, before)
 	m.stop(t)
 	for _, r := range all { // now nothing is compressed any more
-		out, err := r.read(dir)
-		switch {
-		case peers[r] != nil:
-			peers[r].check(t, r)
+		var out []byte
+		var err error
+		switch r {
+		case slow:
+			select {
+			case <-peers[r].done:
+			case <-time.After(60 * time.Second):
+				t.Errorf("%s: the connection does not end", r.name)
+				continue
+			}
+			r.checkGaps(t, bytes.Join(peers[r].conns, nil), dropped[r])
 			continue
-		case strings.HasPrefix(r.spec, "pty"):
-			out = shown
-		case r.name == moved.child:
-			out, err = moved.read()
+		case cramped:
+			out, err = os.ReadFile(full.dir + "/log")
+			r.checkGaps(t, fromCRI(t, out), dropped[r])
+		case console:
+			r.check(t, plainNewlines(raw))
+			out, err = logged.read()
+			r.check(t, plainNewlines(out))
+			alsoShown.check(t, raw)
+		case copied:
+			if out, err = r.read(dir); err == nil {
+				added.check(t, out)
+			}
+			r.check(t, out)
+		default:
+			if peers[r] != nil {
+				peers[r].check(t, r)
+				continue
+			}
+			if r.name == moved.child {
+				out, err = moved.read()
+			} else {
+				out, err = r.read(dir)
+			}
+			r.check(t, decode(t, r.spec, out))
 		}
-		if err != nil && !strings.HasPrefix(r.spec, "pty") {
+		if err != nil {
 			t.Fatal(err)
 		}
-		r.check(t, decode(t, r.spec, out))
 	}
 	branch, err := os.ReadFile(filepath.Join(dir, "branch"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	copied.check(t, fromCRI(t, branch))
-	t.Logf("%d kills, %d files of a stream that moved", kills, len(moved.files))
+	t.Logf("%d kills, %d and %d files of streams that moved", kills, len(moved.files), len(logged.files))
 }
 
+// plainNewlines is what was written to a terminal that has shown out.
+func plainNewlines(out []byte) []byte { return bytes.ReplaceAll(out, []byte("\r\n"), []byte("\n")) }
+
 // deaths are who may die, and what is done while somebody does.
-var deaths = []string{"agent", "file", "pty", "pty", "socket", "fanout", "keeper", "both", "step", "step", "move", "upgrade"}
+var deaths = []string{
+	"agent", "file", "pty", "socket", "fanout", "step", "step", "step", "agent", "file", "pty", "step",
+	"move", "branch", "move", "branch", "full", "keeper", "both", "upgrade",
+}
 
 // read reads what a file has, with those that it was rotated to before it.
 func (r *result) read(dir string) ([]byte, error) {
@@ -238,6 +334,7 @@ type muxd struct {
 	client   *control.Client
 	dead     map[string]int32 // the process of each plugin that was killed last
 	openings map[string]int   // of each plugin
+	ails     map[string]bool  // children whose sinks have trouble that is none of muxd's
 }
 
 func start(t *testing.T) *muxd {
@@ -246,14 +343,14 @@ func start(t *testing.T) *muxd {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	bin := filepath.Join(dir, "muxd")
-	build := exec.Command("go", "build", "-tags", "muxd_chaos", "-o", bin, "github.com/muxd/muxd/cmd/muxd")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build muxd: %v\n%s", err, out)
+	own := filepath.Join(dir, "muxd")
+	if path, err := built(); err != nil {
+		t.Fatal(err)
+	} else if err := os.Link(path, own); err != nil {
+		t.Fatal(err)
 	}
-	m := &muxd{dead: map[string]int32{}, openings: map[string]int{}, bin: bin, home: dir, steps: t.TempDir(), dir: filepath.Join(dir, "run")}
-	config := "[agent]\nplugin_hang = \"2s\"\n"
+	m := &muxd{dead: map[string]int32{}, openings: map[string]int{}, ails: map[string]bool{}, bin: own, home: dir, steps: t.TempDir(), dir: filepath.Join(dir, "run")}
+	config := "[agent]\nplugin_hang = \"1s\"\n"
 	for _, plugin := range carriers {
 		config += fmt.Sprintf("[plugins.%s]\nenv = { MUXD_CHAOS_STEPS = %q }\n", plugin, m.stepFile(plugin))
 	}
@@ -424,7 +521,7 @@ func (m *muxd) settle(t *testing.T, before uint32) uint32 {
 		}
 		for _, p := range plugins.Plugins {
 			if m.openings[p.Name] > 0 && (p.State != "running" || p.Pid == m.dead[p.Name] || int(p.Openings) != m.openings[p.Name]) {
-				wrong = fmt.Sprintf("%s, pid %d, is %s, and serves %d openings", p.Name, p.Pid, p.State, p.Openings)
+				wrong = fmt.Sprintf("%s, pid %d, is %s, and serves %d openings of %d", p.Name, p.Pid, p.State, p.Openings, m.openings[p.Name])
 			}
 			if strings.Contains(p.Error, "muxctl plugin restart") {
 				m.client.API.RestartPlugin(context.Background(), &controlpb.RestartPluginRequest{Name: p.Name})
@@ -436,7 +533,7 @@ func (m *muxd) settle(t *testing.T, before uint32) uint32 {
 		}
 		for _, c := range children.Children {
 			for _, s := range c.Sinks {
-				if s.Error != "" {
+				if s.Error != "" && !m.ails[c.Name] {
 					wrong = c.Name + ": " + s.Error
 				}
 			}
@@ -445,6 +542,11 @@ func (m *muxd) settle(t *testing.T, before uint32) uint32 {
 			return keeper
 		}
 		if time.Now().After(deadline) {
+			for _, c := range children.Children {
+				for _, s := range c.Sinks {
+					t.Logf("%s: %s/%d at %s is %s, %d bytes", c.Name, s.Stream, s.Branch, s.Spec, s.State, s.Bytes)
+				}
+			}
 			t.Fatalf("muxd does not settle: %s", wrong)
 		}
 		time.Sleep(5 * time.Millisecond) // polling for what the deadline bounds

@@ -109,7 +109,7 @@ func TestRecovery(t *testing.T) {
 	}
 	toFile, toSocket, toConsole := child("f", "file:"+path("f.0")+",format=raw"), child("s", "socket:unix:"+path("s")), child("c", "pty,scrollback=64MiB")
 	toFile.moves = true
-	moved := &mover{child: "f", files: []string{path("f.0")}}
+	moved := &mover{child: "f", stream: "stdout", files: []string{path("f.0")}}
 	p := accept(t, path("s"))
 	socketFlow, consoleFlow, fileFlow := &flow{}, &flow{}, &flow{}
 	p.came = socketFlow.came

@@ -30,6 +30,7 @@ const soakers = 8
 // TestSoak has children of every kind come and go, end by themselves and be killed, and viewers attach and leave. When all are gone muxd has
 // what it had before: descriptors, files, processes, goroutines, and memory.
 func TestSoak(t *testing.T) {
+	t.Parallel()
 	m := start(t)
 	before := m.warm(t)
 	before["file /run/agent-events.old"] = 1 // when there have been many

@@ -60,7 +60,7 @@ func due(kind string, n, pending int, pause *rand.Rand) bool {
 		time.Sleep(500 * time.Microsecond)
 		return true
 	case "small":
-		if n%20 == 0 {
+		if n%10 == 0 {
 			time.Sleep(time.Duration(2+pause.IntN(6)) * time.Millisecond)
 		}
 		return true
@@ -68,10 +68,10 @@ func due(kind string, n, pending int, pause *rand.Rand) bool {
 		if pending < 64<<10 {
 			return false
 		}
-		time.Sleep(time.Duration(40+pause.IntN(80)) * time.Millisecond)
+		time.Sleep(time.Duration(100+pause.IntN(100)) * time.Millisecond)
 		return true
 	case "burst":
-		if n%1000 == 0 {
+		if n%500 == 0 {
 			time.Sleep(time.Duration(60+pause.IntN(100)) * time.Millisecond)
 		}
 		return pause.IntN(5) > 0
@@ -79,14 +79,15 @@ func due(kind string, n, pending int, pause *rand.Rand) bool {
 	if pending < 10<<10 { // binary
 		return false
 	}
-	time.Sleep(time.Duration(2+pause.IntN(8)) * time.Millisecond)
+	time.Sleep(time.Duration(5+pause.IntN(20)) * time.Millisecond)
 	return true
 }
 
 // record is the n-th record of a child: a numbered line, or bytes without newlines or meaning.
 func record(kind string, seed uint64, n int) []byte {
 	if kind != "binary" {
-		return fmt.Appendf(nil, "%d %s\n", n, filler[:(n*7+int(seed%91))%len(filler)])
+		b := strconv.AppendInt(make([]byte, 0, 16+len(filler)), int64(n), 10)
+		return append(append(append(b, ' '), filler[:(n*7+int(seed%91))%len(filler)]...), '\n')
 	}
 	r := rand.New(rand.NewPCG(seed, uint64(n)))
 	var b []byte

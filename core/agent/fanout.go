@@ -349,7 +349,8 @@ func (a *Agent) dropInputOf(b branch) {
 func (a *Agent) resumeCopies(c *child) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, o := range c.openings {
+	for _, o := range slices.Clone(c.openings) {
+		a.retire(o)
 		a.dropRemoved(o)
 		for _, s := range o.streams {
 			if s.done && s.rec.State != "moved" {

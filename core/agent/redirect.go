@@ -310,6 +310,7 @@ func (a *Agent) moveTo(ctx context.Context, c *child, from *opening, s *stream, 
 		c.openings = slices.DeleteFunc(c.openings, func(o *opening) bool { return o == from })
 		delete(a.openings, from.id)
 	}
+	c.forgetSinks()
 	a.save(c)
 	exited := c.rec.State != stRunning
 	a.mu.Unlock()

@@ -30,6 +30,7 @@ func (a *Agent) sinkEvent(plugin string, ev *sinkpb.Event) {
 		}
 	}
 	a.undoneIfDone(o)
+	a.retire(o)
 	a.streamsOver(o.child)
 	a.maybeFinish(o.child)
 }
