@@ -247,6 +247,7 @@ func (a *Agent) removeBranch(ctx context.Context, from *opening, which string) e
 		return status.Errorf(codes.FailedPrecondition, "%s is the last sink of %s of %s: add another one first", b.s.as.text, name, c.rec.Name)
 	}
 	b.s.as.removed = true
+	c.moveDone(true) // whoever takes over goes on with it: see dropRemoved
 	a.save(c)
 	a.mu.Unlock()
 	removed := make(chan struct{})

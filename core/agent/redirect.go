@@ -162,6 +162,15 @@ func (c *child) moveOver(m *agentpb.Move, err error) {
 	}
 }
 
+// moveDone notes that c's move is done, or was taken back. It is saved together with what the move has changed: an agent that takes over
+// must not do it once more, with openings that are in use by then. Agent.mu is held.
+func (c *child) moveDone(ok bool) {
+	if id := c.move.GetRequestId(); ok && id != "" {
+		c.moved = id
+	}
+	c.move = nil
+}
+
 // same says whether m is the same call, made again.
 func (r *resumedMove) same(m *agentpb.Move) bool {
 	return m != r.move && m.RequestId != "" && m.RequestId == r.move.RequestId
@@ -311,6 +320,7 @@ func (a *Agent) moveTo(ctx context.Context, c *child, from *opening, s *stream, 
 		delete(a.openings, from.id)
 	}
 	c.forgetSinks()
+	c.moveDone(id == c.move.GetOpening())
 	a.save(c)
 	exited := c.rec.State != stRunning
 	a.mu.Unlock()
