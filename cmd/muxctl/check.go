@@ -47,7 +47,7 @@ with exact. Checks run in processes of their own, several at once. --full has 1 
 10,000 openings and 100 kills, and takes minutes; otherwise a run takes seconds. fds.unclaimed, which waits for 10 seconds, is only done with
 --full, or where --only names it.
 
-SIGINT and SIGTERM end a run with all that it has started. SIGKILL leaves plugins running, and a directory sinktest-* in $TMPDIR (/tmp).
+However a run ends, by SIGKILL too, nothing of what it has started is left.
 
 Exit status: 0 if nothing failed, 1 if something did or nothing could be checked, 2 for usage.`,
 		Example: `  muxctl plugin check ./muxd-sink-mine --spec 'mine:{out}'

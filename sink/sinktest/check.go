@@ -39,6 +39,8 @@ type Options struct {
 	Parallel     int           // checks at once; 0: as many as there are processors, and one more
 
 	Seed int64 // of the random moments; 0: another every time
+
+	reaper *reaper
 }
 
 // Outcome is what became of a check.
@@ -231,6 +233,10 @@ func newKit(ctx context.Context, o Options) (*kit, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.reaper, err = startReaper(dir); err != nil {
+		os.RemoveAll(dir)
+		return nil, err
+	}
 	k := &kit{o: &o, dir: dir}
 	var all []*target
 	if k.desc, err = k.look(ctx); err == nil {
@@ -396,7 +402,7 @@ func (k *kit) do(ctx context.Context, j job) Result {
 	return r
 }
 
-func (k *kit) close() { os.RemoveAll(k.dir) }
+func (k *kit) close() { k.o.reaper.close() }
 
 // host starts a plugin as muxd does.
 func (s *session) host() (*host, error) {

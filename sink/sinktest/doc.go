@@ -22,8 +22,8 @@
 //	{fifo}     the path of a FIFO that the kit reads
 //	{dir}      an empty directory
 //
-// Every process and file of a check is gone when Check returns, and with Run when the test does. A test binary that is killed, also by go
-// test's -timeout, leaves plugins running, and a directory sinktest-* in os.TempDir.
+// Every process and file of a check is gone when Check returns, and with Run when the test does; and soon after the kit is killed, also by
+// go test's -timeout: a shell of its own sees to that.
 //
 // Options.Read names another way. What a console shows is read as a viewer. Where nothing can be read back the checks that
 // compare bytes do not apply, and the numbers of eof and flushed are checked all the same.

@@ -165,11 +165,13 @@ func (p *process) start(o *Options, dir string, how startAs, park func(string, [
 		return err
 	}
 	p.cmd = cmd
+	o.reaper.tell("start", cmd.Process.Pid)
 	if how.started != nil {
 		how.started(p)
 	}
 	go func() {
 		cmd.Wait()
+		o.reaper.tell("end", cmd.Process.Pid)
 		close(p.exited)
 	}()
 	return p.handshake(outR, o.StartTimeout)
