@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -97,17 +98,7 @@ func (s *session) give(ctx context.Context, files []*os.File, call func(ticket [
 		}
 		fds = append(fds, d)
 	}
-	t := fdchan.NewTicket()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	given := make(chan error, 1)
-	go func() { given <- s.ep.Give(ctx, t, fd.Ints(fds)...) }()
-	if err := call(t[:]); err != nil {
-		cancel()
-		<-given
-		return err
-	}
-	return <-given
+	return s.ep.GiveFor(ctx, fd.Ints(fds), func(_ context.Context, ticket []byte) error { return call(ticket) })
 }
 
 // errNothingComes is what a call of takeAll returns to end the wait for descriptors.
@@ -115,31 +106,11 @@ var errNothingComes = errors.New("no descriptors come")
 
 // takeAll returns the files that come under a ticket while call names it, owned by the caller.
 func (s *session) takeAll(ctx context.Context, call func(ticket []byte) error) ([]*os.File, error) {
-	t := fdchan.NewTicket()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	called := make(chan error, 1)
-	go func() {
-		err := call(t[:])
-		if err != nil {
-			cancel(err)
-		}
-		called <- err
-	}()
-	d, err := s.ep.TakeAny(ctx, t)
+	d, wait, err := s.ep.TakeFor(ctx, func(_ context.Context, ticket []byte) error { return call(ticket) })
 	if err != nil {
-		cancel(err)
-		if callErr := <-called; callErr != nil {
-			return nil, callErr
-		}
 		return nil, err
 	}
-	if err := d.Ack(); err != nil {
-		fd.CloseAll(d.FDs)
-		<-called
-		return nil, err
-	}
-	if err := <-called; err != nil {
+	if err := cmp.Or(d.Ack(), wait()); err != nil {
 		fd.CloseAll(d.FDs)
 		return nil, err
 	}

@@ -85,60 +85,28 @@ func (p *Plugin) Stop() {
 	<-p.gone
 }
 
-// Give hands copies of fds to the plugin under a new ticket, while call tells it of the ticket. It does not take ownership, and
-// returns after both have succeeded, or with the error of one.
+// Give is GiveFor of the plugin's fd channel.
 func (p *Plugin) Give(ctx context.Context, fds []int, call func(ctx context.Context, ticket []byte) error) error {
 	if p.fds == nil {
 		return errNoConn // of Dead
 	}
-	t := fdchan.NewTicket()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	given := make(chan error, 1)
-	go func() { given <- p.fds.Give(ctx, t, fds...) }()
-	if err := call(ctx, t[:]); err != nil {
-		cancel()
-		<-given
-		return err
-	}
-	err := <-given
+	err := p.fds.GiveFor(ctx, fds, call)
 	if fdchan.Broken(err) {
 		return errNoConn
 	}
 	return err
 }
 
-// Take returns the fds that the plugin gives under a new ticket while call runs. The delivery must be acknowledged; call goes
-// on meanwhile, and wait returns its error.
+// Take is TakeFor of the plugin's fd channel.
 func (p *Plugin) Take(ctx context.Context, call func(ctx context.Context, ticket []byte) error) (d *fdchan.Delivery, wait func() error, err error) {
 	if p.fds == nil {
 		return nil, nil, errNoConn
 	}
-	t := fdchan.NewTicket()
-	ctx, cancel := context.WithCancelCause(ctx)
-	called := make(chan error, 1)
-	go func() {
-		err := call(ctx, t[:])
-		if err != nil {
-			cancel(err)
-		}
-		called <- err
-	}()
-	d, err = p.fds.TakeAny(ctx, t)
-	if err != nil {
-		cancel(err)
-		switch callErr := <-called; {
-		case callErr != nil && status.Code(callErr) != codes.Canceled:
-			err = callErr
-		case p.fds.Closed():
-			err = errNoConn
-		}
-		return nil, nil, err
+	d, wait, err = p.fds.TakeFor(ctx, call)
+	if fdchan.Broken(err) {
+		err = errNoConn
 	}
-	return d, func() error {
-		defer cancel(nil)
-		return <-called
-	}, nil
+	return d, wait, err
 }
 
 // fail ends a plugin whose start did not succeed.
