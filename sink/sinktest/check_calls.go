@@ -180,7 +180,7 @@ func callsUnknown(s *session) error {
 		return err
 	}
 	_, err = h.p.sinks.Stat(ctx, &sinkpb.StatRequest{Opening: id})
-	if err := want("Stat", err, codes.NotFound); err != nil {
+	if err := want("Stat", err, codes.NotFound, codes.Unimplemented); err != nil {
 		return err
 	}
 	_, err = h.p.sinks.Leave(ctx, &sinkpb.LeaveRequest{Opening: id, Stream: sinkpb.Stream_STDOUT})

@@ -240,11 +240,15 @@ func moveAlone(s *session) error {
 	if err := h.reconnect(ctx); err != nil {
 		return fmt.Errorf("a second time: %w", err)
 	}
-	if _, err := h.p.sinks.Repark(ctx, &sinkpb.ReparkRequest{}); err != nil {
+	_, err = h.p.sinks.Repark(ctx, &sinkpb.ReparkRequest{})
+	parks := status.Code(err) != codes.Unimplemented
+	if err != nil && parks {
 		return fmt.Errorf("the call Repark to a later muxd: %w", err)
 	}
-	if err := h.reparked(o, nil); err != nil {
-		return err
+	if parks {
+		if err := h.reparked(o, nil); err != nil {
+			return err
+		}
 	}
 	list, err := h.p.sinks.Openings(ctx, &sinkpb.OpeningsRequest{})
 	if err != nil || !slices.Contains(list.Openings, o.id) {
@@ -253,8 +257,10 @@ func moveAlone(s *session) error {
 	if err := h.p.watch(ctx); err != nil {
 		return err
 	}
-	if err := s.succeed(h); err != nil {
-		return err
+	if parks { // otherwise its streams end with it: nobody else has them
+		if err := s.succeed(h); err != nil {
+			return err
+		}
 	}
 	if err := s.write(o, first(l, 3000), 0); err != nil {
 		return err

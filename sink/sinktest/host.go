@@ -1,15 +1,13 @@
 package sinktest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"time"
-
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/muxd/muxd/internal/fd"
 	"github.com/muxd/muxd/internal/fdchan"
@@ -157,30 +155,11 @@ const ackMost = 5 * time.Second
 
 // take returns the fds that the plugin gives under a new ticket while call runs, owned by the caller, and acknowledges them.
 func (p *process) take(ctx context.Context, call func(ctx context.Context, ticket []byte) error) ([]*fd.FD, error) {
-	t := fdchan.NewTicket()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	called := make(chan error, 1)
-	go func() {
-		err := call(ctx, t[:])
-		if err != nil {
-			cancel(err)
-		}
-		called <- err
-	}()
-	d, err := p.fds.TakeAny(ctx, t)
+	d, wait, err := p.fds.TakeFor(ctx, call)
 	if err != nil {
-		cancel(err)
-		if callErr := <-called; callErr != nil && status.Code(callErr) != codes.Canceled {
-			err = callErr
-		}
 		return nil, err
 	}
-	if err := d.Ack(); err != nil {
-		fd.CloseAll(d.FDs)
-		return nil, err
-	}
-	if err := <-called; err != nil {
+	if err := cmp.Or(d.Ack(), wait()); err != nil {
 		fd.CloseAll(d.FDs)
 		return nil, err
 	}
