@@ -56,7 +56,8 @@ type Handler interface {
 type Engine struct {
 	mem   *memory
 	ep    *fd.FD
-	wake  *fd.FD // eventfd that ends the epoll loop
+	watch *os.File // ep, once more, in Go's netpoller
+	wake  *fd.FD   // eventfd that ends the epoll loop
 	null  *fd.FD
 	loop  sync.WaitGroup
 	extra sync.WaitGroup // workers
@@ -157,6 +158,7 @@ func New(o Options) (*Engine, error) {
 			p.close()
 		}
 		fd.CloseAll([]*fd.FD{e.ep, e.wake, e.null})
+		e.watch.Close()
 		if e.mem != nil {
 			e.mem.close()
 		}
@@ -173,6 +175,9 @@ func (e *Engine) begin(o Options) error {
 		return fmt.Errorf("make an epoll set: %w", err)
 	}
 	e.ep = fd.New(n)
+	if e.watch, err = watch(e.ep); err != nil {
+		return err
+	}
 	if n, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return fmt.Errorf("make an eventfd: %w", err)
 	}
@@ -313,6 +318,7 @@ func (e *Engine) Close() error {
 		p.close()
 	}
 	fd.CloseAll([]*fd.FD{e.ep, e.wake, e.null})
+	e.watch.Close()
 	return e.mem.close()
 }
 
@@ -454,15 +460,42 @@ func (e *Engine) place(s *Source, key string) bool {
 	return true
 }
 
-// poll is the epoll loop: it moves sources that have something to the ready list. It blocks in epoll_wait(2) on a thread of
-// its own: Go's netpoller would wake the process for every write of a child even while nobody waits for it.
+// watch returns another descriptor of the epoll set ep, owned by the caller, in Go's netpoller.
+func watch(ep *fd.FD) (*os.File, error) {
+	again, err := ep.Dup()
+	if err == nil {
+		err = unix.SetNonblock(again.Int(), true) // what os.NewFile knows a descriptor for the netpoller by
+	}
+	if err != nil {
+		again.Close()
+		return nil, fmt.Errorf("watch an epoll set: %w", err)
+	}
+	return again.File("epoll set"), nil
+}
+
+// poll is the epoll loop: it moves sources that have something to the ready list. Go's netpoller waits for the epoll set as a whole
+// (epoll(7): a set can be in another), which is ready only when a source is that somebody waits for: were the sources
+// themselves in the netpoller, it would wake the process for every write of a child even while nobody waits for it. A goroutine that the
+// netpoller wakes goes on in the thread that was woken, and so does the worker that it wakes; one that is blocked in epoll_wait(2) has to
+// get hold of a processor first, and another thread has to take the worker from it.
 func (e *Engine) poll() {
 	defer e.loop.Done()
 	events := make([]unix.EpollEvent, 64)
+	n := 0
+	raw, err := e.watch.SyscallConn()
+	if err != nil {
+		panic("stage: " + err.Error()) // the file is open
+	}
+	wait := func(ep uintptr) bool {
+		n, err = epollNow(int(ep), events)
+		return n != 0
+	}
 	for {
-		n, err := unix.EpollWait(e.ep.Int(), events, -1)
-		if err != nil && err != unix.EINTR {
-			panic(fmt.Sprintf("epoll_wait: %v", err)) // only a closed descriptor can do that
+		if readErr := raw.Read(wait); readErr != nil {
+			panic(fmt.Sprintf("wait for an epoll set: %v", readErr)) // only a closed descriptor can do that
+		}
+		if n < 0 {
+			panic(fmt.Sprintf("epoll_wait: %v", err)) // and that
 		}
 		e.mu.Lock()
 		if e.closed {

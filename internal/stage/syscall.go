@@ -62,3 +62,16 @@ func pending(n int) (int, error) {
 
 // yield lets another thread have the CPU.
 func yield() { unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
+
+// epollNow tells what the epoll set ep has ready, at most as much as fits into events.
+func epollNow(ep int, events []unix.EpollEvent) (int, error) {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(ep), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+		if errno == 0 {
+			return int(n), nil
+		}
+		if !errors.Is(errno, unix.EINTR) {
+			return -1, errno
+		}
+	}
+}
