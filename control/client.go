@@ -241,12 +241,13 @@ type AttachOptions struct {
 	Replay     string // screen, all, none, lines=N, from=OFFSET, since=OFFSET; empty: screen
 	Rows, Cols int    // of the viewer's terminal; zero: it has none
 	Hold       bool   // the child waits where this viewer reads too slowly; otherwise the viewer misses output and is redrawn
+	Terminal   bool   // ViewerTake may ask for the terminal, and is answered with HandOver
 	InputID    string // names what is typed, at most 32 bytes: what the console has of an input of that name is not typed again; empty: a new one
 }
 
 func (o AttachOptions) request(ticket []byte) *controlpb.AttachRequest {
 	return &controlpb.AttachRequest{
-		Ticket: ticket, ReadOnly: o.ReadOnly, Replay: o.Replay, Hold: o.Hold, InputId: []byte(o.InputID),
+		Ticket: ticket, ReadOnly: o.ReadOnly, Replay: o.Replay, Hold: o.Hold, InputId: []byte(o.InputID), Terminal: o.Terminal,
 		Size: &controlpb.Size{Rows: uint32(o.Rows), Cols: uint32(o.Cols)},
 	}
 }

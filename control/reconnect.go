@@ -22,7 +22,7 @@ type redial func(ctx context.Context, o AttachOptions) (*Viewer, error)
 func (v *Viewer) survive(c *Client, child string, first AttachOptions) {
 	v.rows, v.cols = first.Rows, first.Cols
 	v.redial = func(ctx context.Context, o AttachOptions) (*Viewer, error) {
-		o.ReadOnly, o.Hold, o.InputID = first.ReadOnly, first.Hold, first.InputID
+		o.ReadOnly, o.Hold, o.InputID, o.Terminal = first.ReadOnly, first.Hold, first.InputID, first.Terminal
 		if o.Replay == "" {
 			o.Replay = first.Replay
 		}
@@ -50,8 +50,11 @@ func (v *Viewer) reconnect() error {
 		return net.ErrClosed
 	}
 	o := AttachOptions{Rows: v.rows, Cols: v.cols}
-	if v.received {
+	switch {
+	case v.received:
 		o.Replay = fmt.Sprintf("from=%d", v.output)
+	case v.taken:
+		o.Replay = "again"
 	}
 	v.conn.Close()
 	v.mu.Unlock()
@@ -66,7 +69,7 @@ func (v *Viewer) reconnect() error {
 		next.Close()
 		return net.ErrClosed
 	}
-	v.conn = next.conn
+	v.conn, v.raw = next.conn, next.raw
 	offset, p := v.first, append([]byte(nil), v.unacked...)
 	v.mu.Unlock()
 

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +30,8 @@ const (
 	ViewerAck                               // input up to Offset is in the terminal
 	ViewerEnd                               // the console has ended, with Status where HasStatus
 	ViewerReady                             // all output up to Offset has come, which is all that there was when the viewer came
+	ViewerTake                              // the console takes the viewer's terminal: HandOver gives it
+	ViewerScreen                            // Data would bring the screen of a terminal that was handed over back to normal
 )
 
 // ViewerEvent is something that a console tells its viewer.
@@ -37,6 +41,9 @@ type ViewerEvent struct {
 	Data      []byte // valid until the next Recv
 	Status    uint32 // as waitpid(2) encodes it
 	HasStatus bool
+
+	// ViewerScreen: the terminal is the client's again, and nothing is written to it any more; and the cursor stands behind something.
+	Returned, Unfinished bool
 }
 
 // Viewer is the client's end of a connection to a child's console. Keystrokes and output pass neither agent nor
@@ -48,8 +55,9 @@ type Viewer struct {
 	redial redial        // nil: a connection that breaks is the end
 	run    uint32        // of the child, whose console it is; 0: not known
 	conn   *net.UnixConn // changed by Recv only, with the right to send and mu
-	in     []byte        // Recv's buffer
-	over   bool          // Recv has seen the console's end
+	raw    syscall.RawConn
+	in     []byte // Recv's buffer
+	over   bool   // Recv has seen the console's end
 
 	sending chan struct{} // holds one element while nobody sends
 	out     []byte        // the frame that is being sent
@@ -65,6 +73,8 @@ type Viewer struct {
 	ended    bool          // Recv has returned an error, or Close was called
 	rows     int           // the size last told
 	cols     int
+	taken    bool // the console has asked for the terminal
+	direct   direct
 }
 
 // NewViewer takes ownership of f, a connected Unix SOCK_SEQPACKET socket as Attach returns.
@@ -79,7 +89,12 @@ func NewViewer(f *os.File) (*Viewer, error) {
 		c.Close()
 		return nil, errors.New("viewer: not a Unix SEQPACKET socket")
 	}
-	v := &Viewer{conn: uc, sending: make(chan struct{}, 1), changed: make(chan struct{})}
+	raw, err := uc.SyscallConn()
+	if err != nil {
+		uc.Close()
+		return nil, fmt.Errorf("viewer: %w", err)
+	}
+	v := &Viewer{conn: uc, raw: raw, sending: make(chan struct{}, 1), changed: make(chan struct{})}
 	v.sending <- struct{}{}
 	return v, nil
 }
@@ -87,6 +102,7 @@ func NewViewer(f *os.File) (*Viewer, error) {
 // Close ends the connection, which detaches the viewer. What was sent still reaches the console. Blocked calls
 // return net.ErrClosed. A second Close does nothing.
 func (v *Viewer) Close() error {
+	v.tellTyped()
 	v.end()
 	v.mu.Lock()
 	conn := v.conn
@@ -100,13 +116,18 @@ func (v *Viewer) Close() error {
 // Recv blocks until the console tells something. After ViewerEnd the error is io.EOF, and where the connection
 // broke without it and no other could be had it says why. A Recv that was blocked when Close was called returns net.ErrClosed.
 func (v *Viewer) Recv() (ViewerEvent, error) {
-	f, err := v.recv()
+	f, descriptor, err := v.recv()
 	for errors.Is(err, io.EOF) && !v.over && v.redial != nil {
 		if again := v.reconnect(); again != nil {
 			err = fmt.Errorf("the connection to the console broke, and there is no other: %w", again)
 			break
 		}
-		f, err = v.recv()
+		f, descriptor, err = v.recv()
+	}
+	if f.Type == viewer.Take {
+		v.direct.use(v, descriptor)
+	} else if descriptor >= 0 {
+		unix.Close(descriptor)
 	}
 	if err != nil {
 		v.end()
@@ -128,6 +149,11 @@ func (v *Viewer) Recv() (ViewerEvent, error) {
 		v.acknowledge(f.Offset)
 	case viewer.Ready:
 		e.Kind = ViewerReady
+	case viewer.Take:
+		e.Kind = ViewerTake
+	case viewer.Screen:
+		e.Kind = ViewerScreen
+		e.Returned, e.Unfinished = f.Flags&viewer.Returned != 0, f.Flags&viewer.Unfinished != 0
 	case viewer.End:
 		e.Kind, v.over = ViewerEnd, true
 	default:
@@ -137,33 +163,25 @@ func (v *Viewer) Recv() (ViewerEvent, error) {
 	return e, nil
 }
 
-func (v *Viewer) recv() (viewer.Frame, error) {
+func (v *Viewer) recv() (f viewer.Frame, descriptor int, err error) {
 	if v.in == nil {
 		v.in = make([]byte, viewer.MaxFrame+1)
 	}
-	n, err := v.conn.Read(v.in)
-	if errors.Is(err, unix.ECONNRESET) {
-		// The console closed with input of ours unread. The kernel tells that before it gives out what was
-		// received earlier, and tells it once (sock_error in net/core/datagram.c): the rest can still be read.
-		n, err = v.conn.Read(v.in)
-	}
+	n, descriptor, err := viewer.Recv(v.raw, v.in)
 	switch {
-	case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
-		return viewer.Frame{}, io.EOF
-	case errors.Is(err, net.ErrClosed):
-		return viewer.Frame{}, net.ErrClosed
+	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
+		return f, -1, err
 	case err != nil:
-		return viewer.Frame{}, fmt.Errorf("receive from the console: %w", err)
+		return f, -1, fmt.Errorf("receive from the console: %w", err)
 	}
-	f, err := viewer.Parse(v.in[:n])
-	if err != nil {
-		return viewer.Frame{}, fmt.Errorf("receive from the console: %w", err)
+	if f, err = viewer.Parse(v.in[:n]); err != nil {
+		err = fmt.Errorf("receive from the console: %w", err)
 	}
-	return f, nil
+	return f, descriptor, err
 }
 
 // Send types p into the console and returns how many of p's bytes are on their way: sent, or kept for a later
-// connection. It blocks while ViewerWindow bytes are unacknowledged or the socket is full. n < len(p) comes with an
+// connection. Where the console lets its client type by itself, that is done. It blocks while ViewerWindow bytes are unacknowledged or the socket is full. n < len(p) comes with an
 // error: ctx's cause when ctx is done, or what ended the connection. It does not keep p.
 func (v *Viewer) Send(ctx context.Context, p []byte) (n int, err error) {
 	for n < len(p) {
@@ -205,12 +223,18 @@ func (v *Viewer) sendSome(ctx context.Context, p []byte) (n int, err error) {
 // sendKept sends a frame of as much of p as there is room for: nothing, where somebody else was faster. The caller
 // holds the right to send.
 func (v *Viewer) sendKept(ctx context.Context, p []byte) (n int, err error) {
+	if n := v.Type(p); n > 0 {
+		v.eof = false
+		return n, nil
+	}
 	offset, n := v.keep(p)
 	if n == 0 {
 		return 0, nil
 	}
 	v.eof = false
-	err = v.write(ctx, viewer.Frame{Type: viewer.Input, Offset: offset, Data: p[:n]})
+	if err = v.writeTyped(ctx, offset); err == nil {
+		err = v.write(ctx, viewer.Frame{Type: viewer.Input, Offset: offset, Data: p[:n]})
+	}
 	defer v.acknowledge(0) // what the console had before it was sent is not acknowledged again
 	switch {
 	case err != nil && ctx.Err() != nil:
@@ -346,6 +370,7 @@ func (v *Viewer) end() {
 	if !v.ended {
 		v.ended = true
 		close(v.changed)
+		v.direct.stop()
 	}
 }
 
@@ -361,14 +386,21 @@ func (v *Viewer) acquire(ctx context.Context) error {
 func (v *Viewer) release() { v.sending <- struct{}{} }
 
 // write sends one frame. The caller holds the right to send. A frame is one packet, so it goes whole or not at all.
-func (v *Viewer) write(ctx context.Context, f viewer.Frame) error {
+func (v *Viewer) write(ctx context.Context, f viewer.Frame) error { return v.writeWith(ctx, f, -1) }
+
+func (v *Viewer) writeWith(ctx context.Context, f viewer.Frame, descriptor int) error {
 	v.out = f.Append(v.out[:0])
 	interrupted := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		v.conn.SetWriteDeadline(time.Unix(1, 0))
 		close(interrupted)
 	})
-	_, err := v.conn.Write(v.out)
+	var sendErr error
+	err := v.raw.Write(func(s uintptr) bool {
+		sendErr = viewer.Send(int(s), v.out, descriptor)
+		return !errors.Is(sendErr, unix.EAGAIN)
+	})
+	err = cmp.Or(err, sendErr)
 	if !stop() {
 		<-interrupted
 		v.conn.SetWriteDeadline(time.Time{})

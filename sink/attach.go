@@ -46,6 +46,7 @@ func (s *server) Attach(ctx context.Context, req *sinkpb.AttachRequest) (*sinkpb
 // asked sets what the request says of v.
 func (v *Viewer) asked(req *sinkpb.AttachRequest) {
 	v.ReadOnly, v.Replay, v.Hold, v.InputID = req.ReadOnly, req.Replay, req.Hold, req.InputId
+	v.Terminal = req.Terminal
 	v.Rows, v.Cols = int(req.Size.GetRows()), int(req.Size.GetCols())
 }
 

@@ -29,14 +29,21 @@ const (
 	ViewerInput      ViewerEventKind = iota + 1 // it typed Data
 	ViewerResize                                // its terminal has Rows and Cols now
 	ViewerEndOfInput                            // it will type nothing any more, and goes on watching
+	ViewerTerminal                              // it hands its terminal over, since it was asked to with Take
+	ViewerReclaim                               // it wants its terminal back: Returned answers, and nothing is written to it from then on
+	ViewerTyped                                 // it has typed up to Offset by itself, on the master that Take has given
 )
 
 // ViewerEvent is something that a viewer did.
 type ViewerEvent struct {
 	Kind       ViewerEventKind
-	Offset     uint64 // in this viewer's input, of Data's first byte; with ViewerEndOfInput of its end
+	Offset     uint64 // in this viewer's input, of Data's first byte; with ViewerEndOfInput and ViewerTyped of its end
 	Data       []byte // ViewerInput; valid until the next Recv
 	Rows, Cols int    // ViewerResize
+
+	// ViewerTerminal: a descriptor of the terminal, owned by the caller, -1 where it did not arrive; and the modes that its owner wants back.
+	Terminal int
+	Saved    unix.Termios
 }
 
 // Viewer is a client attached to a console. A console sink gets one with ConsoleSink.Attach, and the SDK closes it when
@@ -50,6 +57,7 @@ type Viewer struct {
 	Rows, Cols int    // of its terminal at the beginning; zero where it has none
 	Hold       bool   // it shall miss nothing: the console waits where it reads too slowly
 	InputID    []byte // the name of its input, at most 32 bytes, by which an earlier connection of its client is known; empty: none
+	Terminal   bool   // it can hand over its terminal: see Take
 
 	typist *typist // nil: what it types does not count
 	conn   *net.UnixConn
@@ -59,6 +67,7 @@ type Viewer struct {
 	begun     bool   // inputNext counts
 	inputNext uint64 // the offset that the viewer's next input has
 	typed     uint64 // input below this was typed on an earlier connection
+	taking    bool   // Take was sent, and no terminal has come; mu
 
 	mu  sync.Mutex // for what follows
 	out []byte     // the frame that is being sent
@@ -118,21 +127,19 @@ func (v *Viewer) Recv() (ViewerEvent, error) {
 			// One more than the largest frame, since a longer packet is cut off silently.
 			v.in = make([]byte, viewer.MaxFrame+1)
 		}
-		n, err := v.conn.Read(v.in)
-		if errors.Is(err, unix.ECONNRESET) {
-			// It left without having read all. The kernel tells that once, before it gives out what it typed before
-			// (sock_error in net/core/datagram.c).
-			n, err = v.conn.Read(v.in)
-		}
+		n, descriptor, err := viewer.Recv(v.raw, v.in)
 		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
-			return ViewerEvent{}, io.EOF
-		case errors.Is(err, net.ErrClosed):
-			return ViewerEvent{}, net.ErrClosed
+		case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
+			return ViewerEvent{}, err
 		case err != nil:
 			return ViewerEvent{}, fmt.Errorf("receive from a viewer: %w", err)
 		}
 		e, ok, err := v.event(v.in[:n])
+		if e.Kind == ViewerTerminal {
+			e.Terminal = descriptor
+		} else if descriptor >= 0 {
+			unix.Close(descriptor)
+		}
 		if err != nil {
 			v.Notice("muxd did not understand this viewer, and ends the connection: " + err.Error())
 			return ViewerEvent{}, err
@@ -156,6 +163,24 @@ func (v *Viewer) event(b []byte) (e ViewerEvent, ok bool, err error) {
 		return ViewerEvent{Kind: ViewerResize, Rows: int(f.Rows), Cols: int(f.Cols)}, true, nil
 	case viewer.EndOfInput:
 		return ViewerEvent{Kind: ViewerEndOfInput, Offset: max(v.inputNext, v.typed)}, true, nil
+	case viewer.Terminal:
+		v.mu.Lock()
+		asked := v.taking
+		v.taking = false
+		v.mu.Unlock()
+		if !asked {
+			return e, false, errors.New("a terminal came that was not asked for")
+		}
+		e.Kind = ViewerTerminal
+		viewer.ParseModes(f.Data, &e.Saved)
+		return e, true, nil
+	case viewer.Reclaim:
+		v.mu.Lock()
+		v.taking = v.Terminal // it may come again
+		v.mu.Unlock()
+		return ViewerEvent{Kind: ViewerReclaim}, true, nil
+	case viewer.Typed:
+		return v.typedItself(f.Offset)
 	}
 	return e, false, fmt.Errorf("viewer frame of type %#x goes from the console to the viewer only", byte(f.Type))
 }
@@ -178,6 +203,24 @@ func (v *Viewer) input(f viewer.Frame) (e ViewerEvent, ok bool, err error) {
 	v.typist.count(len(e.Data))
 	return e, true, nil
 }
+
+// typedItself goes on behind what the client has typed itself.
+func (v *Viewer) typedItself(offset uint64) (e ViewerEvent, ok bool, err error) {
+	if !v.begun {
+		if v.begun, v.inputNext = true, v.typed; v.Replay == "again" {
+			v.inputNext = max(offset, v.typed) // an earlier connection was told of most of it
+		}
+	}
+	if offset <= v.inputNext {
+		return e, false, nil
+	}
+	v.typist.count(int(min(offset-v.inputNext, typedAtOnce)))
+	v.inputNext = offset
+	return ViewerEvent{Kind: ViewerTyped, Offset: offset}, true, nil
+}
+
+// typedAtOnce bounds what a client can say that it has typed.
+const typedAtOnce = 1 << 20
 
 // Output sends console output whose first byte has that offset in the stream. Without bytes it tells the viewer where
 // the output stands, which a viewer that got a Redraw cannot know otherwise. At most ViewerDataMost bytes.
@@ -210,8 +253,35 @@ func (v *Viewer) End(status uint32, known bool) error {
 	return v.send(viewer.Frame{Type: viewer.End, Status: status, HasStatus: known})
 }
 
+// Take asks a viewer whose Terminal is set for its terminal, which comes with ViewerTerminal. With master, a descriptor of the console's PTY
+// master with O_NONBLOCK, -1 for none, the client may type there itself, and says so with ViewerTyped. It does not take ownership of master.
+func (v *Viewer) Take(master int) error {
+	v.mu.Lock()
+	v.taking = true
+	v.mu.Unlock()
+	return v.sendWith(viewer.Frame{Type: viewer.Take}, master)
+}
+
+// Restore tells a viewer that has handed over its terminal what would bring its screen back to normal, for the case that this process is
+// killed. At most ViewerDataMost bytes.
+func (v *Viewer) Restore(p []byte) error {
+	return v.send(viewer.Frame{Type: viewer.Screen, Data: p})
+}
+
+// Returned gives the terminal back: nothing is written to it any more. p brings its screen back to normal, and unfinished says that
+// the cursor stands behind something in its line.
+func (v *Viewer) Returned(p []byte, unfinished bool) error {
+	flags := byte(viewer.Returned)
+	if unfinished {
+		flags |= viewer.Unfinished
+	}
+	return v.send(viewer.Frame{Type: viewer.Screen, Flags: flags, Data: p})
+}
+
 // send sends a whole frame, or nothing: ErrSlow; io.EOF where the client has left; net.ErrClosed.
-func (v *Viewer) send(f viewer.Frame) error {
+func (v *Viewer) send(f viewer.Frame) error { return v.sendWith(f, -1) }
+
+func (v *Viewer) sendWith(f viewer.Frame, descriptor int) error {
 	if len(f.Data) > viewer.MaxData {
 		return fmt.Errorf("send to a viewer: %d bytes at once, the most is %d", len(f.Data), viewer.MaxData)
 	}
@@ -219,7 +289,7 @@ func (v *Viewer) send(f viewer.Frame) error {
 	defer v.mu.Unlock()
 	v.out = f.Append(v.out[:0])
 	var sendErr error
-	err := v.raw.Control(func(s uintptr) { sendErr = sendNow(int(s), v.out) })
+	err := v.raw.Control(func(s uintptr) { sendErr = viewer.Send(int(s), v.out, descriptor) })
 	switch {
 	case err != nil:
 		return net.ErrClosed
@@ -231,15 +301,6 @@ func (v *Viewer) send(f viewer.Frame) error {
 		return io.EOF
 	}
 	return fmt.Errorf("send to a viewer: %w", os.NewSyscallError("sendto", sendErr))
-}
-
-func sendNow(s int, p []byte) error {
-	for {
-		err := unix.Send(s, p, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-		if !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
 }
 
 // Writable blocks until there is room in the viewer's socket, which is when three quarters of it are free

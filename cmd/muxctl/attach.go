@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,6 +21,9 @@ const (
 	detachWait = 500 * time.Millisecond
 	// detachGrace is how long a detach waits for what was typed before it to be in the console.
 	detachGrace = 500 * time.Millisecond
+	// reclaimGrace is how long a console may take to give the terminal back. One that does not answer, since its plugin hangs, sees that the
+	// terminal's modes are others when it goes on.
+	reclaimGrace = 500 * time.Millisecond
 )
 
 // attachOptions says how a console is shown.
@@ -75,18 +79,24 @@ type attachment struct {
 	keys          detachKeys
 	stdin, stdout int
 	term          *terminal // nil where stdin is none
+	keyboard      *keyboard // nil where it is none, or cannot be opened again
 	out           *outlet   // stdout
 	person        *outlet   // stderr
 	stop          *stopper
 
 	typed     chan typed
-	sizes     chan bool // resize; true: so that the child draws its screen again
+	queued    atomic.Int32 // of typed, and in send's hands
+	sizes     chan bool    // resize; true: so that the child draws its screen again
 	outcome   chan outcome
 	detaching chan struct{} // closed when the detach keys have been typed
 
-	mu     sync.Mutex   // for what follows
-	screen *screenModes // nil where stdin or stdout is no terminal
-	last   byte         // of the output
+	handing sync.Mutex // held while the terminal is handed over, or reclaimed; taken before mu
+
+	mu      sync.Mutex   // for what follows
+	screen  *screenModes // nil where stdin or stdout is no terminal
+	last    byte         // of the output
+	handed  handed
+	stopped bool // the terminal is given back, since this process stops
 }
 
 // typed is something to send, in its order.
@@ -136,6 +146,9 @@ func newAttachment(v *control.Viewer, o attachOptions) (*attachment, error) {
 	if a.stop, err = newStopper(); err != nil {
 		return nil, fmt.Errorf("attach: %w", err)
 	}
+	if a.term != nil {
+		a.keyboard, _ = newKeyboard(a.stdin, a.stop)
+	}
 	a.out, a.person = newOutlet(a.stdout, a.stop), newOutlet(stderr, a.stop)
 	return a, nil
 }
@@ -148,6 +161,9 @@ func orElse(f, otherwise *os.File) *os.File {
 }
 
 func (a *attachment) close() {
+	if a.keyboard != nil {
+		a.keyboard.close()
+	}
 	a.out.close()
 	a.person.close()
 	a.stop.close()
@@ -179,6 +195,7 @@ func (a *attachment) run(parent context.Context) (result attachResult, err error
 	}
 
 	end := a.wait(parent, signals)
+	a.reclaim()
 	cancel()
 	a.stop.stop()
 	a.v.Close()
@@ -263,12 +280,14 @@ func (a *attachment) signal(s os.Signal) (end outcome, over bool) {
 
 // suspend gives the terminal back and stops this process. Output waits meanwhile.
 func (a *attachment) suspend() {
+	a.mu.Lock()
+	a.stopped = true
+	a.mu.Unlock()
+	a.reclaim()
 	a.term.leave()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.screen != nil {
-		a.out.brief([]byte(a.screen.restore()))
-	}
+	a.out.brief(a.restore())
 	unix.Kill(os.Getpid(), unix.SIGSTOP) // SIGTSTP is caught, so it would not stop anything
 }
 
@@ -278,12 +297,18 @@ func (a *attachment) resume() {
 		a.finish(a.terminalFailed(err))
 		return
 	}
+	a.reclaim() // after a SIGSTOP the console may have found that somebody else had the terminal
 	a.mu.Lock()
+	a.stopped = false
 	if a.screen != nil {
 		a.out.brief([]byte(a.screen.again()))
 	}
+	taken := a.handed.asked
 	a.mu.Unlock()
-	a.resized(true)
+	if taken {
+		a.handOver()
+	}
+	a.resized(!taken)
 }
 
 // terminalFailed is what an error of the terminal means. One that hangs up sends SIGHUP and SIGCONT, in this order, to the leader of its
@@ -337,9 +362,7 @@ func (a *attachment) farewell(end outcome) {
 	if a.term == nil {
 		return
 	}
-	if a.screen != nil {
-		a.out.brief([]byte(a.screen.restore()))
-	}
+	a.out.brief(a.restore())
 	line := a.line(end)
 	if line == "" {
 		return

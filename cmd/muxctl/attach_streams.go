@@ -14,6 +14,7 @@ import (
 
 // receive shows what the console says.
 func (a *attachment) receive() {
+	defer a.returned()
 	for {
 		e, err := a.v.Recv()
 		switch {
@@ -29,6 +30,10 @@ func (a *attachment) receive() {
 			err = a.show(e.Data)
 		case control.ViewerNotice:
 			a.notice(string(e.Data))
+		case control.ViewerTake:
+			a.asked()
+		case control.ViewerScreen:
+			a.restorable(e)
 		case control.ViewerEnd:
 			a.finish(outcome{result: attachResult{Ended: true, Status: e.Status, HasStatus: e.HasStatus}})
 			return
@@ -71,19 +76,19 @@ func (a *attachment) notice(text string) {
 func (a *attachment) read(ctx context.Context) {
 	buf := make([]byte, 4096)
 	for {
-		timeout := -1
+		timeout := time.Duration(0)
 		if a.keys.holding() {
-			timeout = int(detachWait / time.Millisecond)
+			timeout = detachWait
 		}
-		revents, err := a.stop.wait(a.stdin, unix.POLLIN, timeout)
+		revents, err := a.typing(timeout)
 		if err != nil {
-			return // errStopped; poll itself does not fail with two valid descriptors
+			return // errStopped; nothing else fails with valid descriptors
 		}
 		if revents == 0 {
-			a.put(ctx, typed{keys: append([]byte(nil), a.keys.flush()...)})
+			a.key(ctx, a.keys.flush())
 			continue
 		}
-		n, err := readKeys(a.stdin, a.term != nil, revents, buf)
+		n, err := a.readKeys(revents, buf)
 		if err != nil {
 			a.inputEnded(ctx, err)
 			return
@@ -93,7 +98,7 @@ func (a *attachment) read(ctx context.Context) {
 			continue
 		}
 		keys, _, detach := a.keys.feed(buf[:n])
-		a.put(ctx, typed{keys: append([]byte(nil), keys...)})
+		a.key(ctx, keys)
 		if detach {
 			close(a.detaching)
 			a.put(ctx, typed{detach: true})
@@ -102,17 +107,44 @@ func (a *attachment) read(ctx context.Context) {
 	}
 }
 
+// typing blocks until something has been typed, or timeout has passed, where it is not 0.
+func (a *attachment) typing(timeout time.Duration) (revents int16, err error) {
+	if a.keyboard != nil {
+		return a.keyboard.wait(timeout)
+	}
+	ms := -1
+	if timeout > 0 {
+		ms = int(timeout / time.Millisecond)
+	}
+	return a.stop.wait(a.stdin, unix.POLLIN, ms)
+}
+
+func (a *attachment) readKeys(revents int16, p []byte) (int, error) {
+	if a.keyboard != nil {
+		return a.keyboard.read(revents, p)
+	}
+	return readKeys(a.stdin, a.term != nil, revents, p)
+}
+
 // inputEnded: a terminal that ends has hung up, and that detaches; anything else has been read to its end.
 func (a *attachment) inputEnded(ctx context.Context, err error) {
 	switch {
 	case !errors.Is(err, io.EOF):
 		a.finish(outcome{result: attachResult{Detached: true}, err: fmt.Errorf("attach %s: stdin: %w", a.name, err)})
 	case a.term != nil:
-		a.put(ctx, typed{keys: append([]byte(nil), a.keys.flush()...)})
+		a.key(ctx, a.keys.flush())
 		a.finish(outcome{result: attachResult{Detached: true}})
 	default:
 		a.put(ctx, typed{end: true})
 	}
+}
+
+// key types keys at once, where that can be done, and has the rest sent. It does not keep keys.
+func (a *attachment) key(ctx context.Context, keys []byte) {
+	if !a.readOnly && a.queued.Load() == 0 {
+		keys = keys[a.v.Type(keys):]
+	}
+	a.put(ctx, typed{keys: append([]byte(nil), keys...)})
 }
 
 // put blocks while the console takes nothing, after much has been typed.
@@ -120,6 +152,7 @@ func (a *attachment) put(ctx context.Context, t typed) {
 	if len(t.keys) == 0 && !t.end && !t.detach {
 		return
 	}
+	a.queued.Add(1)
 	select {
 	case a.typed <- t:
 	case <-ctx.Done():
@@ -143,6 +176,7 @@ func (a *attachment) send(ctx context.Context) {
 			default:
 				a.v.Send(ctx, t.keys)
 			}
+			a.queued.Add(-1)
 		}
 	}
 }

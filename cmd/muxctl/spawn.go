@@ -303,7 +303,8 @@ func (a *app) run(ctx context.Context, f *spawnFlags, argv []string) error {
 	rows, cols := ownSize()
 	resp, v, err := m.SpawnAttached(ctx, cs, control.AttachOptions{
 		Replay: "all", Rows: rows, Cols: cols,
-		Hold: !isTerminal(1), // what goes into a file or a pipe is to be whole
+		Terminal: canHandOver(0, 1),
+		Hold:     !isTerminal(1), // what goes into a file or a pipe is to be whole
 	})
 	switch {
 	case err != nil:

@@ -237,7 +237,7 @@ Several can be attached at once. It exits with the child's status if the child e
 				return err
 			}
 			v, err := m.Attach(c.Context(), child.Id, control.AttachOptions{
-				ReadOnly: readOnly, Replay: replay, Rows: rows, Cols: cols,
+				ReadOnly: readOnly, Replay: replay, Rows: rows, Cols: cols, Terminal: canHandOver(0, 1),
 			})
 			if err != nil {
 				return err

@@ -158,13 +158,19 @@ func readKeys(fd int, terminal bool, revents int16, p []byte) (n int, err error)
 		}
 	}
 	n, err = unix.Read(fd, p)
+	errno, _ := err.(unix.Errno)
+	return keysRead(n, errno, terminal, revents)
+}
+
+// keysRead is what a read of the keyboard has found.
+func keysRead(n int, errno unix.Errno, terminal bool, revents int16) (int, error) {
 	switch {
-	case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
+	case errno == unix.EINTR, errno == unix.EAGAIN:
 		return 0, nil
-	case errors.Is(err, unix.EIO): // the terminal has hung up, or this is an orphaned background process
+	case errno == unix.EIO: // the terminal has hung up, or this is an orphaned background process
 		return 0, io.EOF
-	case err != nil:
-		return 0, os.NewSyscallError("read", err)
+	case errno != 0:
+		return 0, os.NewSyscallError("read", errno)
 	case n == 0 && (!terminal || revents&(unix.POLLHUP|unix.POLLERR) != 0):
 		return 0, io.EOF
 	}
@@ -190,11 +196,15 @@ func newOutlet(fd int, stop *stopper) *outlet {
 	if err := unix.Fstat(fd, &st); err != nil || !(isTerminal(fd) || st.Mode&unix.S_IFMT == unix.S_IFIFO) {
 		return o
 	}
-	own, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err == nil {
+	if own, err := openAgain(fd); err == nil {
 		o.fd, o.owned = own, true
 	}
 	return o
+}
+
+// openAgain opens what fd is a second time, for writing without blocking. It returns a descriptor owned by the caller.
+func openAgain(fd int) (int, error) {
+	return unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 }
 
 func (o *outlet) close() {

@@ -2493,7 +2493,9 @@ type AttachRequest struct {
 	// The child waits where this viewer reads too slowly, as it would for a pipe: the viewer misses nothing.
 	Hold bool `protobuf:"varint,7,opt,name=hold,proto3" json:"hold,omitempty"`
 	// Names this client's input, at most 32 bytes: on another connection what the console has typed of it is not typed again.
-	InputId       []byte `protobuf:"bytes,8,opt,name=input_id,json=inputId,proto3" json:"input_id,omitempty"`
+	InputId []byte `protobuf:"bytes,8,opt,name=input_id,json=inputId,proto3" json:"input_id,omitempty"`
+	// This client can hand over its terminal. Where the console's plugin is built in it may ask for it, with Take.
+	Terminal      bool `protobuf:"varint,9,opt,name=terminal,proto3" json:"terminal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2582,6 +2584,13 @@ func (x *AttachRequest) GetInputId() []byte {
 		return x.InputId
 	}
 	return nil
+}
+
+func (x *AttachRequest) GetTerminal() bool {
+	if x != nil {
+		return x.Terminal
+	}
+	return false
 }
 
 type AttachResponse struct {
@@ -4578,7 +4587,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x04link\x18\r \x01(\tR\x04link\"%\n" +
 	"\rRemoveRequest\x12\x14\n" +
 	"\x05child\x18\x01 \x01(\tR\x05child\"\x10\n" +
-	"\x0eRemoveResponse\"\xeb\x01\n" +
+	"\x0eRemoveResponse\"\x87\x02\n" +
 	"\rAttachRequest\x12\x14\n" +
 	"\x05child\x18\x01 \x01(\tR\x05child\x12\x1d\n" +
 	"\n" +
@@ -4588,7 +4597,8 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x06replay\x18\x05 \x01(\tR\x06replay\x12)\n" +
 	"\x04size\x18\x06 \x01(\v2\x15.muxd.control.v1.SizeR\x04size\x12\x12\n" +
 	"\x04hold\x18\a \x01(\bR\x04hold\x12\x19\n" +
-	"\binput_id\x18\b \x01(\fR\ainputId\"F\n" +
+	"\binput_id\x18\b \x01(\fR\ainputId\x12\x1a\n" +
+	"\bterminal\x18\t \x01(\bR\bterminal\"F\n" +
 	"\x0eAttachResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +

@@ -483,7 +483,8 @@ func (a *Agent) attach(ctx context.Context, o *opening, remains, session []byte,
 		_, err := o.sinks().Attach(ctx, &sinkpb.AttachRequest{
 			Opening: o.id, Ticket: ticket, ReadOnly: req.ReadOnly, Replay: req.Replay, Hold: req.Hold, Viewer: a.sessions.viewer(session),
 			InputId: req.InputId, Remains: remains,
-			Size: &sinkpb.Size{Rows: req.Size.GetRows(), Cols: req.Size.GetCols()},
+			Terminal: req.Terminal && o.plugin.Load().Builtin(), // nobody else's program gets a user's terminal
+			Size:     &sinkpb.Size{Rows: req.Size.GetRows(), Cols: req.Size.GetCols()},
 		})
 		return err
 	})

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/muxd/muxd/internal/golden"
 	"github.com/muxd/muxd/internal/viewer"
 )
@@ -25,6 +27,27 @@ var goldenFrames = map[string]viewer.Frame{
 	"end-killed":      {Type: viewer.End, HasStatus: true, Status: 9},
 	"end-unknown":     {Type: viewer.End},
 	"ready":           {Type: viewer.Ready, Offset: 12},
+	"terminal":        {Type: viewer.Terminal, Data: viewer.AppendModes(nil, sane)},
+	"reclaim":         {Type: viewer.Reclaim},
+	"typed":           {Type: viewer.Typed, Offset: 260},
+	"take":            {Type: viewer.Take},
+	"screen":          {Type: viewer.Screen, Data: []byte("\x1b[?25h")},
+	"screen-returned": {Type: viewer.Screen, Flags: viewer.Returned, Data: []byte{}},
+}
+
+// sane are the modes that the kernel gives a new terminal (tty_std_termios in drivers/tty/tty_io.c).
+var sane = &unix.Termios{
+	Iflag: unix.ICRNL | unix.IXON, Oflag: unix.OPOST | unix.ONLCR, Cflag: unix.B38400 | unix.CS8 | unix.CREAD | unix.HUPCL,
+	Lflag: unix.ISIG | unix.ICANON | unix.ECHO | unix.ECHOE | unix.ECHOK | unix.ECHOCTL | unix.ECHOKE | unix.IEXTEN,
+	Cc:    [19]uint8{3, 28, 127, 21, 4, 0, 1, 0, 17, 19, 26, 0, 18, 15, 23, 22},
+}
+
+func TestModes(t *testing.T) {
+	var got unix.Termios
+	viewer.ParseModes(viewer.AppendModes(nil, sane), &got)
+	if got != *sane {
+		t.Errorf("%+v, want %+v", got, *sane)
+	}
 }
 
 func TestGoldenFiles(t *testing.T) {

@@ -19,6 +19,9 @@ const (
 	Input      Type = 0x01 // u64 offset in this viewer's input, then bytes typed
 	Resize     Type = 0x02 // u16 rows, u16 columns
 	EndOfInput Type = 0x03 // the viewer's input has ended: the console gets its VEOF character where it reads lines
+	Terminal   Type = 0x04 // with a descriptor, the viewer's terminal; the modes to put back, as AppendModes writes them
+	Reclaim    Type = 0x05 // nothing more shall be written to the terminal
+	Typed      Type = 0x06 // u64: input up to this offset was typed by the client itself
 )
 
 // From the console.
@@ -29,7 +32,18 @@ const (
 	Notice Type = 0x84 // text for the person at the viewer
 	End    Type = 0x85 // the console has ended: u8 1 where a wait status follows, u32 wait status (0 where none does)
 	Ready  Type = 0x86 // u64: all output up to this offset has been shown, which is all that there was when the viewer came
+	Take   Type = 0x87 // the console takes the viewer's terminal; with a descriptor, the master on which the client may type itself
+	Screen Type = 0x88 // u8 flags, then what brings the screen of a terminal that was handed over back to normal
 )
+
+// Flags of Screen.
+const (
+	Returned   = 1 << iota // the terminal is the client's again
+	Unfinished             // the cursor stands behind something
+)
+
+// ModesSize is the length of what AppendModes appends.
+const ModesSize = 4*4 + 1 + 19
 
 // MaxData bounds the bytes in one frame.
 const MaxData = 64 << 10
@@ -40,8 +54,9 @@ const MaxFrame = 1 + 8 + MaxData
 // Frame is any frame; which fields count depends on its type.
 type Frame struct {
 	Type       Type
-	Offset     uint64 // Input, Output, Ack, Ready
-	Data       []byte // Input, Output, Replay, Notice
+	Offset     uint64 // Input, Typed, Output, Ack, Ready
+	Data       []byte // Input, Terminal, Output, Replay, Notice, Screen
+	Flags      byte   // Screen
 	Rows, Cols uint16 // Resize
 	HasStatus  bool   // End
 	Status     uint32 // End
@@ -58,12 +73,14 @@ func (f Frame) Append(b []byte) []byte {
 	case Input, Output:
 		b = binary.BigEndian.AppendUint64(b, f.Offset)
 		b = append(b, f.Data...)
-	case Ack, Ready:
+	case Typed, Ack, Ready:
 		b = binary.BigEndian.AppendUint64(b, f.Offset)
+	case Screen:
+		b = append(append(b, f.Flags), f.Data...)
 	case Resize:
 		b = binary.BigEndian.AppendUint16(b, f.Rows)
 		b = binary.BigEndian.AppendUint16(b, f.Cols)
-	case Replay, Notice:
+	case Terminal, Replay, Notice:
 		b = append(b, f.Data...)
 	case End:
 		if !f.HasStatus {
@@ -97,8 +114,16 @@ func Parse(b []byte) (Frame, error) {
 		f.Data = rest[head:]
 	}
 	switch f.Type {
-	case Input, Output, Ack, Ready:
+	case Input, Typed, Output, Ack, Ready:
 		f.Offset = binary.BigEndian.Uint64(rest)
+	case Terminal:
+		if len(f.Data) != ModesSize {
+			return Frame{}, fmt.Errorf("viewer frame of type %#x: %d bytes, want %d", b[0], len(b), 1+ModesSize)
+		}
+	case Screen:
+		if f.Flags = rest[0]; f.Flags&^(Returned|Unfinished) != 0 {
+			return Frame{}, fmt.Errorf("viewer frame of type %#x: unknown flags %#x", b[0], f.Flags)
+		}
 	case Resize:
 		f.Rows, f.Cols = binary.BigEndian.Uint16(rest), binary.BigEndian.Uint16(rest[2:])
 	case End:
@@ -115,15 +140,17 @@ func layout(t Type) (head int, data, known bool) {
 	switch t {
 	case Input, Output:
 		return 8, true, true
-	case Ack, Ready:
+	case Typed, Ack, Ready:
 		return 8, false, true
 	case Resize:
 		return 4, false, true
-	case Replay, Notice:
+	case Terminal, Replay, Notice:
 		return 0, true, true
+	case Screen:
+		return 1, true, true
 	case End:
 		return 5, false, true
-	case EndOfInput:
+	case EndOfInput, Reclaim, Take:
 		return 0, false, true
 	}
 	return 0, false, false

@@ -27,7 +27,14 @@ var golden = []struct {
 	{"end with signal 9", Frame{Type: End, HasStatus: true, Status: 9}, "85 01 00000009"},
 	{"end, status unknown", Frame{Type: End}, "85 00 00000000"},
 	{"ready", Frame{Type: Ready, Offset: 1 << 40}, "86 0000010000000000"},
+	{"terminal", Frame{Type: Terminal, Data: modes}, "04" + strings.Repeat("07", ModesSize)},
+	{"reclaim", Frame{Type: Reclaim}, "05"},
+	{"typed", Frame{Type: Typed, Offset: 9}, "06 0000000000000009"},
+	{"take", Frame{Type: Take}, "87"},
+	{"screen", Frame{Type: Screen, Flags: Returned | Unfinished, Data: []byte("\x1b[m")}, "88 03 1b5b6d"},
 }
+
+var modes = bytes.Repeat([]byte{7}, ModesSize)
 
 func unhex(t testing.TB, s string) []byte {
 	t.Helper()
@@ -60,8 +67,14 @@ func TestParseRefuses(t *testing.T) {
 	for _, c := range []struct{ hex, want string }{
 		{"", "empty"},
 		{"00", "unknown type 0x0"},
-		{"04", "unknown type 0x4"},
-		{"87", "unknown type 0x87"},
+		{"07", "unknown type 0x7"},
+		{"89", "unknown type 0x89"},
+		{"04", "want 37"},
+		{"05 00", "want 1"},
+		{"06 00", "want at least 9"},
+		{"87 00", "want 1"},
+		{"88", "want at least 2"},
+		{"88 04", "unknown flags 0x4"},
 		{"01 00000000000000", "want at least 9"},
 		{"02 001800", "want at least 5"},
 		{"02 0018005000", "want 5"},

@@ -52,8 +52,15 @@ type attached struct {
 	noticed        time.Time
 	refused        bool // it has been told that it is read-only
 
-	terminal   bool // it has one
-	rows, cols int  // of its terminal; zero where it has none
+	terminal   bool    // it has one
+	awaited    bool    // and will hand it over, before it is shown anything: see handed
+	tty        *handed // and has
+	place      shownPlace
+	stuck      *handed // tty, where that had no room
+	owed       bool    // it is to be told that its terminal is its own again
+	back       bool    // and when it comes again, its screen is drawn anew
+	killed     bool    // it has ended without a word
+	rows, cols int     // of its terminal; zero where it has none
 }
 
 // Attach serves v until it leaves, the console has ended and v has all of it, or ctx is done. It does not take
@@ -99,19 +106,26 @@ func (c *consoleSink) admit(a *attached, want replay) {
 		c.fit(c.sizes.sized(a, a.v.Rows, a.v.Cols))
 	}
 	c.begin(a, want)
+	if a.terminal && a.v.Terminal && !c.ended && (want.draw || want.again || want.exact) {
+		c.take(a)
+		return
+	}
 	c.push(a)
 }
 
 // begin finds out where a begins, and what it is shown before. c.mu is held.
 func (c *consoleSink) begin(a *attached, want replay) {
 	a.there = c.past.end()
+	if want.again && !c.ended {
+		want.from, want.exact = c.shown.shown(a.v.InputID)
+	}
 	offset, exact := c.past.begin(want)
 	switch {
 	case exact:
 		a.next = offset
 	case a.terminal:
 		a.next = a.there
-		if want.draw || want.exact {
+		if want.draw || want.exact || want.again {
 			c.display.resize(c.Size())
 			a.draw = c.display.redraw(want.draw, a.v.Rows, want.above)
 		}
@@ -124,6 +138,7 @@ func (c *consoleSink) leave(a *attached) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	a.finish()
+	c.lose(a)
 	delete(c.viewers, a)
 	c.gaveRoom()
 	c.past.viewers().Add(-a.count())
@@ -151,7 +166,9 @@ func (c *consoleSink) pump(ctx context.Context, a *attached) (closeIt bool) {
 			return c.ended
 		case <-a.wake:
 		}
-		if a.v.Writable(ctx) != nil {
+		if stuck, gone := c.stuck(a); stuck != nil {
+			writable(ctx, stuck, gone)
+		} else if a.v.Writable(ctx) != nil {
 			return ctx.Err() != nil
 		}
 		c.mu.Lock()
@@ -171,6 +188,7 @@ func (c *consoleSink) push(a *attached) {
 	}
 	a.slow = errors.Is(err, sink.ErrSlow)
 	switch {
+	case a.slow && a.awaited:
 	case a.slow:
 		select {
 		case a.wake <- struct{}{}:
@@ -192,8 +210,15 @@ func (c *consoleSink) send(a *attached) error {
 		}
 		a.cancel = false
 	}
+	if a.owed {
+		if err := c.giveBack(a); err != nil {
+			return err
+		}
+	}
 	for len(a.notices) > 0 {
-		if err := a.v.Notice(a.notices[0]); err != nil {
+		if a.tty != nil {
+			a.draw = fmt.Appendf(a.draw, "\r\n[%s]\r\n", a.notices[0])
+		} else if err := a.v.Notice(a.notices[0]); err != nil {
 			return err
 		}
 		a.notices = a.notices[1:]
@@ -204,12 +229,20 @@ func (c *consoleSink) send(a *attached) error {
 		}
 		a.ackSent = a.acked
 	}
+	if a.awaited {
+		return sink.ErrSlow
+	}
+	if err := c.tellRestore(a); err != nil {
+		return err
+	}
 	for len(a.draw) > 0 {
-		p := a.draw[:min(len(a.draw), sink.ViewerDataMost)]
-		if err := a.v.Redraw(p); err != nil {
+		n, err := c.draw(a, a.draw[:min(len(a.draw), sink.ViewerDataMost)])
+		if a.draw = a.draw[n:]; err != nil {
 			return err
 		}
-		a.draw = a.draw[len(p):]
+		if len(a.draw) == 0 {
+			a.place.done(a.next)
+		}
 	}
 	for a.next < c.past.end() || !a.told || !a.ready {
 		if err := c.sendPiece(a); err != nil {
@@ -218,6 +251,15 @@ func (c *consoleSink) send(a *attached) error {
 	}
 	if !c.ended {
 		return nil
+	}
+	if a.tty != nil {
+		c.drop(a)
+		a.owed = true
+	}
+	if a.owed {
+		if err := c.giveBack(a); err != nil {
+			return err
+		}
 	}
 	if err := a.v.End(c.exit, c.known); err != nil {
 		return err
@@ -234,12 +276,20 @@ func (c *consoleSink) sendPiece(a *attached) error {
 		return err
 	}
 	p := c.at(a.next)
-	if a.next < a.redraw {
+	switch {
+	case a.tty != nil:
+		n, err := c.draw(a, c.masked(a, a.next, p))
+		a.next, a.told = a.next+uint64(n), true
+		if a.tty != nil {
+			a.place.done(a.next)
+		}
+		return err
+	case a.next < a.redraw:
 		p = p[:min(uint64(len(p)), a.redraw-a.next)]
 		if err := a.v.Redraw(p); err != nil {
 			return err
 		}
-	} else {
+	default:
 		if err := a.v.Output(a.next, c.masked(a, a.next, p)); err != nil {
 			return err
 		}
@@ -280,10 +330,21 @@ func (c *consoleSink) serve(ctx context.Context, a *attached) error {
 	for {
 		e, err := a.v.Recv()
 		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
+		case errors.Is(err, io.EOF):
+			c.mu.Lock()
+			a.killed = true // unless it has said before that it would leave
+			c.mu.Unlock()
+			return nil
+		case errors.Is(err, net.ErrClosed):
 			return nil
 		case err != nil:
 			return err
+		case e.Kind == sink.ViewerTerminal:
+			c.comes(a, e.Terminal, &e.Saved)
+			continue
+		case e.Kind == sink.ViewerReclaim:
+			c.reclaimed(a)
+			continue
 		}
 		if a.v.ReadOnly {
 			c.refuse(a)
@@ -327,6 +388,7 @@ func (c *consoleSink) heed(ctx context.Context, a *attached, e sink.ViewerEvent)
 	}
 	c.mu.Unlock()
 	switch e.Kind {
+	case sink.ViewerTyped: // by itself, and it is in the terminal
 	case sink.ViewerInput:
 		return c.keys.typed(ctx, a.v.InputID, e.Offset, e.Data, a.raw, func(modes *unix.Termios, lost bool) {
 			c.rec.typed(modes, e.Data)

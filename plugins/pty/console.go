@@ -8,8 +8,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/containerd/console"
+	"golang.org/x/sys/unix"
 
 	"github.com/muxd/muxd/sink"
 )
@@ -31,7 +33,8 @@ type consoleSink struct {
 
 	mu      sync.Mutex // for what follows, and for every attached
 	display *display
-	past    ring   // the display's
+	past    ring // the display's
+	shown   shownMemory
 	now     []byte // the piece that is being shown: it ends where past ends, and may be longer than past is
 	viewers map[*attached]struct{}
 	absent  absent
@@ -59,6 +62,7 @@ func newConsole(in *master, mem memory, status func() (uint32, bool)) (*consoleS
 		size:    size,
 		status:  status,
 		past:    mem.past,
+		shown:   mem.shown,
 		dealt:   mem.saves.dealt(),
 		viewers: map[*attached]struct{}{},
 		room:    make(chan struct{}),
@@ -155,6 +159,7 @@ func (c *consoleSink) end(ctx context.Context) error {
 	c.ended = true
 	var waiting []<-chan struct{}
 	for a := range c.viewers {
+		c.away(a)
 		waiting = append(waiting, a.done)
 		if !a.slow {
 			c.push(a)
@@ -209,11 +214,11 @@ func (c *consoleSink) Size() (rows, cols int) {
 	if c.in == nil {
 		return 0, 0
 	}
-	size, err := c.size.Size()
-	if err != nil {
+	var size unix.Winsize
+	if ioctlNow(c.in.fd, unix.TIOCGWINSZ, unsafe.Pointer(&size)) != nil {
 		return 0, 0
 	}
-	return int(size.Height), int(size.Width)
+	return int(size.Row), int(size.Col)
 }
 
 // keep has park keep the stage of what is typed. left is a predecessor's, which it takes ownership of: what that one had in hand is typed now.

@@ -38,6 +38,12 @@ type harness struct {
 
 func newHarness(t *testing.T, scrollback int) *harness {
 	t.Helper()
+	return newHarnessOn(t, newMemory(sparse(t, memorySize(scrollback)), scrollback))
+}
+
+// newHarnessOn is newHarness with that memory, which may be a predecessor's.
+func newHarnessOn(t *testing.T, mem memory) *harness {
+	t.Helper()
 	before := openFiles(t)
 	p, err := openPair(24, 80)
 	if err != nil {
@@ -52,7 +58,7 @@ func newHarness(t *testing.T, scrollback int) *harness {
 	}
 	h := &harness{t: t}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
-	if h.c, err = newConsole(in, newMemory(sparse(t, memorySize(scrollback)), scrollback), h.exit); err != nil {
+	if h.c, err = newConsole(in, mem, h.exit); err != nil {
 		t.Fatal(err)
 	}
 	m, tty := p.release()
@@ -155,6 +161,12 @@ type client struct {
 	ended  bool
 	known  bool
 	status uint32
+
+	taken      int  // Take frames
+	master     bool // the last of which had a master
+	restore    string
+	returned   bool
+	unfinished bool
 }
 
 func (h *harness) attach(replay string, rows, cols int, readOnly bool) *client {
@@ -242,10 +254,11 @@ func (k *client) frame() bool {
 		k.t.Errorf("client: nothing comes (%v); so far: %.200q", err, k.drawn.String())
 		return false
 	}
-	b := make([]byte, 70000)
-	if n, err = unix.Read(k.s, b); errors.Is(err, unix.ECONNRESET) {
-		n, err = unix.Read(k.s, b)
+	b, oob, oobn := make([]byte, 70000), make([]byte, 64), 0
+	if n, oobn, _, _, err = unix.Recvmsg(k.s, b, oob, unix.MSG_CMSG_CLOEXEC); errors.Is(err, unix.ECONNRESET) {
+		n, oobn, _, _, err = unix.Recvmsg(k.s, b, oob, unix.MSG_CMSG_CLOEXEC)
 	}
+	descriptors := received(oob[:max(oobn, 0)])
 	if err != nil || n == 0 {
 		return false
 	}
@@ -271,10 +284,29 @@ func (k *client) frame() bool {
 		k.ended, k.known, k.status = true, p[0] == 1, binary.BigEndian.Uint32(p[1:])
 	case 0x86:
 		k.ready = append(k.ready, binary.BigEndian.Uint64(p))
+	case 0x87:
+		k.taken++
+		k.master = len(descriptors) == 1
+	case 0x88:
+		k.returned, k.unfinished, k.restore = p[0]&1 != 0, p[0]&2 != 0, string(p[1:])
 	default:
 		k.t.Errorf("client: frame of type %#x", b[0])
 	}
 	return true
+}
+
+// received closes the descriptors that came with a packet.
+func received(oob []byte) (fds []int) {
+	messages, _ := unix.ParseSocketControlMessage(oob)
+	for i := range messages {
+		if more, err := unix.ParseUnixRights(&messages[i]); err == nil {
+			fds = append(fds, more...)
+		}
+	}
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+	return fds
 }
 
 // until takes frames until what is drawn contains text.

@@ -14,6 +14,7 @@ import (
 //	past   a ring of the latest output
 //	lines  a ring of the lines that were scrolled off, drawn
 //	saves  the two latest checkpoints of the terminal model
+//	shown  how far the viewers' terminals have been written to (shown.go)
 //	input  what is being typed, and who has typed how much (typists.go)
 //
 // The model itself is in the process. A successor makes it again from the latest checkpoint and the output since, which is
@@ -23,6 +24,7 @@ import (
 type memory struct {
 	past, lines ring
 	saves       checkpoints
+	shown       shownMemory
 	input       inputMemory
 }
 
@@ -52,6 +54,7 @@ func newMemory(b []byte, scrollback int) memory {
 	m := memory{past: newRing(b[:ringHeader+max(scrollback, pastLeast)]), lines: newRing(b[at : at+ringHeader+scrollback])}
 	at += linesSize(scrollback)
 	m.saves = newCheckpoints(b[at:])
+	m.shown = shownMemory{b[len(b)-inputSize-shownSize : len(b)-inputSize]}
 	m.input = inputMemory{b[len(b)-inputSize:]}
 	return m
 }
@@ -70,7 +73,7 @@ const (
 
 func newCheckpoints(b []byte) checkpoints {
 	half := len(b) / 2
-	return checkpoints{(*[2]atomic.Uint64)(unsafe.Pointer(&b[0])), [2][]byte{b[headSize:half], b[half : len(b)-inputSize]}}
+	return checkpoints{(*[2]atomic.Uint64)(unsafe.Pointer(&b[0])), [2][]byte{b[headSize:half], b[half : len(b)-inputSize-shownSize]}}
 }
 
 // dealt is the offset behind the last question of the program that was answered, or passed on to a viewer.

@@ -54,6 +54,9 @@ func record(o *sink.Opening) (*recorder, error) {
 	return &recorder{to: to, input: o.Options.String("record-input"), rows: o.Rows, cols: o.Cols}, nil
 }
 
+// typing says whether what is typed is recorded.
+func (r *recorder) typing() bool { return r != nil && r.input != inputNo }
+
 func (r *recorder) output(ctx context.Context, k *sink.Chunk) error {
 	if r == nil {
 		return nil

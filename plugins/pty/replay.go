@@ -14,6 +14,7 @@ type replay struct {
 	above int  // and before it so many of the last lines that were scrolled off
 	lines int  // elsewhere so many of the last lines of output; 0: nothing
 	exact bool // go on at offset from
+	again bool // go on where the viewer's terminal is
 	since bool // begin at offset from, or at the oldest that is kept
 	from  uint64
 }
@@ -28,6 +29,8 @@ func parseReplay(s string) (replay, error) {
 		return replay{draw: true, above: math.MaxInt, lines: math.MaxInt}, nil
 	case s == "none":
 		return replay{}, nil
+	case s == "again":
+		return replay{again: true}, nil
 	case key == "lines":
 		if n, err := strconv.Atoi(value); err == nil && n >= 0 {
 			return replay{draw: true, above: n, lines: n}, nil

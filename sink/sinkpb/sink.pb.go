@@ -3405,7 +3405,10 @@ type AttachRequest struct {
 	// Names the input of this viewer's client, at most 32 bytes. What the console has typed of an input of that name is not typed again.
 	InputId []byte `protobuf:"bytes,8,opt,name=input_id,json=inputId,proto3" json:"input_id,omitempty"`
 	// Not empty: in place of an opening, a console that has ended, as it was told with flushed. The viewer sees it, and then its end.
-	Remains       []byte `protobuf:"bytes,9,opt,name=remains,proto3" json:"remains,omitempty"`
+	Remains []byte `protobuf:"bytes,9,opt,name=remains,proto3" json:"remains,omitempty"`
+	// The client can hand over its terminal. A console that takes it sends Take as its first frame; one that does not
+	// sends what it shows as always.
+	Terminal      bool `protobuf:"varint,10,opt,name=terminal,proto3" json:"terminal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3501,6 +3504,13 @@ func (x *AttachRequest) GetRemains() []byte {
 		return x.Remains
 	}
 	return nil
+}
+
+func (x *AttachRequest) GetTerminal() bool {
+	if x != nil {
+		return x.Terminal
+	}
+	return false
 }
 
 type AttachResponse struct {
@@ -4816,7 +4826,7 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x18\n" +
 	"\adropped\x18\x03 \x01(\x04R\adropped\x12\x18\n" +
-	"\awaiting\x18\x04 \x01(\x04R\awaiting\"\x95\x02\n" +
+	"\awaiting\x18\x04 \x01(\x04R\awaiting\"\xb1\x02\n" +
 	"\rAttachRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\x12\x16\n" +
 	"\x06ticket\x18\x02 \x01(\fR\x06ticket\x12\x1b\n" +
@@ -4826,7 +4836,9 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x04hold\x18\x06 \x01(\bR\x04hold\x12,\n" +
 	"\x06viewer\x18\a \x01(\v2\x14.muxd.sink.v1.ViewerR\x06viewer\x12\x19\n" +
 	"\binput_id\x18\b \x01(\fR\ainputId\x12\x18\n" +
-	"\aremains\x18\t \x01(\fR\aremains\"\x10\n" +
+	"\aremains\x18\t \x01(\fR\aremains\x12\x1a\n" +
+	"\bterminal\x18\n" +
+	" \x01(\bR\bterminal\"\x10\n" +
 	"\x0eAttachResponse\"Q\n" +
 	"\rResizeRequest\x12\x18\n" +
 	"\aopening\x18\x01 \x01(\tR\aopening\x12&\n" +

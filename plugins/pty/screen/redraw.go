@@ -223,15 +223,7 @@ func (d *drawing) mode(k modeNumber) {
 	case on && modesAtStart&k.mode != 0, !on && m.touched&k.mode == 0:
 		return
 	}
-	if d.b = append(d.b, "\x1b["...); k.private {
-		d.b = append(d.b, '?')
-	}
-	d.b = strconv.AppendInt(d.b, int64(k.n), 10)
-	if on {
-		d.b = append(d.b, 'h')
-	} else {
-		d.b = append(d.b, 'l')
-	}
+	d.b = k.append(d.b, on)
 }
 
 // kitty fills the stack of kitty's keyboard protocol, or only sets its top where the terminal has followed it.
