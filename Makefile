@@ -3,7 +3,7 @@
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
-.PHONY: help build run test check bench chaos recovery soak generate fuzz clean
+.PHONY: help build run test check bench kit chaos recovery soak generate fuzz clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ bench: build ## measure muxd against its peers on this machine, and plot it (ONL
 	tools/install-test-deps bench
 	go build -o bin/ ./bench
 	bin/bench -bin bin -plot bin/bench.svg -only '$(ONLY)' $(FLAGS)
+
+kit: ## hold the built-in sinks and the examples to the conformance kit at full size, for half an hour (ONLY=name)
+	tools/kit-full $(ONLY)
 
 chaos: ## kill muxd's processes 1,000 times under writing children, and count every byte (KILLS=, SEED=)
 	go test ./chaos -count=1 -v -timeout 30m -kills $(or $(KILLS),1000) -seed $(or $(SEED),0)

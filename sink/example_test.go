@@ -15,7 +15,10 @@ import (
 )
 
 // journal appends chunks to a file, once each: before a chunk is written, the file's length is recorded with it.
-type journal struct{ file *os.File }
+type journal struct {
+	o    *sink.Opening
+	file *os.File
+}
 
 func (j *journal) Close() error { return j.file.Close() }
 
@@ -32,8 +35,11 @@ func (j *journal) Write(_ context.Context, c *sink.Chunk) error {
 		end = start
 	}
 	c.Intend(fmt.Append(nil, end))
-	_, err = j.file.Write(data)
-	return err
+	if _, err := j.file.Write(data); err != nil {
+		return err
+	}
+	j.o.Count(c.Stream, "chunks", 1) // for people: muxctl inspect shows it
+	return nil
 }
 
 // A sink that takes chunks, and finds out what of one was written where a process was killed over it.
@@ -43,12 +49,14 @@ func Example_chunks() {
 		Help:    "appends output to a file",
 		Carries: []sink.Stream{sink.Stdout}, // one: another stream's chunks would come between a length and its chunk
 		Arg:     &sink.Option{Name: "path", Type: sink.Path, Required: true, Help: "where to"},
+		Metrics: []sink.Metric{{Name: "chunks", Help: "pieces that were written"}},
+		Check:   func(r *sink.Request) (sink.Wiring, error) { r.Exact = true; return sink.Pipe, nil },
 		Open: func(_ context.Context, o *sink.Opening) (sink.Sink, error) {
 			f, err := os.OpenFile(o.Arg, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o640)
 			if err != nil {
 				return nil, err
 			}
-			return &journal{f}, nil
+			return &journal{o, f}, nil
 		},
 	})
 }

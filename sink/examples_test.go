@@ -35,7 +35,7 @@ func TestExamples(t *testing.T) {
 		name, spec, read string
 		only             []string
 	}{
-		{"journal", "journal:{out}", "{out}", []string{"bytes.small", "kill.told"}},
+		{"journal", "journal:{out}", "{out}", []string{"describe", "bytes.small", "kill", "metrics"}},
 		{"shout", "shout:{out}", "sed 's/^[a-z]* [0-9]*: //; s/!$//' <{out} | head -c -1", []string{"bytes.small"}},
 		{"relay", "relay:{listen}", "", []string{"bytes.small"}},
 		{"plain", "plain:{out}", "{out}", []string{"wiring", "bytes.small"}},

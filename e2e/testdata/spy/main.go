@@ -24,11 +24,14 @@ func main() {
 		Help:    "tries what it should not",
 		Carries: []sink.Stream{sink.Stdout},
 		Arg:     &sink.Option{Name: "what", Type: sink.String, Help: "what to try, and with what"},
-		Options: []sink.Option{{Name: "file", Type: sink.Path, Help: "where the stream goes"}},
+		Options: []sink.Option{
+			{Name: "file", Type: sink.Path, Help: "where the stream goes"},
+			{Name: "echo", Type: sink.Bool, Default: "false", Help: "and to the log"},
+		},
 		Open: func(_ context.Context, o *sink.Opening) (sink.Sink, error) {
 			if path := o.Options.String("file"); path != "" {
 				f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
-				return &keep{f}, err
+				return &keep{f, o.Options.Bool("echo")}, err
 			}
 			what, object, _ := strings.Cut(o.Arg, ":")
 			got, err := try(what, object)
@@ -85,9 +88,15 @@ func try(what, object string) (string, error) {
 	return "", errors.New("it does not know how")
 }
 
-type keep struct{ file *os.File }
+type keep struct {
+	file *os.File
+	echo bool
+}
 
 func (k *keep) Write(_ context.Context, c *sink.Chunk) error {
+	if k.echo {
+		os.Stderr.Write(c.Data)
+	}
 	_, err := k.file.Write(c.Data)
 	return err
 }
