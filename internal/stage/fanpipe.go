@@ -24,7 +24,17 @@ func newStage(i int) (*stage, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &stage{i: i, r: r, w: w, size: capacity(r.Int())}, nil
+	st := &stage{i: i, r: r, w: w, size: capacity(r.Int())}
+	return st, st.neverBlock()
+}
+
+// neverBlock has write(2) take what there is room for. How much that is nobody can tell before: pages that are not full may take no more.
+func (st *stage) neverBlock() error {
+	if err := unix.SetNonblock(st.w.Int(), true); err != nil {
+		st.close()
+		return fmt.Errorf("set O_NONBLOCK on a stage: %w", err)
+	}
+	return nil
 }
 
 // adoptStage takes ownership of fds, the two of a predecessor's stage.
@@ -39,7 +49,7 @@ func adoptStage(i int, fds []*fd.FD) (*stage, error) {
 		st.close()
 		return nil, fmt.Errorf("look into stage %d of a predecessor: %w", i, err)
 	}
-	return st, nil
+	return st, st.neverBlock()
 }
 
 func (st *stage) close() { fd.CloseAll([]*fd.FD{st.r, st.w}) }

@@ -75,10 +75,10 @@ func (b *branch) load() (some bool, err error) {
 	return true, nil
 }
 
-// spillPiece is how much is read of a file at a time: whole pages, so that an empty pipe takes as much as its size is.
+// spillPiece is how much is read of a file at a time.
 const spillPiece = 64 << 10
 
-// read puts n bytes of the file, from position from, into the queue, which has room for them.
+// read puts n bytes of the file, from position from, into the empty queue, or as many as that takes.
 func (b *branch) read(from uint64, n int) error {
 	buf := make([]byte, min(n, spillPiece))
 	for n > 0 {
@@ -90,6 +90,9 @@ func (b *branch) read(from uint64, n int) error {
 		}
 		if err == nil {
 			k, err = unix.Write(b.queue.w.Int(), part[:k])
+		}
+		if errors.Is(err, unix.EAGAIN) {
+			return nil
 		}
 		if errors.Is(err, unix.EINTR) {
 			continue
