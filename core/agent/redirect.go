@@ -250,7 +250,7 @@ func (a *Agent) moveTo(ctx context.Context, c *child, from *opening, s *stream, 
 	a.mu.Unlock()
 	rec := &controlpb.Sink{
 		Stream: s.rec.Stream, Spec: to.text, Plugin: to.spec.Name, Wiring: to.wiring, State: "open",
-		Branch: s.rec.Branch, Policy: s.rec.Policy, Missed: s.rec.Missed,
+		Location: to.location, Branch: s.rec.Branch, Policy: s.rec.Policy, Missed: s.rec.Missed,
 	}
 	next := &stream{kind: s.kind, rec: rec, as: to, branch: s.branch, holder: s.holder}
 	if err := a.keeper.Hold(ctx, o.farName(next), nil, far.Int()); err != nil {

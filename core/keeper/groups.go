@@ -66,7 +66,8 @@ func (g *groups) listen() {
 		g.logf("cgroups in which children leave processes behind stay until muxd starts again or ends: inotify_init1: %v", err)
 		return
 	}
-	g.events = os.NewFile(uintptr(n), "cgroup events")
+	events := os.NewFile(uintptr(n), "cgroup events")
+	g.events = events
 	g.watch = func(path string) (int, error) { return unix.InotifyAddWatch(n, path, unix.IN_MODIFY) }
 	g.unwatch = func(wd int32) { unix.InotifyRmWatch(n, uint32(wd)) } // EINVAL: the kernel has ended it with the file
 	g.done = make(chan struct{})
@@ -74,7 +75,7 @@ func (g *groups) listen() {
 		defer close(g.done)
 		buf := make([]byte, 4096)
 		for {
-			got, err := g.events.Read(buf)
+			got, err := events.Read(buf)
 			if err != nil {
 				return
 			}
@@ -86,12 +87,15 @@ func (g *groups) listen() {
 	}()
 }
 
-// close ends the goroutine. No other method may be called any more.
+// close ends the goroutine. What is not empty by then stays.
 func (g *groups) close() {
-	if g.events != nil {
-		g.events.Close()
+	g.mu.Lock()
+	events := g.events
+	g.events = nil
+	g.mu.Unlock()
+	if events != nil {
+		events.Close()
 		<-g.done
-		g.events = nil
 	}
 }
 
@@ -172,7 +176,7 @@ func (g *groups) changed(wd int32) {
 
 // try removes a leaf that is watched, if it can be. g.mu is held.
 func (g *groups) try(wd int32) {
-	if leaf, ok := g.leaving[wd]; ok && g.removed(leaf) {
+	if leaf, ok := g.leaving[wd]; ok && g.events != nil && g.removed(leaf) {
 		delete(g.leaving, wd)
 		g.unwatch(wd)
 	}
