@@ -16,14 +16,20 @@ import (
 
 // channel is the process's fd channel: the one that it was born with, until a muxd that comes later opens another.
 type channel struct {
+	call     fdchan.CallHandler // serves what is called there
 	mu       sync.Mutex
 	ep       *fdchan.Endpoint
 	replaced chan struct{} // closed when there is another ep
 }
 
-// newChannel takes ownership of ep.
-func newChannel(ep *fdchan.Endpoint) *channel {
-	return &channel{ep: ep, replaced: make(chan struct{})}
+func newChannel() *channel { return &channel{replaced: make(chan struct{})} }
+
+// begin takes ownership of conn, the first one. It is called once, before anything else.
+func (c *channel) begin(conn *fdchan.Conn, call fdchan.CallHandler) {
+	c.mu.Lock() // a call may come at once
+	defer c.mu.Unlock()
+	c.call = call
+	c.ep = fdchan.NewAnswering(conn, call)
 }
 
 // now returns the endpoint of now, which the channel keeps owning, and what is closed when it is replaced.
@@ -112,7 +118,7 @@ func (c *channel) hello(uc *net.UnixConn) error {
 		return err
 	}
 	uc.SetReadDeadline(time.Time{})
-	return c.replace(fdchan.NewEndpoint(conn, nil), func() error { // what waits to be parked comes behind the answer
+	return c.replace(fdchan.NewAnswering(conn, c.call), func() error { // what waits to be parked comes behind the answer
 		return conn.Send(fdchan.Packet{Type: fdchan.Ack, Ticket: p.Ticket})
 	})
 }

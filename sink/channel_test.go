@@ -111,7 +111,7 @@ func startAlone(t *testing.T) *alonePlugin {
 	a.srv = newServer(&Plugin{
 		Name: "collect", Carries: []Stream{Stdout},
 		Open: func(context.Context, *Opening) (Sink, error) { return a.sink, nil },
-	}, fdchan.NewEndpoint(conn, nil))
+	}, conn)
 	t.Cleanup(func() { a.srv.close(); a.ep.Close() })
 
 	r, w, err := fd.Pipe()

@@ -9,7 +9,7 @@ import (
 
 // describe is the plugin's description on the wire.
 func (p *Plugin) describe() *sinkpb.Description {
-	d := &sinkpb.Description{Name: p.Name, Version: p.Version, Help: p.Help, KeepsLogs: p.Logs != nil, Copies: p.Copies, TakesBranch: p.OpenConsole != nil, Rewires: p.Open != nil, Gaps: p.Open != nil}
+	d := &sinkpb.Description{Name: p.Name, Version: p.Version, Help: p.Help, KeepsLogs: p.Logs != nil, Copies: p.Copies, TakesBranch: p.OpenConsole != nil, Rewires: p.Open != nil, Gaps: p.Open != nil, CallsOnChannel: true}
 	for _, s := range p.Carries {
 		d.Carries = append(d.Carries, sinkpb.Stream(s))
 	}

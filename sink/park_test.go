@@ -26,7 +26,7 @@ func TestParkAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer muxd.Close()
-	s := newServer(&Plugin{Name: "x"}, fdchan.NewEndpoint(conn, nil))
+	s := newServer(&Plugin{Name: "x"}, conn)
 	defer s.close()
 	next := func() fdchan.Packet {
 		p, fds, err := muxd.Recv()

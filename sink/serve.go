@@ -67,7 +67,7 @@ func serve(p *Plugin) error {
 	}
 	logFile := logFD.File("log")
 
-	srv := newServer(p, fdchan.NewEndpoint(conn, nil))
+	srv := newServer(p, conn)
 	defer srv.close()
 	if text, ok := os.LookupEnv(listenerEnv); ok {
 		n, err := strconv.Atoi(text)

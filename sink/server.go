@@ -42,12 +42,14 @@ type server struct {
 	crashed   bool                // the predecessor did
 }
 
-// newServer takes ownership of ep.
-func newServer(p *Plugin, ep *fdchan.Endpoint) *server {
-	return &server{
-		plugin: p, channel: newChannel(ep), pasts: newPasts(),
+// newServer takes ownership of conn, and serves what is called there.
+func newServer(p *Plugin, conn *fdchan.Conn) *server {
+	s := &server{
+		plugin: p, channel: newChannel(), pasts: newPasts(),
 		openings: map[string]*opening{}, recovered: map[string][]*fd.FD{}, live: map[string]bool{},
 	}
+	s.channel.begin(conn, s.called)
+	return s
 }
 
 // ep is the fd channel of now.

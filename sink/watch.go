@@ -73,6 +73,7 @@ func (s *server) Watch(_ *sinkpb.WatchRequest, out grpc.ServerStreamingServer[si
 		case <-w.ended:
 			return status.Error(codes.Aborted, "another watcher has taken over")
 		case <-out.Context().Done():
+			s.ep().CancelCalls() // the agent is gone, as with calls of gRPC
 			return nil
 		}
 		if err := s.tell(w, out, false); err != nil {

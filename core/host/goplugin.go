@@ -23,7 +23,6 @@ import (
 	"github.com/muxd/muxd/core/keeper"
 	"github.com/muxd/muxd/core/keeper/keeperpb"
 	"github.com/muxd/muxd/internal/fd"
-	"github.com/muxd/muxd/sink/sinkpb"
 )
 
 // This file is all that muxd knows of go-plugin's peculiarities:
@@ -158,7 +157,7 @@ func (clientPlugin) GRPCServer(*plugin.GRPCBroker, *grpc.Server) error {
 }
 
 func (clientPlugin) GRPCClient(_ context.Context, _ *plugin.GRPCBroker, c *grpc.ClientConn) (any, error) {
-	return sinkpb.NewSinkClient(c), nil
+	return c, nil
 }
 
 // keeperRunner starts the plugin as a child of the keeper.

@@ -85,16 +85,14 @@ func (p *Plugin) Stop() {
 	<-p.gone
 }
 
-// Give is GiveFor of the plugin's fd channel.
+// Give hands copies of fds to the plugin under a new ticket, with the one call that call makes and that names the ticket. It does not
+// take ownership, and returns after both have succeeded, or with the error of one.
 func (p *Plugin) Give(ctx context.Context, fds []int, call func(ctx context.Context, ticket []byte) error) error {
 	if p.fds == nil {
 		return errNoConn // of Dead
 	}
-	err := p.fds.GiveFor(ctx, fds, call)
-	if fdchan.Broken(err) {
-		return errNoConn
-	}
-	return err
+	t := fdchan.NewTicket()
+	return call(context.WithValue(ctx, givenKey{}, given{t, fds}), t[:])
 }
 
 // Take is TakeFor of the plugin's fd channel.

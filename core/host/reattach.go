@@ -147,7 +147,7 @@ func (p *Plugin) connect() error {
 	if err != nil {
 		return err
 	}
-	p.sinks = raw.(sinkpb.SinkClient)
+	p.sinks = sinkpb.NewSinkClient(caller{raw.(*grpc.ClientConn), p})
 	ctx, cancel := context.WithTimeout(context.Background(), p.host.o.StartTimeout())
 	defer cancel()
 	p.desc, err = p.sinks.Describe(ctx, &sinkpb.DescribeRequest{MuxdVersion: p.host.o.Version}, grpc.MaxCallRecvMsgSize(descriptionMost))

@@ -14,11 +14,16 @@ import (
 // succeeded, or one has failed.
 func (e *Endpoint) GiveFor(ctx context.Context, fds []int, call func(ctx context.Context, ticket []byte) error) error {
 	t := NewTicket()
+	return e.GiveUnder(ctx, t, fds, func(ctx context.Context) error { return call(ctx, t[:]) })
+}
+
+// GiveUnder is GiveFor under a ticket of the caller's.
+func (e *Endpoint) GiveUnder(ctx context.Context, t Ticket, fds []int, call func(ctx context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	given := make(chan error, 1)
 	go func() { given <- e.Give(ctx, t, fds...) }()
-	if err := call(ctx, t[:]); err != nil {
+	if err := call(ctx); err != nil {
 		cancel()
 		<-given
 		return err

@@ -34,6 +34,12 @@ const (
 	Park Type = 6
 	// Message carries a payload of another protocol (keeper and agent), and fds. It is not answered.
 	Message Type = 5
+	// Call asks the receiver to do something, with the fds of the same packet, and is answered by Return with the same ticket.
+	Call Type = 7
+	// Return is the answer to Call. What it says decides whether the fds of the call are safe.
+	Return Type = 8
+	// Cancel says that nobody waits for the Return to the Call of the ticket any more. It is not answered.
+	Cancel Type = 9
 )
 
 const (

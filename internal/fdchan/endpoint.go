@@ -27,16 +27,23 @@ type Delivery struct {
 	FDs    []*fd.FD // owned by whoever took the delivery
 	ticket Ticket
 	ep     *Endpoint
+	called bool // they came with a Call, whose Return tells the giver
 }
 
 // Ack tells the giver that the descriptors are safe.
 func (d *Delivery) Ack() error {
+	if d.called {
+		return nil
+	}
 	return d.ep.conn.Send(Packet{Type: Ack, Ticket: d.ticket})
 }
 
 // Refuse closes the descriptors and tells the giver why.
 func (d *Delivery) Refuse(why error) error {
 	fd.CloseAll(d.FDs)
+	if d.called {
+		return nil
+	}
 	return d.ep.refuse(d.ticket, why.Error())
 }
 
@@ -45,17 +52,21 @@ func (d *Delivery) Refuse(why error) error {
 type Endpoint struct {
 	conn *Conn
 	park func(name string, fds []*fd.FD) error // nil: nothing may be parked here
+	call CallHandler                           // nil: nothing may be called here
 	done chan struct{}
 	err  error // why done is closed
 	work sync.WaitGroup
+	ctx  context.Context // of calls; done when the connection has ended
+	end  context.CancelFunc
 
 	mu        sync.Mutex
 	parks     []parked // what the peer parks, in its order; park has the first of them while there are any
 	unclaimed map[Ticket]*Delivery
 	expiry    map[Ticket]*time.Timer
 	takers    map[Ticket]chan *Delivery
-	givers    map[Ticket]chan error
-	fewer     *sync.Cond // of mu: there are fewer parks
+	givers    map[Ticket]chan answer
+	calls     map[Ticket]context.CancelFunc // that are being served
+	fewer     *sync.Cond                    // of mu: there are fewer parks
 }
 
 // parked is a Park packet and its fds, which it owns.
@@ -64,18 +75,31 @@ type parked struct {
 	fds []*fd.FD
 }
 
+// answer is what ends an ask.
+type answer struct {
+	payload []byte // of a Return
+	err     error
+}
+
 // NewEndpoint takes ownership of c and starts to receive. Close ends it. park is called for what the peer parks, in
 // a goroutine of its own, one call after the other in the peer's order; it does not take ownership of the fds. It may be nil.
 func NewEndpoint(c *Conn, park func(name string, fds []*fd.FD) error) *Endpoint {
+	return newEndpoint(c, park, nil)
+}
+
+func newEndpoint(c *Conn, park func(name string, fds []*fd.FD) error, call CallHandler) *Endpoint {
 	e := &Endpoint{
 		conn:      c,
 		park:      park,
+		call:      call,
 		done:      make(chan struct{}),
 		unclaimed: map[Ticket]*Delivery{},
 		expiry:    map[Ticket]*time.Timer{},
 		takers:    map[Ticket]chan *Delivery{},
-		givers:    map[Ticket]chan error{},
+		givers:    map[Ticket]chan answer{},
+		calls:     map[Ticket]context.CancelFunc{},
 	}
+	e.ctx, e.end = context.WithCancel(context.Background())
 	e.fewer = sync.NewCond(&e.mu)
 	go e.receive()
 	return e
@@ -118,25 +142,27 @@ func (e *Endpoint) Closed() bool {
 
 // Give sends copies of fds under t and returns when the peer has acknowledged them. It does not take ownership.
 func (e *Endpoint) Give(ctx context.Context, t Ticket, fds ...int) error {
-	return e.ask(ctx, Packet{Type: Give, Ticket: t}, fds...)
+	_, err := e.ask(ctx, Packet{Type: Give, Ticket: t}, fds...)
+	return err
 }
 
 // Park has the peer hold copies of fds under name, in place of what it held there, and returns when they are safe.
 // It does not take ownership.
 func (e *Endpoint) Park(ctx context.Context, name string, fds ...int) error {
-	return e.ask(ctx, Packet{Type: Park, Ticket: NewTicket(), Payload: []byte(name)}, fds...)
+	_, err := e.ask(ctx, Packet{Type: Park, Ticket: NewTicket(), Payload: []byte(name)}, fds...)
+	return err
 }
 
-// ask sends p and waits for its answer.
-func (e *Endpoint) ask(ctx context.Context, p Packet, fds ...int) error {
+// ask sends p and waits for its answer, of which it returns the payload.
+func (e *Endpoint) ask(ctx context.Context, p Packet, fds ...int) ([]byte, error) {
 	t := p.Ticket
-	answer := make(chan error, 1)
+	ch := make(chan answer, 1)
 	e.mu.Lock()
 	if _, twice := e.givers[t]; twice {
 		e.mu.Unlock()
-		return fmt.Errorf("give descriptors: ticket %v is used twice", t)
+		return nil, fmt.Errorf("give descriptors: ticket %v is used twice", t)
 	}
-	e.givers[t] = answer
+	e.givers[t] = ch
 	e.mu.Unlock()
 	defer func() {
 		e.mu.Lock()
@@ -144,15 +170,15 @@ func (e *Endpoint) ask(ctx context.Context, p Packet, fds ...int) error {
 		e.mu.Unlock()
 	}()
 	if err := e.conn.Send(p, fds...); err != nil {
-		return err
+		return nil, err
 	}
 	select {
-	case err := <-answer:
-		return err
+	case a := <-ch:
+		return a.payload, a.err
 	case <-e.done:
-		return fmt.Errorf("give descriptors: %w", e.closedErr())
+		return nil, fmt.Errorf("give descriptors: %w", e.closedErr())
 	case <-ctx.Done():
-		return fmt.Errorf("give descriptors: no acknowledgement: %w", context.Cause(ctx))
+		return nil, fmt.Errorf("give descriptors: no acknowledgement: %w", context.Cause(ctx))
 	}
 }
 
@@ -222,8 +248,10 @@ func (e *Endpoint) closedErr() error {
 // unclaim removes t from the unclaimed deliveries. e.mu is held.
 func (e *Endpoint) unclaim(t Ticket) {
 	delete(e.unclaimed, t)
-	e.expiry[t].Stop()
-	delete(e.expiry, t)
+	if timer := e.expiry[t]; timer != nil { // nil: of a call
+		timer.Stop()
+		delete(e.expiry, t)
+	}
 }
 
 func (e *Endpoint) refuse(t Ticket, why string) error {
@@ -237,7 +265,7 @@ func (e *Endpoint) receive() {
 		case errors.Is(err, ErrTruncated), errors.Is(err, ErrMalformed):
 			continue
 		case err != nil:
-			e.end(err)
+			e.ended(err)
 			return
 		}
 		if !e.dispatch(p, fds) {
@@ -262,10 +290,16 @@ func (e *Endpoint) dispatch(p Packet, fds []*fd.FD) bool {
 		}
 		e.mu.Unlock()
 		return true
+	case Call:
+		return e.serve(p, fds)
+	case Cancel:
+		e.cancel(p.Ticket)
 	case Ack:
-		e.answer(p.Ticket, nil)
+		e.answer(p.Ticket, answer{})
+	case Return:
+		e.answer(p.Ticket, answer{payload: p.Payload})
 	case Refuse:
-		e.answer(p.Ticket, fmt.Errorf("the other side refused the descriptors: %s", p.Payload))
+		e.answer(p.Ticket, answer{err: fmt.Errorf("the other side refused the descriptors: %s", p.Payload)})
 	}
 	return false
 }
@@ -281,9 +315,11 @@ func (e *Endpoint) deliver(d *Delivery) bool {
 	_, twice := e.unclaimed[d.ticket]
 	waiting := len(d.FDs)
 	for _, other := range e.unclaimed {
-		waiting += len(other.FDs)
+		if !other.called {
+			waiting += len(other.FDs)
+		}
 	}
-	if twice || len(e.unclaimed) >= unclaimedMost || waiting > unclaimedFDs {
+	if twice || len(e.expiry) >= unclaimedMost || waiting > unclaimedFDs {
 		e.mu.Unlock()
 		e.refuse(d.ticket, "nobody has asked for it, and too much is waiting")
 		return false
@@ -335,17 +371,18 @@ func (e *Endpoint) expire(d *Delivery) {
 	d.Refuse(errors.New("nobody has asked for it in time"))
 }
 
-func (e *Endpoint) answer(t Ticket, err error) {
+func (e *Endpoint) answer(t Ticket, a answer) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if ch, ok := e.givers[t]; ok {
 		delete(e.givers, t)
-		ch <- err
+		ch <- a
 	}
 }
 
-func (e *Endpoint) end(err error) {
+func (e *Endpoint) ended(err error) {
 	e.conn.Close()
+	e.end()
 	e.mu.Lock()
 	e.err = err
 	left := e.unclaimed

@@ -24,12 +24,16 @@ var goldenTicket = fdchan.Ticket{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 1
 
 // goldenPackets has an entry for every file there, but for those named malformed-, which nobody may take.
 var goldenPackets = map[string]goldenPacket{
-	"hello":   {fdchan.Packet{Type: fdchan.Hello, Ticket: goldenTicket, Payload: []byte{}}, 0},
-	"give":    {fdchan.Packet{Type: fdchan.Give, Ticket: goldenTicket, Payload: []byte{}}, 2},
-	"ack":     {fdchan.Packet{Type: fdchan.Ack, Ticket: goldenTicket, Payload: []byte{}}, 0},
-	"refuse":  {fdchan.Packet{Type: fdchan.Refuse, Ticket: goldenTicket, Payload: []byte("too many")}, 0},
-	"park":    {fdchan.Packet{Type: fdchan.Park, Ticket: goldenTicket, Payload: []byte("state")}, 1},
-	"message": {fdchan.Packet{Type: fdchan.Message, Payload: []byte{0x12, 2, 8, 7}}, 1},
+	"hello":        {fdchan.Packet{Type: fdchan.Hello, Ticket: goldenTicket, Payload: []byte{}}, 0},
+	"give":         {fdchan.Packet{Type: fdchan.Give, Ticket: goldenTicket, Payload: []byte{}}, 2},
+	"ack":          {fdchan.Packet{Type: fdchan.Ack, Ticket: goldenTicket, Payload: []byte{}}, 0},
+	"refuse":       {fdchan.Packet{Type: fdchan.Refuse, Ticket: goldenTicket, Payload: []byte("too many")}, 0},
+	"park":         {fdchan.Packet{Type: fdchan.Park, Ticket: goldenTicket, Payload: []byte("state")}, 1},
+	"call":         {fdchan.Packet{Type: fdchan.Call, Ticket: goldenTicket, Payload: []byte("\x06Forget\n\x05c/1/0")}, 1},
+	"return":       {fdchan.Packet{Type: fdchan.Return, Ticket: goldenTicket, Payload: []byte{0}}, 0},
+	"return-error": {fdchan.Packet{Type: fdchan.Return, Ticket: goldenTicket, Payload: []byte("\tout path")}, 0},
+	"cancel":       {fdchan.Packet{Type: fdchan.Cancel, Ticket: goldenTicket, Payload: []byte{}}, 0},
+	"message":      {fdchan.Packet{Type: fdchan.Message, Payload: []byte{0x12, 2, 8, 7}}, 1},
 }
 
 func TestGoldenFiles(t *testing.T) {

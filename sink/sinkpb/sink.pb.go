@@ -403,9 +403,11 @@ type Description struct {
 	// Open takes the memory of what is lost before it comes to the sink, where it is a branch (PROTOCOL.md, Gaps).
 	Gaps bool `protobuf:"varint,12,opt,name=gaps,proto3" json:"gaps,omitempty"`
 	// Numbers that its sinks keep of each output stream. Stat tells them.
-	Metrics       []*Metric `protobuf:"bytes,13,rep,name=metrics,proto3" json:"metrics,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Metrics []*Metric `protobuf:"bytes,13,rep,name=metrics,proto3" json:"metrics,omitempty"`
+	// Calls may come on the fd channel, with their descriptors (PROTOCOL.md, section 3).
+	CallsOnChannel bool `protobuf:"varint,14,opt,name=calls_on_channel,json=callsOnChannel,proto3" json:"calls_on_channel,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Description) Reset() {
@@ -527,6 +529,13 @@ func (x *Description) GetMetrics() []*Metric {
 		return x.Metrics
 	}
 	return nil
+}
+
+func (x *Description) GetCallsOnChannel() bool {
+	if x != nil {
+		return x.CallsOnChannel
+	}
+	return false
 }
 
 // Metric declares a number of a sink's own.
@@ -4618,7 +4627,7 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	"\x04gaps\x18\x04 \x01(\bR\x04gaps\x12\x14\n" +
 	"\x05spill\x18\x05 \x01(\x04R\x05spill\"4\n" +
 	"\x0fDescribeRequest\x12!\n" +
-	"\fmuxd_version\x18\x01 \x01(\tR\vmuxdVersion\"\xbe\x03\n" +
+	"\fmuxd_version\x18\x01 \x01(\tR\vmuxdVersion\"\xe8\x03\n" +
 	"\vDescription\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x12\n" +
@@ -4634,7 +4643,8 @@ const file_sink_sinkpb_sink_proto_rawDesc = "" +
 	" \x01(\bR\vtakesBranch\x12\x18\n" +
 	"\arewires\x18\v \x01(\bR\arewires\x12\x12\n" +
 	"\x04gaps\x18\f \x01(\bR\x04gaps\x12.\n" +
-	"\ametrics\x18\r \x03(\v2\x14.muxd.sink.v1.MetricR\ametrics\"F\n" +
+	"\ametrics\x18\r \x03(\v2\x14.muxd.sink.v1.MetricR\ametrics\x12(\n" +
+	"\x10calls_on_channel\x18\x0e \x01(\bR\x0ecallsOnChannel\"F\n" +
 	"\x06Metric\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04help\x18\x02 \x01(\tR\x04help\x12\x14\n" +

@@ -89,6 +89,7 @@ func allChecks() []*check {
 		{"fds.surplus", "of another number of descriptors than it expects it takes none, answers an error, and closes them", pipes, fdsSurplus},
 		{"fds.malformed", "packets that are malformed, or of no known type, are dropped with their descriptors, and the channel goes on", whatComesOut, fdsMalformed},
 		{"fds.unclaimed", "a Give that no call names is refused after 10 seconds, and its descriptors are closed", aPlugin, fdsUnclaimed},
+		{"fds.call", "where it says so, calls come on the fd channel, with their descriptors", aSpec, fdsCall},
 		{"fds.leak", "after many openings it has as many descriptors open as before", whatComesOut, fdsLeak},
 		{"streams", "many streams at once all come out whole", whatComesOut, streamsCheck},
 

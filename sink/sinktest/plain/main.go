@@ -87,7 +87,7 @@ func (p *plain) serve() error {
 	if err != nil {
 		return err
 	}
-	p.ep = fdchan.NewEndpoint(conn, nil)
+	p.ep = fdchan.NewAnswering(conn, p.called)
 	go p.alone()
 	if err := unix.Listen(4, 4); err != nil {
 		return err
@@ -180,7 +180,7 @@ func (p *plain) later(f *fd.FD) {
 			continue
 		}
 		p.mu.Lock()
-		p.ep, p.met = fdchan.NewEndpoint(conn, nil), true
+		p.ep, p.met = fdchan.NewAnswering(conn, p.called), true
 		p.mu.Unlock()
 		if p.is("move.alone") {
 			hello.Ticket[0]++
@@ -205,7 +205,7 @@ func (p *plain) change() {
 }
 
 func (p *plain) Describe(context.Context, *sinkpb.DescribeRequest) (*sinkpb.Description, error) {
-	d := &sinkpb.Description{Name: "plain", Version: "1", Help: "a plugin of the kit's own tests", KeepsLogs: true}
+	d := &sinkpb.Description{Name: "plain", Version: "1", Help: "a plugin of the kit's own tests", KeepsLogs: true, CallsOnChannel: true}
 	d.Carries = []sinkpb.Stream{sinkpb.Stream_STDIN, sinkpb.Stream_STDOUT, sinkpb.Stream_STDERR}
 	d.Arg = &sinkpb.Option{Name: "path", Type: sinkpb.Option_STRING, Required: true, Help: "where to"}
 	d.Rewires, d.TakesBranch = !p.console, p.console
