@@ -211,6 +211,7 @@ func (r *keeperRunner) Start(ctx context.Context) error {
 	sp := &keeperpb.Spawn{
 		Key: r.p.key, Path: []byte(c.path()), Cwd: []byte("/"), Fds: []uint32{0, 1, 2, 3, 4},
 		Argv: [][]byte{[]byte(c.Path)}, Credential: c.User, Rlimits: c.Rlimits,
+		TimerSlack: uint64(keeper.TimerSlack),
 	}
 	pinned, err := r.executable()
 	if err != nil {

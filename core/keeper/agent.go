@@ -63,7 +63,7 @@ func newAgent(o Options) agent {
 	timer := time.NewTimer(time.Hour)
 	timer.Stop()
 	return agent{
-		program: program{path: cmp.Or(o.Exe, o.Agent[0]), argv: o.Agent, env: env},
+		program: program{path: cmp.Or(o.Exe, o.Agent[0]), argv: o.Agent, env: env, slack: TimerSlack},
 		died:    make(chan unix.WaitStatus, 1),
 		again:   timer,
 	}

@@ -135,6 +135,7 @@ func newProgram(sp *keeperpb.Spawn, fds []*fd.FD) (*program, *Error) {
 		credential: credential(sp.GetCredential()),
 		rlimits:    sp.GetRlimits(),
 		confine:    sp.GetConfine(),
+		slack:      time.Duration(sp.GetTimerSlack()),
 	}
 	if hasNUL(p) {
 		return invalid("a NUL byte in path, argument, environment or working directory")

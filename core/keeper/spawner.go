@@ -188,8 +188,9 @@ type program struct {
 	credential *keeperpb.Credential
 	rlimits    []*keeperpb.Rlimit
 	confine    *keeperpb.Confine
-	cgroup     string // its path; empty: the keeper's own
-	into       *fd.FD // of the thread: that, open, or nil
+	slack      time.Duration // of its timers; 0: the kernel's
+	cgroup     string        // its path; empty: the keeper's own
+	into       *fd.FD        // of the thread: that, open, or nil
 }
 
 // noFile stands in program.files for a number that the process shall not have open.
@@ -316,6 +317,9 @@ func (s *spawner) startHere(p *program) (int, *Error) {
 		}
 		p.into = fd.New(n)
 		defer p.into.Close()
+	}
+	if err := setSlack(p.slack); err != nil {
+		return 0, fail(errnoOf(err), "start %q: set the slack of its timers", p.path)
 	}
 	if p.umask != nil {
 		defer unix.Umask(unix.Umask(int(*p.umask)))

@@ -610,7 +610,9 @@ type Spawn struct {
 	// The number of the descriptor, one of fds, of the file to execute; absent: the file is found by path.
 	Program *uint32 `protobuf:"varint,41,opt,name=program,proto3,oneof" json:"program,omitempty"`
 	// The name of a cgroup of its own, which is made for it if it is not there, where muxd has one to divide; empty: muxd's own.
-	Cgroup        string `protobuf:"bytes,42,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
+	Cgroup string `protobuf:"bytes,42,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
+	// How late its timers may come, in nanoseconds (PR_SET_TIMERSLACK); 0: as the kernel has it.
+	TimerSlack    uint64 `protobuf:"varint,43,opt,name=timer_slack,json=timerSlack,proto3" json:"timer_slack,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -755,6 +757,13 @@ func (x *Spawn) GetCgroup() string {
 		return x.Cgroup
 	}
 	return ""
+}
+
+func (x *Spawn) GetTimerSlack() uint64 {
+	if x != nil {
+		return x.TimerSlack
+	}
+	return 0
 }
 
 // Confine bounds what the process may do beside its descriptors (landlock(7)), as far as the kernel knows of it: the file system
@@ -2257,7 +2266,7 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\x05reply\x18\x02 \x01(\v2\x15.muxd.keeper.v1.ReplyH\x00R\x05reply\x12*\n" +
 	"\x04exit\x18\x03 \x01(\v2\x14.muxd.keeper.v1.ExitH\x00R\x04exit\x123\n" +
 	"\astirred\x18\x04 \x01(\v2\x17.muxd.keeper.v1.StirredH\x00R\astirredB\x06\n" +
-	"\x04what\"\xf7\x03\n" +
+	"\x04what\"\x98\x04\n" +
 	"\x05Spawn\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\fR\x04path\x12\x12\n" +
@@ -2277,7 +2286,9 @@ const file_core_keeper_keeperpb_keeper_proto_rawDesc = "" +
 	"\bdetaches\x18\r \x01(\bR\bdetaches\x121\n" +
 	"\aconfine\x18( \x01(\v2\x17.muxd.keeper.v1.ConfineR\aconfine\x12\x1d\n" +
 	"\aprogram\x18) \x01(\rH\x01R\aprogram\x88\x01\x01\x12\x16\n" +
-	"\x06cgroup\x18* \x01(\tR\x06cgroupB\b\n" +
+	"\x06cgroup\x18* \x01(\tR\x06cgroup\x12\x1f\n" +
+	"\vtimer_slack\x18+ \x01(\x04R\n" +
+	"timerSlackB\b\n" +
 	"\x06_umaskB\n" +
 	"\n" +
 	"\b_program\"3\n" +
