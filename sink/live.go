@@ -393,6 +393,7 @@ type flow struct {
 	into   brancher    // the same as src, where it can have branches
 	done   latch.Latch // closed when nothing more is written
 	lost   int         // of the chunk that was not put out
+	ending *time.Timer // tells eof; server.mu
 	warned bool        // a trouble was told; server.mu
 
 	told // server.mu
@@ -455,8 +456,15 @@ func (f *flow) Held(why error) {
 	f.update(func() { f.trouble, f.held = why.Error(), true })
 }
 
+// eofTell is how long a stream's end waits to be told together with that it is put out, which mostly comes at once: each waking of muxd
+// costs more than what it is told.
+const eofTell = 2 * time.Millisecond
+
 func (f *flow) Eof(n uint64) {
-	f.update(func() { f.eof, f.bytes = true, n })
+	f.op.srv.mu.Lock()
+	defer f.op.srv.mu.Unlock()
+	f.eof, f.bytes = true, n
+	f.ending = time.AfterFunc(eofTell, func() { f.update(func() {}) })
 }
 
 func (f *flow) Done(n uint64, err error) {
@@ -469,6 +477,9 @@ func (f *flow) Done(n uint64, err error) {
 	}
 	f.update(func() {
 		f.remains = remains
+		if f.ending != nil {
+			f.ending.Stop()
+		}
 		if errors.Is(err, context.Canceled) && f.op.ctx.Err() != nil && f.src != nil {
 			lost := f.lost + f.src.Unread()
 			err = fmt.Errorf("the stream was given up, and %d bytes of it were not put out", lost)

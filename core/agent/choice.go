@@ -175,9 +175,14 @@ func (a *Agent) choose(ctx context.Context, cs *controlpb.ChildSpec, child *sink
 
 // resolve judges one spec for streams: all of them where exact, otherwise those that it can carry.
 func (a *Agent) resolve(ctx context.Context, text string, streams []sinkpb.Stream, exact bool, cs *controlpb.ChildSpec, child *sinkpb.Child) (choice, error) {
+	q := questionOf(text, streams, exact, cs.Cwd)
+	if had, ok := a.remembered(q); ok {
+		return had, nil
+	}
 	c := choice{text: text, streams: streams}
+	cfg := a.cfg.Load()
 	var err error
-	if c.spec, err = a.cfg.Load().Preset(text); err != nil {
+	if c.spec, err = cfg.Preset(text); err != nil {
 		return c, err
 	}
 	if c.branching, err = takeBranching(c.spec, string(cs.Cwd)); err != nil {
@@ -228,7 +233,7 @@ func (a *Agent) resolve(ctx context.Context, text string, streams []sinkpb.Strea
 	if err := withinBounds(c.spec, d, p.Bounds()); err != nil {
 		return c, err
 	}
-	resp, err := a.verdicts.check(ctx, p, &c.spec, child, carries)
+	resp, err := p.Sinks().Check(ctx, &sinkpb.CheckRequest{Spec: wireSpec(c.spec), Child: child, Streams: carries})
 	switch {
 	case err != nil && pluginGone(err):
 		return c, plainStatus(err) // to be asked again, of its successor
@@ -239,6 +244,7 @@ func (a *Agent) resolve(ctx context.Context, text string, streams []sinkpb.Strea
 		return c, fmt.Errorf("sink %s: %w", c.spec.Name, err)
 	}
 	c.wiring, c.location = strings.ToLower(resp.Wiring.String()), resp.Location
+	a.remember(q, p, cfg, c)
 	return c, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/muxd/muxd/control/controlpb"
 	"github.com/muxd/muxd/core/agent/agentpb"
 	"github.com/muxd/muxd/core/keeper"
 	"github.com/muxd/muxd/internal/spec"
@@ -144,10 +145,10 @@ func (j *journal) read() ([]*agentpb.Child, error) {
 }
 
 // save puts c down. Agent.mu is held. An error is told and not fatal: the child goes on, and only a successor of this
-// agent would miss it. The environment is put down once, and is not needed here from then on, but for another run.
+// agent would miss it. The environment is put down once, if there may be another run, and is not needed here from then on.
 func (a *Agent) save(c *child) {
 	var err error
-	if c.env != nil {
+	if c.env != nil && c.spec.Restart != controlpb.Restart_NO {
 		if err = a.journal.keep(c.id(), c.env); err == nil {
 			c.env = nil
 		}

@@ -315,6 +315,7 @@ func (a *Agent) start(ctx context.Context, c *child, by caller) (err error) {
 func (a *Agent) running(c *child, p *keeperpb.Process, pidfd *fd.FD) {
 	a.mu.Lock()
 	c.rec.State, c.rec.Pid, c.rec.Started = stRunning, p.Pid, p.Started
+	c.env = nil                                 // the process has it, and the journal, if it may run again
 	c.started, _ = keeper.StartTime(int(p.Pid)) // an error: it has been reaped already, and its exit is on the way
 	if c.adopted {
 		a.emit(c, "adopted", "", "")

@@ -1,53 +1,68 @@
 package agent
 
 import (
-	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
+	"github.com/muxd/muxd/core/config"
 	"github.com/muxd/muxd/core/host"
-	"github.com/muxd/muxd/internal/spec"
 	"github.com/muxd/muxd/sink/sinkpb"
 )
 
-// verdicts are what plugins have said of specs that put their streams on pipes, so that thousands of children with the same sink cost
-// one Check. Only such a spec is remembered as names nothing of the child, and only for the process that judged it. What has changed
-// since, as a directory that is gone, Open finds.
+// verdicts are the choices that specs led to which put their streams on pipes, so that thousands of children with the same sink cost one
+// parsing and one Check. Only such a spec is remembered as names nothing of the child, and only for the process that judged it and the
+// configuration of that time. What has changed since, as a directory that is gone, Open finds.
 type verdicts struct {
 	mu sync.Mutex
-	of map[string]verdict // by plugin, spec and streams
+	of map[question]verdict
+}
+
+// question is all that a choice depends on.
+type question struct {
+	text, cwd, streams string
+	exact              bool
 }
 
 type verdict struct {
-	by   *host.Plugin
-	spec spec.Spec // one for all, which nobody changes
-	said *sinkpb.CheckResponse
+	by     *host.Plugin
+	under  *config.Config
+	choice choice // its spec is shared, and nobody changes it
 }
 
 // verdictsMost bounds them: more different specs than that are no crowd of children with the same.
 const verdictsMost = 256
 
-// check asks p for its judgement, or remembers it; and then s is the spec that was judged.
-func (v *verdicts) check(ctx context.Context, p *host.Plugin, s *spec.Spec, child *sinkpb.Child, streams []sinkpb.Stream) (*sinkpb.CheckResponse, error) {
-	text := s.String()
-	key := fmt.Sprint(streams, text)
+func questionOf(text string, streams []sinkpb.Stream, exact bool, cwd []byte) question {
+	return question{text: text, cwd: string(cwd), streams: fmt.Sprint(streams), exact: exact}
+}
+
+// remembered returns the choice of q, where the plugin that judged it still runs.
+func (a *Agent) remembered(q question) (choice, bool) {
+	v := &a.verdicts
 	v.mu.Lock()
-	had, ok := v.of[key]
+	had, ok := v.of[q]
 	v.mu.Unlock()
-	if ok && had.by == p {
-		*s = had.spec
-		return had.said, nil
+	if !ok || had.under != a.cfg.Load() || a.host.Running(had.by.Name()) != had.by {
+		return choice{}, false
 	}
-	said, err := p.Sinks().Check(ctx, &sinkpb.CheckRequest{Spec: wireSpec(*s), Child: child, Streams: streams})
-	if err != nil || said.Wiring != sinkpb.Wiring_PIPE || strings.Contains(text, "{") {
-		return said, err
+	c := had.choice
+	c.streams = slices.Clone(c.streams)
+	return c, true
+}
+
+// remember keeps what q led to.
+func (a *Agent) remember(q question, by *host.Plugin, under *config.Config, c choice) {
+	if c.wiring != wiringPipe || strings.Contains(c.spec.String(), "{") {
+		return
 	}
+	v := &a.verdicts
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.of == nil || len(v.of) >= verdictsMost {
-		v.of = map[string]verdict{}
+		v.of = map[question]verdict{}
 	}
-	v.of[key] = verdict{p, *s, said}
-	return said, nil
+	c.streams = slices.Clone(c.streams)
+	v.of[q] = verdict{by, under, c}
 }
