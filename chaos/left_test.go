@@ -128,12 +128,16 @@ func (m *muxd) census(t *testing.T) (c census, wrong string) {
 	c = census{}
 	shared := map[string]map[string]int{} // by object: who has it, and how often
 	names := map[string]string{}
+	logs := map[string]bool{} // what plugins have as their stderr, of which keeper and agent have the other end
 	all := m.processes(t)
 	inherited := slices.Collect(maps.Values(openFiles(os.Getpid()))) // what this test was started with, and muxd with it
 	for who, pid := range all {
 		for n, link := range openFiles(pid) {
 			var st unix.Stat_t
 			path := fmt.Sprintf("/proc/%d/fd/%s", pid, n)
+			if n == "2" && strings.HasPrefix(who, "plugin ") && unix.Stat(path, &st) == nil {
+				logs[fmt.Sprintf("pipe %d, read end", st.Ino)] = true
+			}
 			if n == "0" || n == "1" || n == "2" || inodeOf.MatchString(link) && slices.Contains(inherited, link) || unix.Stat(path, &st) != nil {
 				continue
 			}
@@ -148,7 +152,7 @@ func (m *muxd) census(t *testing.T) (c census, wrong string) {
 	}
 	for what, by := range shared {
 		switch {
-		case by["keeper"] == 0: // a plugin's own, or the agent's end of its standard output
+		case by["keeper"] == 0, logs[what] && by["keeper"] == 1 && by["agent"] == 1 && len(by) == 2: // a plugin's own, or the ends of its standard output and its log
 			for who, n := range by {
 				c[who+" has "+names[what]] += n
 			}
