@@ -1,6 +1,7 @@
 package screen
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -176,5 +177,83 @@ func TestRecordedAgainstTmux(t *testing.T) {
 			t.Fatal(err)
 		}
 		compareWithTmux(t, x, name, out)
+	}
+}
+
+// vttestScreens are the prefixes of the recording of vttest at which it asks for the return key.
+func vttestScreens(t *testing.T) (at [][]byte) {
+	t.Helper()
+	out, err := os.ReadFile("testdata/vttest.out")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const asks = "Push <RETURN>"
+	for n := 0; ; {
+		i := bytes.Index(out[n:], []byte(asks))
+		if i < 0 {
+			return at
+		}
+		n += i + len(asks)
+		at = append(at, out[:n])
+	}
+}
+
+// vttestInTmux are the screens of vttest, by their number in the recording, that look differently in tmux, and why.
+var vttestInTmux = map[int]string{
+	2:  "behind the last column its cursor is one place further right than xterm's, and so a backspace goes one place less far",
+	3:  "the same, which mixes up letters at the margins in this test of wrapping",
+	4:  "the same, and it has no 132 columns",
+	17: "DECSTBM goes to the screen's first line with DECOM too, in place of the region's",
+	36: "it has no British characters",
+}
+
+// The screens of vttest look as in tmux, each as it is when it asks for the return key.
+func TestVttestAgainstTmux(t *testing.T) {
+	x := newTmux(t)
+	for i, out := range vttestScreens(t) {
+		if why := vttestInTmux[i+1]; why != "" {
+			t.Logf("screen %d is another one in tmux: %s", i+1, why)
+			continue
+		}
+		compareWithTmux(t, x, fmt.Sprint("screen ", i+1, " of vttest"), out)
+	}
+}
+
+// Those that do not are what vttest says that they shall be.
+func TestVttestByItsWord(t *testing.T) {
+	screens := vttestScreens(t)
+	lines := func(n int) []string {
+		m := New(24, 80)
+		m.Write(screens[n-1])
+		var text []string
+		for y := range m.rows {
+			var b []byte
+			for _, c := range m.shown.row(y) {
+				b = m.appendText(b, c)
+			}
+			text = append(text, strings.TrimRight(string(b), " "))
+		}
+		return text
+	}
+	for y, l := range lines(2)[2:8] { // a frame of * and +
+		if want := "*+" + strings.Repeat(" ", 76) + "+*"; l != want {
+			t.Errorf("screen 2, line %d: %q, want %q", y+2, l, want)
+		}
+	}
+	for _, n := range []int{3, 4} { // "The left/right margins should have letters in order:"
+		for y, l := range lines(n)[2:20] {
+			if want := string(rune('I'+y)) + strings.Repeat(" ", 78) + string(rune('i'+y)); l != want {
+				t.Errorf("screen %d, line %d: %q, want %q", n, y+2, l, want)
+			}
+		}
+	}
+	last := lines(17)
+	for y, want := range map[int]string{22: "This line should be the one above the bottom of the screen. Push <RETURN>", 23: "Origin mode test. This line should be at the bottom of the screen."} {
+		if last[y] != want {
+			t.Errorf("screen 17, line %d: %q, want %q", y, last[y], want)
+		}
+	}
+	if l := lines(36)[7]; strings.Count(l, `!"£$%`) != 2 {
+		t.Errorf("screen 36: the British characters are %q", l)
 	}
 }
