@@ -38,6 +38,9 @@
 //		are more than at baseline and does not change.
 //	tmpfs DIR SIZE
 //		mounts a small file system on DIR, until the end of the script.
+//	consoles N
+//		spawns N children that do nothing, each on a console, by the names idle0 and so on, and checks how much memory the plugin
+//		has then. Where the machine does not have so many terminals the script is skipped.
 //	bundle [-terminal] DIR COMMAND...
 //		makes an OCI bundle in DIR whose process is COMMAND, on a terminal if wanted, in a root file system with a
 //		static busybox.

@@ -116,6 +116,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"tmpfs":         tmpfs,
 	"tty":           ttyCommand,
 	"bundle":        bundle,
+	"consoles":      consoles,
 	"module":        module,
 }
 
