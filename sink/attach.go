@@ -30,7 +30,7 @@ func (s *server) Attach(ctx context.Context, req *sinkpb.AttachRequest) (*sinkpb
 	v := newViewer(conn)
 	v.asked(req)
 	if !v.ReadOnly {
-		v.typist = o.types(req.Viewer)
+		v.typist = o.types(req.InputId, req.Viewer)
 	}
 	go func() {
 		defer o.countViewers(-1)

@@ -23,31 +23,33 @@ import (
 
 // opening is an Opening that is being served.
 type opening struct {
-	srv       *server
-	pub       *Opening
-	wiring    Wiring
-	sink      interface{ Close() error }
-	console   ConsoleSink // the same as sink, where it is one
-	ctx       context.Context
-	cancel    context.CancelFunc
-	opened    chan struct{}             // closed when open has returned
-	openErr   error                     // what it returned; set before opened is closed
-	viewers   sync.WaitGroup            // Attach calls
-	count     int                       // of viewers; server.mu
-	typists   map[*typist]bool          // viewers that may type; server.mu
-	typed     []*sinkpb.Typed           // by them, and not told yet; server.mu
-	memoryFD  *fd.FD                    // of Opening.Memory; server.mu
-	parking   sync.Mutex                // held while anything of it is parked, so that what Repark parks is never older than what is there
-	parked    map[string][]syscall.Conn // what the sink has parked, by tag; server.mu
-	tags      map[string]bool           // under which something was parked, by a predecessor too; server.mu
-	closing   sync.Once
-	forgotten atomic.Bool      // nobody comes again
-	branches  []*sinkpb.Branch // as they were when it was opened
-	lossy     bool             // its stream is a branch that may lose some of it
-	flows     []*flow
-	input     *flow         // once stdin has been closed; server.mu
-	early     []earlyNumber // server.mu
-	shut      bool          // the sink is closed; server.mu
+	srv        *server
+	pub        *Opening
+	wiring     Wiring
+	sink       interface{ Close() error }
+	console    ConsoleSink // the same as sink, where it is one
+	ctx        context.Context
+	cancel     context.CancelFunc
+	opened     chan struct{}             // closed when open has returned
+	openErr    error                     // what it returned; set before opened is closed
+	viewers    sync.WaitGroup            // Attach calls
+	count      int                       // of viewers; server.mu
+	typists    map[*typedEntry]*typist   // viewers that may type; server.mu
+	typed      []typedNews               // by them, and not told yet; server.mu
+	typedTable typedTable                // behind Opening.Memory of a console; server.mu
+	memoryFD   *fd.FD                    // of Opening.Memory; server.mu
+	mapped     []byte                    // that, with what is behind it
+	parking    sync.Mutex                // held while anything of it is parked, so that what Repark parks is never older than what is there
+	parked     map[string][]syscall.Conn // what the sink has parked, by tag; server.mu
+	tags       map[string]bool           // under which something was parked, by a predecessor too; server.mu
+	closing    sync.Once
+	forgotten  atomic.Bool      // nobody comes again
+	branches   []*sinkpb.Branch // as they were when it was opened
+	lossy      bool             // its stream is a branch that may lose some of it
+	flows      []*flow
+	input      *flow         // once stdin has been closed; server.mu
+	early      []earlyNumber // server.mu
+	shut       bool          // the sink is closed; server.mu
 }
 
 func newOpening(s *server, id string, r *Request, w Wiring) *opening {

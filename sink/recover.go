@@ -159,6 +159,10 @@ func streamNamed(name string) Stream {
 
 // parkedMemory is Opening.Memory.
 func (o *opening) parkedMemory(size int) ([]byte, error) {
+	own := 0 // behind it, for the SDK itself
+	if o.srv.plugin.OpenConsole != nil {
+		own = typedBytes()
+	}
 	if o.pub.memory != nil {
 		if len(o.pub.memory) != size {
 			return nil, fmt.Errorf("sink: memory of %d bytes, and it has %d", size, len(o.pub.memory))
@@ -180,7 +184,7 @@ func (o *opening) parkedMemory(size int) ([]byte, error) {
 			return nil, fmt.Errorf("make memory: %w", err)
 		}
 		f = fd.New(n)
-		if err := unix.Ftruncate(n, int64(size)); err != nil {
+		if err := unix.Ftruncate(n, int64(size+own)); err != nil {
 			f.Close()
 			return nil, fmt.Errorf("size memory: %w", err)
 		}
@@ -194,20 +198,23 @@ func (o *opening) parkedMemory(size int) ([]byte, error) {
 		}
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(f.Int(), &st); err != nil || st.Size != int64(size) {
+	if err := unix.Fstat(f.Int(), &st); err != nil || st.Size != int64(size+own) {
 		o.setMemory(nil)
 		f.Close()
-		return nil, fmt.Errorf("memory of a predecessor has %d bytes, want %d", st.Size, size)
+		return nil, fmt.Errorf("memory of a predecessor has %d bytes, want %d", st.Size, size+own)
 	}
-	b, err := unix.Mmap(f.Int(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	b, err := unix.Mmap(f.Int(), 0, size+own, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		o.setMemory(nil)
 		f.Close()
 		return nil, fmt.Errorf("map memory: %w", err)
 	}
 	o.setMemory(f)
-	o.pub.memory = b
-	return b, nil
+	o.mapped, o.pub.memory = b, b[:size:size]
+	if own > 0 {
+		o.leftTyped(b[size:])
+	}
+	return o.pub.memory, nil
 }
 
 func (o *opening) setMemory(f *fd.FD) {
@@ -221,8 +228,11 @@ func (o *opening) dropMemory(forget bool) {
 	if o.pub.memory == nil {
 		return
 	}
-	unix.Munmap(o.pub.memory)
-	o.pub.memory = nil
+	o.srv.mu.Lock()
+	o.typedTable = nil // viewers have left
+	o.srv.mu.Unlock()
+	unix.Munmap(o.mapped)
+	o.mapped, o.pub.memory = nil, nil
 	o.srv.mu.Lock()
 	o.memoryFD.Close()
 	o.srv.mu.Unlock()

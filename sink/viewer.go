@@ -200,7 +200,7 @@ func (v *Viewer) input(f viewer.Frame) (e ViewerEvent, ok bool, err error) {
 	}
 	e = ViewerEvent{Kind: ViewerInput, Offset: v.inputNext, Data: f.Data[v.inputNext-f.Offset:]}
 	v.inputNext = end
-	v.typist.count(len(e.Data))
+	v.typist.count(e.Offset, len(e.Data))
 	return e, true, nil
 }
 
@@ -214,7 +214,7 @@ func (v *Viewer) typedItself(offset uint64) (e ViewerEvent, ok bool, err error) 
 	if offset <= v.inputNext {
 		return e, false, nil
 	}
-	v.typist.count(int(min(offset-v.inputNext, typedAtOnce)))
+	v.typist.count(v.inputNext, int(min(offset-v.inputNext, typedAtOnce)))
 	v.inputNext = offset
 	return ViewerEvent{Kind: ViewerTyped, Offset: offset}, true, nil
 }

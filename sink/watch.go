@@ -90,18 +90,24 @@ func (s *server) tell(w *watcher, out grpc.ServerStreamingServer[sinkpb.Event], 
 	clear(w.pending)
 	s.mu.Unlock()
 	for _, f := range flows {
-		for _, ev := range f.events(all) {
-			if err := out.Send(ev); err != nil {
-				return err
+		events, typed := f.events(all)
+		var err error
+		for _, ev := range events {
+			if err = out.Send(ev); err != nil {
+				break
 			}
+		}
+		f.op.sentTyped(typed, err)
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// events is the state of f as events, the same whether they are told once or again, and what viewers have typed, which is told once. That
-// there is no trouble is told with all, or when there was some before.
-func (f *flow) events(all bool) []*sinkpb.Event {
+// events is the state of f as events, the same whether they are told once or again, and what viewers have typed, which is told once:
+// sentTyped takes it. That there is no trouble is told with all, or when there was some before.
+func (f *flow) events(all bool) (events []*sinkpb.Event, typed []typedNews) {
 	f.op.srv.mu.Lock()
 	now, viewers := f.told, f.op.count
 	now.missed = maps.Clone(f.missed)
@@ -110,7 +116,7 @@ func (f *flow) events(all bool) []*sinkpb.Event {
 		now.remains = nil
 	}
 	f.remainsTold = f.remainsTold || f.flushed
-	typed := f.op.typed
+	typed = f.op.typed
 	f.op.typed = nil
 	all = all || f.warned || now.trouble != "" || now.passed != ""
 	f.warned = now.trouble != ""
@@ -134,9 +140,9 @@ func (f *flow) events(all bool) []*sinkpb.Event {
 		v.What = &sinkpb.Event_Viewers{Viewers: &sinkpb.Viewers{Count: uint32(viewers)}}
 		out = append(out, v)
 	}
-	for _, t := range typed {
+	for _, n := range typed {
 		e := ev()
-		e.What = &sinkpb.Event_Typed{Typed: t}
+		e.What = &sinkpb.Event_Typed{Typed: &sinkpb.Typed{Viewer: n.who, Bytes: n.bytes}}
 		out = append(out, e)
 	}
 	if now.dropped > 0 {
@@ -164,7 +170,7 @@ func (f *flow) events(all bool) []*sinkpb.Event {
 		e.What = &sinkpb.Event_Flushed{Flushed: &sinkpb.Flushed{Bytes: now.bytes, Remains: now.remains}}
 		out = append(out, e)
 	}
-	return out
+	return out, typed
 }
 
 func (s *server) Openings(context.Context, *sinkpb.OpeningsRequest) (*sinkpb.OpeningsResponse, error) {

@@ -2583,7 +2583,7 @@ func (x *Viewers) GetCount() uint32 {
 }
 
 // What a viewer that may type has typed, from its beginning until now. It is told when the viewer has typed nothing for two seconds,
-// after half a minute of typing, and when it has left; once, and to nobody where no Watch is on for so long that 256 are due.
+// after half a minute of typing, and when it has left; and to nobody where no Watch is on for so long that 256 are due.
 type Typed struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Viewer        *Viewer                `protobuf:"bytes,1,opt,name=viewer,proto3" json:"viewer,omitempty"`
