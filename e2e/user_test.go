@@ -35,8 +35,11 @@ func TestOrdinaryUser(t *testing.T) {
 		}
 	}
 	copyFile(t, self, filepath.Join(dir, "e2e.test"), 0o755)
-	scripts := []string{"core", "denied", "adopt-console", "consolesocket", "rootless"}
-	for _, name := range scripts {
+	scripts := []string{"core", "denied", "adopt-console", "consolesocket"}
+	if err := os.Mkdir(filepath.Join(testdata, "rootless"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range append([]string{"rootless/rootless"}, scripts...) {
 		copyFile(t, filepath.Join("testdata", name+".txtar"), filepath.Join(testdata, name+".txtar"), 0o644)
 	}
 	if err := os.Chown(tmp, ordinaryUser, ordinaryUser); err != nil {
@@ -45,7 +48,7 @@ func TestOrdinaryUser(t *testing.T) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(filepath.Join(dir, "e2e.test"), "-test.run", "^TestScripts$", "-test.v", "-test.timeout", "3m")
+	cmd := exec.Command(filepath.Join(dir, "e2e.test"), "-test.run", "^(TestScripts|TestRootless)$", "-test.v", "-test.timeout", "3m")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), binEnv+"="+bin, "TMPDIR="+tmp, "GOTMPDIR="+tmp, "HOME="+tmp, "GOCOVERDIR="+tmp)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinaryUser, Gid: ordinaryUser}}
@@ -53,11 +56,16 @@ func TestOrdinaryUser(t *testing.T) {
 	if err != nil {
 		t.Fatalf("as user %d: %v\n%s", ordinaryUser, err, out)
 	}
-	for _, name := range scripts {
-		if name == "rootless" && bytes.Contains(out, []byte("--- SKIP: TestScripts/"+name)) {
-			t.Logf("runc cannot run a container of user %d on this machine", ordinaryUser)
-			continue
+	for _, runtime := range []string{"runc", "crun"} {
+		name := "TestRootless/" + runtime
+		switch {
+		case bytes.Contains(out, []byte("--- SKIP: "+name)):
+			t.Logf("%s cannot run a container of user %d on this machine", runtime, ordinaryUser)
+		case !bytes.Contains(out, []byte("--- PASS: "+name)):
+			t.Errorf("as user %d, %s has not passed:\n%s", ordinaryUser, name, out)
 		}
+	}
+	for _, name := range scripts {
 		if !bytes.Contains(out, []byte("--- PASS: TestScripts/"+name)) {
 			t.Errorf("as user %d, %s has not passed:\n%s", ordinaryUser, name, out)
 		}

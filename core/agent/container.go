@@ -275,8 +275,11 @@ func (s *containerStart) connect() error {
 		if errors.Is(err, unix.EAGAIN) {
 			return s.keepListener()
 		}
-		if err == nil {
+		switch {
+		case err == nil:
 			conn, err = k.Fetch(ctx, name+connName)
+		case errors.Is(err, unix.ENOENT): // nobody else had it
+			return errors.New("the container is lost: keeper and agent were killed together while it was being started; start it again")
 		}
 	}
 	if err != nil {
