@@ -140,7 +140,7 @@ func newAttachment(v *control.Viewer, o attachOptions) (*attachment, error) {
 			return nil, fmt.Errorf("attach: %w", err)
 		}
 		if isTerminal(a.stdout) {
-			a.screen = &screenModes{}
+			a.screen = &screenModes{own: true}
 		}
 	}
 	if a.stop, err = newStopper(); err != nil {
@@ -181,6 +181,9 @@ func (a *attachment) run(parent context.Context) (result attachResult, err error
 			return end.result, end.err
 		}
 		defer a.term.leave()
+		if a.screen != nil {
+			a.out.brief([]byte(saveTitle))
+		}
 		a.sizes <- false
 	}
 

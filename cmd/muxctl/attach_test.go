@@ -283,7 +283,7 @@ func TestAttachDetachKeys(t *testing.T) {
 		t.Errorf("%+v, %v", res, err)
 	}
 	u.checkRestored()
-	u.see("\x1b[m\x1b[?1049l\r\r\n[detached from web]\r\n")
+	u.see("\x1b[m\x1b[?1049l\x1b[23;0t\r\r\n[detached from web]\r\n")
 	c.expect("last")
 	if s := c.next(); s != "" {
 		t.Errorf("after the detach %q was sent", s)
@@ -315,7 +315,7 @@ func TestAttachEnd(t *testing.T) {
 				t.Errorf("%+v, %v, want %+v", res, err, c.want)
 			}
 			u.checkRestored()
-			u.see("bye\r\n\r" + c.line + "\r\n")
+			u.see("bye\r\n\x1b[23;0t\r" + c.line + "\r\n")
 		})
 	}
 }
@@ -526,7 +526,7 @@ func TestAttachSuspends(t *testing.T) {
 	if !u.raw() {
 		t.Error("the terminal is not in raw mode again")
 	}
-	u.see("\x1b[?2004l\x1b[?2004h")
+	u.see("\x1b[?2004l\x1b[23;0t\x1b[22;0t\x1b[?2004h")
 	u.press("x")
 	c.expect("x")
 	c.end(0)

@@ -16,14 +16,19 @@ var privateModes = []struct {
 }{
 	{2026, false},                // synchronized output
 	{1, false},                   // application cursor keys
+	{5, false},                   // reverse screen
 	{6, false},                   // origin mode
 	{7, true},                    // wrap at the right margin
 	{9, false},                   // X10 mouse
+	{12, false},                  // blinking cursor, as cnorm of terminfo leaves it
+	{40, false},                  // allow 80 and 132 columns
+	{45, false},                  // reverse wrap
 	{66, false},                  // application keypad, the DEC way
 	{1000, false}, {1001, false}, // mouse
 	{1002, false}, {1003, false}, {1005, false}, {1006, false}, {1015, false}, {1016, false},
 	{1004, false},                             // focus reports
 	{2004, false},                             // bracketed paste
+	{2031, false},                             // reports of the colour scheme
 	{25, true},                                // cursor visible
 	{47, false}, {1047, false}, {1049, false}, // alternate screen
 }
@@ -55,8 +60,16 @@ type screenModes struct {
 	keys    bool         // xterm's modifyOtherKeys
 	kitty   int          // depth of the stack of kitty's keyboard modes
 	charset bool         // SO, or a character set other than ASCII in G0
+	insert  bool         // IRM
+	newline bool         // LNM
+	title   string       // the latest, as an OSC string; "": none
+	titles  int          // that the program has pushed (XTWINOPS)
+	own     bool         // the terminal's own title is below them (saveTitle)
 	colours [len(colourStrings)]bool
 }
+
+// saveTitle pushes the titles of the terminal's window and icon (XTWINOPS). Terminals that do not know it pass it over.
+const saveTitle = "\x1b[22;0t"
 
 // colourStrings are the strings (OSC) that change colours of the terminal itself, each with what takes that back: the palette, and the
 // colours of text, background and cursor (xterm's control sequences, Operating System Commands).
@@ -86,7 +99,7 @@ func (s *screenModes) step(b byte) {
 		s.state, s.osc = nil, false
 	case b == 0x1b:
 		if s.osc { // ESC \ ends it
-			s.coloured()
+			s.commanded()
 		}
 		s.osc = false
 		s.state = (*screenModes).escape
@@ -115,7 +128,7 @@ func (s *screenModes) escape(b byte) {
 	case '=', '>':
 		s.keypad = b == '='
 	case 'c': // RIS
-		*s = screenModes{params: s.params[:0]}
+		*s = screenModes{params: s.params[:0], titles: s.titles, own: s.own}
 	}
 }
 
@@ -131,15 +144,18 @@ func (s *screenModes) command(b byte) {
 	switch {
 	case b == 0x07:
 		s.state, s.osc = nil, false
-		s.coloured()
+		s.commanded()
 	case len(s.params) <= paramsMost:
 		s.params = append(s.params, b)
 	}
 }
 
-// coloured looks at an OSC string that has ended.
-func (s *screenModes) coloured() {
+// commanded looks at an OSC string that has ended.
+func (s *screenModes) commanded() {
 	number, value, _ := strings.Cut(string(s.params), ";")
+	if (number == "0" || number == "2") && len(s.params) <= paramsMost {
+		s.title = string(s.params)
+	}
 	for i, c := range colourStrings {
 		switch {
 		case number == c.reset:
@@ -173,6 +189,15 @@ func (s *screenModes) act(params string, final byte) {
 		for _, n := range strings.Split(rest, ";") {
 			s.private(n, final == 'h')
 		}
+	case final == 'h' || final == 'l':
+		for _, n := range strings.Split(params, ";") {
+			s.insert = s.insert && n != "4" || n == "4" && final == 'h'
+			s.newline = s.newline && n != "20" || n == "20" && final == 'h'
+		}
+	case final == 't' && (params == "22" || params == "22;0" || params == "22;2"):
+		s.titles++
+	case final == 't' && (params == "23" || params == "23;0" || params == "23;2"):
+		s.titles = max(0, s.titles-1)
 	case final == 'm' && strings.HasPrefix(params, ">4"):
 		s.keys = strings.HasPrefix(params, ">4;") && params != ">4;0"
 	case final == 'm' && !strings.HasPrefix(params, ">") && !private:
@@ -193,7 +218,7 @@ func (s *screenModes) act(params string, final byte) {
 		delete(s.changed, 1)
 		delete(s.changed, 6)
 		delete(s.changed, 25)
-		s.style, s.margins, s.keypad, s.charset = false, false, false, false
+		s.style, s.margins, s.keypad, s.charset, s.insert = false, false, false, false, false
 	}
 }
 
@@ -228,6 +253,8 @@ func (s *screenModes) restore() string {
 		{s.style, "\x1b[m"},
 		{s.charset, "\x0f\x1b(B"},
 		{s.margins, "\x1b7\x1b[r\x1b8"}, // DECSTBM moves the cursor: DECSC and DECRC around it
+		{s.insert, "\x1b[4l"},
+		{s.newline, "\x1b[20l"},
 		{s.keypad, "\x1b>"},
 		{s.cursor, "\x1b[0 q"},
 		{s.keys, "\x1b[>4m"},
@@ -243,12 +270,21 @@ func (s *screenModes) restore() string {
 		}
 	}
 	s.privates(&b, func(normal bool) bool { return normal })
+	if s.own {
+		b.WriteString(strings.Repeat("\x1b[23;0t", s.titles+1))
+	}
 	return b.String()
 }
 
-// again is what brings a terminal that restore has brought back to normal to the console's private modes again.
+// again is what brings a terminal that restore has brought back to normal to the console's private modes and title again.
 func (s *screenModes) again() string {
 	var b strings.Builder
+	if s.own {
+		b.WriteString(strings.Repeat(saveTitle, s.titles+1))
+	}
+	if s.own && s.title != "" {
+		b.WriteString("\x1b]" + s.title + "\x1b\\")
+	}
 	if s.keypad {
 		b.WriteString("\x1b=")
 	}

@@ -16,7 +16,10 @@ func TestScreenModes(t *testing.T) {
 			"\x1b7\x1b[r\x1b8\x1b>\x1b[>4m\x1b[?1l\x1b[?1000l\x1b[?1006l\x1b[?2004l\x1b[?25h\x1b[?1049l",
 			"\x1b=\x1b[?1h\x1b[?1000h\x1b[?1006h\x1b[?2004h\x1b[?25l\x1b[?1049h"},
 		{"cursor hidden and shown", "\x1b[?25l\x1b[?25h", "", ""},
-		{"untracked mode", "\x1b[?12h", "", ""},
+		{"untracked mode", "\x1b[?1007h", "", ""},
+		{"reverse screen, blinking cursor", "\x1b[?5;12h", "\x1b[?5l\x1b[?12l", "\x1b[?5h\x1b[?12h"},
+		{"insert mode and newline mode", "\x1b[4;20h", "\x1b[4l\x1b[20l", ""},
+		{"insert mode that was taken back", "\x1b[4h\x1b[20;4l", "", ""},
 		{"reset", "\x1b[?1049h\x1b[31m\x1b=\x1bc", "", ""},
 		{"soft reset", "\x1b[?25l\x1b[31m\x1b=\x1b[!p", "", ""},
 		{"in a title", "\x1b]0;\x1b\\ \x1b]0;[?1049h\x07", "", ""},
@@ -73,6 +76,26 @@ func TestScreenModesRubbish(t *testing.T) {
 		s.write([]byte(s.restore()))
 		if left := s.restore(); left != "" {
 			t.Fatalf("seed %d: after restore there is still %q to restore", seed, left)
+		}
+	}
+}
+
+// The terminal has its own title again, whatever the console has pushed and popped, and the console's when it is shown again.
+func TestTitles(t *testing.T) {
+	for _, c := range []struct{ name, output, restore, again string }{
+		{"none", "text", "\x1b[23;0t", "\x1b[22;0t"},
+		{"set", "\x1b]0;theirs\x07", "\x1b[23;0t", "\x1b[22;0t\x1b]0;theirs\x1b\\"},
+		{"pushed", "\x1b[22;0t\x1b]2;a;b\x1b\\", "\x1b[23;0t\x1b[23;0t", "\x1b[22;0t\x1b[22;0t\x1b]2;a;b\x1b\\"},
+		{"pushed and popped", "\x1b[22;2t\x1b]2;x\x07\x1b[23;2t\x1b[23;2t", "\x1b[23;0t", "\x1b[22;0t\x1b]2;x\x1b\\"},
+		{"reset", "\x1b]2;x\x07\x1bc", "\x1b[23;0t", "\x1b[22;0t"},
+	} {
+		s := screenModes{own: true}
+		s.write([]byte(c.output))
+		if got := s.restore(); got != c.restore {
+			t.Errorf("%s: restore %q, want %q", c.name, got, c.restore)
+		}
+		if got := s.again(); got != c.again {
+			t.Errorf("%s: again %q, want %q", c.name, got, c.again)
 		}
 	}
 }

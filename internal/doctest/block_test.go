@@ -106,9 +106,12 @@ func matches(want []string, got string) bool {
 	return regexp.MustCompile(pattern.String()).MatchString(got)
 }
 
+// titles are what pushes and pops the titles of the terminal's window, and shows nothing (XTWINOPS).
+var titles = strings.NewReplacer("\x1b[22;0t", "", "\x1b[23;0t", "")
+
 // printed is a terminal's output as text: without carriage returns, each line as plain makes it, and ended.
 func printed(output string) string {
-	output = strings.ReplaceAll(output, "\r", "")
+	output = titles.Replace(strings.ReplaceAll(output, "\r", ""))
 	if output == "" {
 		return ""
 	}
