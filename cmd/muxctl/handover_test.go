@@ -89,7 +89,7 @@ func TestHandOver(t *testing.T) {
 	if res, err := r.wait(); err != nil || !res.Detached {
 		t.Errorf("%+v, %v", res, err)
 	}
-	u.see("shown without the client, to the last byte\x1b[?1049l\r\r\n[detached from web]")
+	u.see("shown without the client, to the last byte\x1b[?1049l\x1b[23;0t\r\r\n[detached from web]")
 	u.checkRestored()
 }
 
@@ -206,7 +206,7 @@ func TestReclaimHangs(t *testing.T) {
 	if res, err := r.wait(); err != nil || !res.Detached {
 		t.Errorf("%+v, %v", res, err)
 	}
-	u.see("\x1b[?25h\r\r\n[detached from web]")
+	u.see("\x1b[?25h\x1b[23;0t\r\r\n[detached from web]")
 	u.checkRestored()
 }
 

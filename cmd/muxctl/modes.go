@@ -20,9 +20,7 @@ var privateModes = []struct {
 	{6, false},                   // origin mode
 	{7, true},                    // wrap at the right margin
 	{9, false},                   // X10 mouse
-	{12, false},                  // blinking cursor, as cnorm of terminfo leaves it
 	{40, false},                  // allow 80 and 132 columns
-	{45, false},                  // reverse wrap
 	{66, false},                  // application keypad, the DEC way
 	{1000, false}, {1001, false}, // mouse
 	{1002, false}, {1003, false}, {1005, false}, {1006, false}, {1015, false}, {1016, false},

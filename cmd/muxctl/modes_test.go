@@ -17,7 +17,7 @@ func TestScreenModes(t *testing.T) {
 			"\x1b=\x1b[?1h\x1b[?1000h\x1b[?1006h\x1b[?2004h\x1b[?25l\x1b[?1049h"},
 		{"cursor hidden and shown", "\x1b[?25l\x1b[?25h", "", ""},
 		{"untracked mode", "\x1b[?1007h", "", ""},
-		{"reverse screen, blinking cursor", "\x1b[?5;12h", "\x1b[?5l\x1b[?12l", "\x1b[?5h\x1b[?12h"},
+		{"reverse screen", "\x1b[?5h", "\x1b[?5l", "\x1b[?5h"},
 		{"insert mode and newline mode", "\x1b[4;20h", "\x1b[4l\x1b[20l", ""},
 		{"insert mode that was taken back", "\x1b[4h\x1b[20;4l", "", ""},
 		{"reset", "\x1b[?1049h\x1b[31m\x1b=\x1bc", "", ""},

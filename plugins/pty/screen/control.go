@@ -114,7 +114,7 @@ func (m *Model) plain(b byte, p *params) {
 		m.insertBlanks(n)
 	case 'A':
 		m.up(n)
-	case 'B', 'e':
+	case 'B':
 		m.down(n)
 	case 'C', 'a':
 		m.moveX(m.cur.x + n)
@@ -158,6 +158,12 @@ func (m *Model) plain(b byte, p *params) {
 		m.ask(attributes)
 	case 'd':
 		m.moveTo(n-1, m.cur.x)
+	case 'e': // the scroll region counts with DECOM only
+		top := 0
+		if m.modes&ModeOrigin != 0 {
+			top = m.top
+		}
+		m.moveTo(m.cur.y-top+n, m.cur.x)
 	case 'g':
 		m.clearTabs(p.at(0, 0))
 	case 'h', 'l':

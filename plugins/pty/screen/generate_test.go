@@ -71,7 +71,7 @@ func (g generator) some(edge bool) string {
 		"\x1b[g", "\x1b[?1047h", "\x1b[?47l", "\x1b[?1048h", "\x1b[!p", "\x1b]8;;http://x/\x07", "\x1b]8;;\x07", "\x1b]4;5;rgb:12/34/56\x07",
 		"\x1b]11;#102030\x1b\\", "\x1b[?1002h", "\x1b[?1006h", "\x1b[?1000l", "\x1b[>5u", "\x1b[<u", "\x1b[>4;2m", "\x1b[1\"q", "\x1b[0\"q", "\x1b[?1J", "\x1b[?K",
 		"\x1b[6n", "\x1b[c", "\x1b[?2026h", "\x1b[?2026l", "\x1b[?5h", "\x1b[20h", "\x1bN", "\x1bO", "\x1bn", "\x1b[3J", "\x1b[", "\x1b]2;x", "\x1bP1$r", "\xe2\x82", "\xff",
-		"\x1bP$qm\x1b\\", "\x18", "\x1b[?7$p", "\x1b[1;2:3:4;?m", "\x1bc", "\x1b_G\x1b\\", "\x1b[?s", "\x1b[?25;7s", "\x1b[?25;7r", "\x80", "\x9b", "\x7f")
+		"\x1bP$qm\x1b\\", "\x18", "\x1b[?7$p", "\x1b[1;2:3:4;?m", "\x1bc", "\x1b_G\x1b\\", "\x1b[?s", "\x1b[?40h", "\x1b[?40l", "\x1b[?3h", "\x1b[?3l", "\x1b[?25;7s", "\x1b[?25;7r", "\x80", "\x9b", "\x7f")
 }
 
 // output is n pieces of output.

@@ -1,7 +1,7 @@
 package screen
 
 // Mode is a set of modes.
-type Mode uint32
+type Mode uint64
 
 const (
 	ModeInsert      Mode = 1 << iota // IRM
@@ -28,6 +28,7 @@ const (
 	ModeSync                         // synchronised output
 	ModeTheme                        // reports of the colour scheme
 	ModeAlternate                    // the alternate screen is shown
+	ModeColumns                      // DECCOLM is heeded
 )
 
 // What is no mode, but is noted in Model.touched as well.
@@ -60,6 +61,7 @@ var modeTable = []modeNumber{
 	{7, true, ModeWrap, "wrap"},
 	{9, true, ModeMouseX10, "mouse-x10"},
 	{12, true, ModeBlink, "blink"},
+	{40, true, ModeColumns, "allow-columns"},
 	{45, true, ModeReverseWrap, "reverse-wrap"},
 	{66, true, ModeKeypad, "keypad"},
 	{1000, true, ModeMouse, "mouse"},
@@ -113,6 +115,8 @@ func (m *Model) setMode(n int, private, on bool) {
 	switch {
 	case private && n == 1048:
 		m.saveOrRestore(on)
+	case private && n == 3:
+		m.columns()
 	case !ok:
 		return
 	case mode == ModeAlternate:
@@ -135,6 +139,17 @@ func (m *Model) setMode(n int, private, on bool) {
 		m.assign(mode, on)
 	}
 	m.touched |= mode
+}
+
+// columns is DECCOLM, set or reset. Like xterm it does nothing but where the program has allowed that; then it empties the screen. How many
+// columns there are only the window's size says, which a terminal that heeds it changes.
+func (m *Model) columns() {
+	if m.modes&ModeColumns == 0 {
+		return
+	}
+	m.top, m.under = 0, m.rows
+	m.moveTo(0, 0)
+	m.clearLines(0, m.rows)
 }
 
 func (m *Model) assign(mode Mode, on bool) {

@@ -4,10 +4,10 @@ import "strconv"
 
 // What is no mode, but is told by Changed as well.
 const (
-	changedStyle   Mode = 1 << 27
-	changedMargins Mode = 1 << 26
-	changedColors  Mode = 1 << 25
-	changedCharset Mode = 1 << 24
+	changedStyle   Mode = 1 << 35
+	changedMargins Mode = 1 << 34
+	changedColors  Mode = 1 << 33
+	changedCharset Mode = 1 << 32
 )
 
 // modesRestored are those that AppendRestore brings back. How the cursor blinks, and what the wheel types, is another
@@ -37,7 +37,9 @@ func (m *Model) Changed() Mode {
 }
 
 // Depth changes with what else AppendRestore writes.
-func (m *Model) Depth() int { return len(m.kitty) + len(m.palette)*(kittyMost+1) }
+func (m *Model) Depth() int {
+	return len(m.kitty) + (kittyMost+1)*(len(m.titles)+(titlesMost+1)*len(m.palette))
+}
 
 // AppendRestore appends what brings another terminal that has followed this one, and on which what has changed, back to normal. The alternate
 // screen comes last, since what is reset on it concerns it. Nothing is appended where nothing is to be done.
@@ -62,6 +64,9 @@ func (m *Model) AppendRestore(b []byte, what Mode) []byte {
 	}
 	if n := len(m.kitty); n > 0 {
 		b = append(strconv.AppendInt(append(b, "\x1b[<"...), int64(n), 10), 'u')
+	}
+	for range m.titles {
+		b = append(b, "\x1b[23;0t"...)
 	}
 	b = m.resetColors(b)
 	for _, k := range modeTable {
