@@ -3,7 +3,7 @@
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
-.PHONY: help build run test check bench kit chaos recovery soak generate fuzz clean
+.PHONY: help build run test check bench kit chaos recovery soak scale generate fuzz clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ recovery: ## measure how quickly muxd is back when it is killed, and write it in
 
 soak: ## have children and viewers come and go, and look for what is left of them (SOAK=10m)
 	go test ./chaos -run TestSoak -count=1 -v -timeout 0 -soak $(or $(SOAK),10m)
+
+scale: ## 4,000 children with two pipes and 1,000 consoles at once, and kills (CHILDREN=, CONSOLES=)
+	go test ./chaos -run TestScale -count=1 -v -timeout 20m -scale-children $(or $(CHILDREN),4000) -scale-consoles $(or $(CONSOLES),1000)
 
 generate: ## make the Go code of the .proto files again
 	tools/generate

@@ -8,8 +8,10 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/muxd/muxd/core/host"
@@ -102,8 +104,7 @@ func (a *Agent) revive(name string) {
 	a.reviving[name] = true
 	a.mu.Unlock()
 	defer a.forsake(name)
-	a.holdCopies(name)
-	defer a.dropCopies(name)
+	defer a.holdCopies(name)()
 	for wait := reviveFirst; ; wait = min(2*wait, reviveMost) {
 		a.mu.Lock()
 		broken := a.broken[name]
@@ -116,19 +117,12 @@ func (a *Agent) revive(name string) {
 		}
 		p, err := a.host.Get(a.ctx, name)
 		if err == nil {
+			var all errgroup.Group
+			all.SetLimit(reopenAtOnce)
 			for _, o := range a.orphans(name, p) {
-				err := a.reopen(a.ctx, o, p)
-				if errors.Is(err, unix.ENOENT) {
-					a.lost(o, fmt.Errorf("%w: its plugin and the keeper died together", err))
-					o.plugin.Store(p)
-					continue
-				}
-				if err != nil && !pluginGone(err) {
-					a.mu.Lock()
-					a.troubled(o, plainError(err).Error())
-					a.mu.Unlock()
-				}
+				all.Go(func() error { a.giveTo(o, p); return nil })
 			}
+			all.Wait()
 			if len(a.orphans(name, p)) == 0 {
 				continue
 			}
@@ -182,10 +176,38 @@ func (a *Agent) forsakeBroken() {
 	}
 }
 
-// holdCopies has this process hold, besides the keeper, what belongs to a plugin that is dead: its far ends and what it parked. So
-// the keeper may die too before there is a successor.
-func (a *Agent) holdCopies(name string) {
-	held, _, err := a.keeper.List(a.ctx)
+// copiesReserve is how many descriptors this process keeps for what else it does while it holds copies.
+const copiesReserve = 2000
+
+// copiesStep is how many copies are fetched before they are there for a successor of the keeper.
+const copiesStep = 240
+
+// holdCopies has this process hold, besides the keeper, what belongs to a plugin that is dead: its far ends and what it parked, as far as
+// its limit of open files lets it, the far ends first. So the keeper may die too before there is a successor. It returns at
+// once; release blocks until all is let go.
+func (a *Agent) holdCopies(name string) (release func()) {
+	ctx, cancel := context.WithCancel(a.ctx)
+	var fetching sync.WaitGroup
+	fetching.Go(func() { a.fetchCopies(ctx, name) })
+	return func() {
+		cancel()
+		fetching.Wait()
+		a.dropCopies(name)
+	}
+}
+
+// dropCopies lets go of the copies under a key.
+func (a *Agent) dropCopies(key string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, f := range a.copies[key] {
+		f.Close()
+	}
+	delete(a.copies, key)
+}
+
+func (a *Agent) fetchCopies(ctx context.Context, name string) {
+	held, _, err := a.keeper.List(ctx)
 	if err != nil {
 		return // the keeper is dead already, and this process becomes the next one
 	}
@@ -199,29 +221,51 @@ func (a *Agent) holdCopies(name string) {
 			}
 		}
 	}
+	a.copies[name] = map[string]*fd.FD{}
 	a.mu.Unlock()
-	copies := map[string]*fd.FD{}
-	for _, h := range held {
-		if !wanted[path.Dir(h.Name)] && !strings.HasPrefix(h.Name, host.ParkPrefix(name)) {
-			continue
-		}
-		if f, err := a.keeper.Fetch(a.ctx, h.Name); err == nil {
-			copies[h.Name] = f
+	var names []string
+	for _, h := range held { // sorted: far ends are before what is parked
+		if wanted[path.Dir(h.Name)] || strings.HasPrefix(h.Name, host.ParkPrefix(name)) {
+			names = append(names, h.Name)
 		}
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.copies[name] = copies
+	var limit unix.Rlimit
+	open, err := fd.Count()
+	if err != nil || unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
+		return
+	}
+	names = names[:max(0, min(len(names), int(limit.Cur)-open-copiesReserve))]
+	for step := range slices.Chunk(names, copiesStep) {
+		fds, _ := a.keeper.FetchAll(ctx, step) // without those that are gone
+		a.mu.Lock()
+		for i, f := range fds {
+			if f != nil {
+				a.copies[name][step[i]] = f
+			}
+		}
+		a.mu.Unlock()
+		if ctx.Err() != nil {
+			return
+		}
+	}
 }
 
-// dropCopies ends holdCopies.
-func (a *Agent) dropCopies(name string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, f := range a.copies[name] {
-		f.Close()
+// reopenAtOnce is how many openings are handed to a successor at a time: one after the other, each would wait for three processes to wake
+// up.
+const reopenAtOnce = 16
+
+// giveTo has p serve o, or says why it does not.
+func (a *Agent) giveTo(o *opening, p *host.Plugin) {
+	err := a.reopen(a.ctx, o, p)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		a.lost(o, fmt.Errorf("%w: its plugin and the keeper died together", err))
+		o.plugin.Store(p)
+	case err != nil && !pluginGone(err):
+		a.mu.Lock()
+		a.troubled(o, plainError(err).Error())
+		a.mu.Unlock()
 	}
-	delete(a.copies, name)
 }
 
 // reopen hands o to p, which has got what its predecessor parked.

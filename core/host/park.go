@@ -121,20 +121,23 @@ func (p *Plugin) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var batch []*fd.FD
-	defer func() { fd.CloseAll(batch) }()
 	req := &sinkpb.RecoverRequest{Live: p.host.o.Live(p.name), Crashed: p.host.crashed(p.name)}
+	var names []string
 	send := func() error {
-		if len(batch) == 0 {
+		if len(names) == 0 {
 			return nil
 		}
-		err := p.Give(ctx, fd.Ints(batch), func(ctx context.Context, ticket []byte) error {
+		fds, err := p.host.o.Keeper.FetchAll(ctx, names)
+		defer fd.CloseAll(fds)
+		if err != nil {
+			return fmt.Errorf("fetch what it parked: %w", err)
+		}
+		err = p.Give(ctx, fd.Ints(fds), func(ctx context.Context, ticket []byte) error {
 			req.Ticket = ticket
 			_, err := p.sinks.Recover(ctx, req)
 			return err
 		})
-		fd.CloseAll(batch)
-		batch, req.Parked = nil, nil
+		names, req.Parked = nil, nil
 		return err
 	}
 	for i := 0; i < len(held); {
@@ -143,27 +146,21 @@ func (p *Plugin) recover(ctx context.Context) error {
 			i++
 			continue
 		}
-		var fds []*fd.FD
+		var series []string
 		for ; i < len(held); i++ { // sorted: the descriptors of a name stand together
 			other, n, ok := cutNumber(strings.TrimPrefix(held[i].Name, p.parkPrefix()))
-			if !ok || other != name || n != len(fds) {
+			if !ok || other != name || n != len(series) {
 				break
 			}
-			f, err := p.host.o.Keeper.Fetch(ctx, held[i].Name)
-			if err != nil {
-				fd.CloseAll(fds)
-				return fmt.Errorf("fetch %s: %w", held[i].Name, err)
-			}
-			fds = append(fds, f)
+			series = append(series, held[i].Name)
 		}
-		if len(batch)+len(fds) > fdchan.MaxFDs {
+		if len(names)+len(series) > fdchan.MaxFDs {
 			if err := send(); err != nil {
-				fd.CloseAll(fds)
 				return err
 			}
 		}
-		batch = append(batch, fds...)
-		req.Parked = append(req.Parked, &sinkpb.RecoverRequest_Parked{Name: name, Fds: uint32(len(fds))})
+		names = append(names, series...)
+		req.Parked = append(req.Parked, &sinkpb.RecoverRequest_Parked{Name: name, Fds: uint32(len(series))})
 	}
 	return send()
 }

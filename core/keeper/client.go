@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/muxd/muxd/core/keeper/keeperpb"
@@ -127,6 +128,24 @@ func (c *Client) Fetch(ctx context.Context, name string) (*fd.FD, error) {
 		return nil, fmt.Errorf("fetch %s from the keeper: it answered with %d descriptors", name, len(a.fds))
 	}
 	return a.fds[0], nil
+}
+
+// fetchAtOnce is how many requests of FetchAll are under way: one after the other, each would wait for both processes to wake up.
+const fetchAtOnce = 32
+
+// FetchAll returns copies of the descriptors under names, in their order, owned by the caller. It blocks until all are there. nil stands for
+// one that could not be had; the error is of one of them.
+func (c *Client) FetchAll(ctx context.Context, names []string) ([]*fd.FD, error) {
+	out := make([]*fd.FD, len(names))
+	var g errgroup.Group
+	g.SetLimit(fetchAtOnce)
+	for i, name := range names {
+		g.Go(func() (err error) {
+			out[i], err = c.Fetch(ctx, name)
+			return err
+		})
+	}
+	return out, g.Wait()
 }
 
 // Drop closes the keeper's descriptor under name, or with prefix those of all names that begin with it. A
