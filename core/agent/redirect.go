@@ -262,7 +262,11 @@ func (a *Agent) moveTo(ctx context.Context, c *child, from *opening, s *stream, 
 	a.mu.Lock()
 	o.streams = []*stream{next}
 	a.mu.Unlock()
+	trouble := "" // that stands in the record, of a process that is dead
 	open := func() error {
+		a.mu.Lock()
+		trouble = rec.Error
+		a.mu.Unlock()
 		ends := []int{far.Int()}
 		memory, err := a.fetchGaps(ctx, o, p)
 		if err != nil {
@@ -301,6 +305,9 @@ func (a *Agent) moveTo(ctx context.Context, c *child, from *opening, s *stream, 
 		a.keeper.Drop(ctx, o.farName(next), false)
 		a.keeper.Drop(ctx, o.gapsName(), false)
 		return err
+	}
+	if rec.Error == trouble { // and not what the process that has it now has told already
+		rec.Error = ""
 	}
 	from.choice.streams = slices.DeleteFunc(slices.Clone(from.choice.streams), func(k sinkpb.Stream) bool { return k == s.kind })
 	s.done, s.rec.State, next.closed = true, "moved", s.closed
