@@ -59,12 +59,22 @@ func (a *Agent) pluginDied(name string, cause error) {
 		a.log.Error("plugin is given up", "plugin", name, "error", cause)
 	}
 	for _, o := range a.openings {
-		if o.choice.spec.Name == name {
+		if o.choice.spec.Name == name && o.deserted() {
 			a.troubled(o, cause.Error())
 		}
 	}
 	a.mu.Unlock()
 	a.follow(func() { a.revive(name) })
+}
+
+// deserted says whether the process that serves o has ended. Where a move goes on with its successor, this may be told of the death late.
+func (o *opening) deserted() bool {
+	select {
+	case <-o.plugin.Load().Gone():
+		return true
+	default:
+		return false
+	}
 }
 
 // troubled says why the streams of o wait. Agent.mu is held.
