@@ -55,7 +55,7 @@ func TestNoInit(t *testing.T) {
 
 // sleepAllowed are the files that may call time.Sleep, and why.
 var sleepAllowed = map[string]string{
-	"internal/stage/worker.go": "it lets small writes merge for the length of batchWait, which is shorter than a wake-up is worth",
+	"internal/stage/moment.go": "it lets small writes merge for the length of batchWait, which is shorter than a wake-up is worth",
 }
 
 func TestNoSleep(t *testing.T) {

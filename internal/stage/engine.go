@@ -54,6 +54,7 @@ type Handler interface {
 
 // Engine reads sources and hands their bytes to handlers.
 type Engine struct {
+	began time.Time
 	mem   *memory
 	ep    *fd.FD
 	watch *os.File // ep, once more, in Go's netpoller
@@ -68,6 +69,9 @@ type Engine struct {
 	ready   []*Source
 	idle    *sync.Cond // workers wait here for ready sources
 	waiting int        // workers in idle.Wait
+	coming  bool       // one was called and has not come yet
+	resting []*Source  // that are left alone, by when they began to
+	napping bool       // a worker waits until they are to be looked at
 	workers int
 	pairs   []*pair        // without a worker
 	made    int            // pairs that there are, or are being made
@@ -80,6 +84,7 @@ type Engine struct {
 	closed  bool
 	gen     int32
 
+	terminals  bool // some of the sources are, or were
 	suspicious bool // the predecessor crashed
 	serving    int  // workers that have a source
 	count      counters
@@ -138,7 +143,7 @@ type Options struct {
 
 // New makes an engine. Close ends it.
 func New(o Options) (*Engine, error) {
-	e := &Engine{park: o.Park, step: o.Step, known: map[string]int{}, left: map[int]*pair{}, turn: make(chan struct{}, 1)}
+	e := &Engine{began: time.Now(), park: o.Park, step: o.Step, known: map[string]int{}, left: map[int]*pair{}, turn: make(chan struct{}, 1)}
 	e.idle = sync.NewCond(&e.mu)
 	if e.park == nil {
 		e.park = func(string, ...int) error { return nil }
@@ -399,6 +404,7 @@ func (e *Engine) add(src *fd.FD, key string, h Handler, o with) (*Source, error)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.terminals = e.terminals || s.pty
 	if e.closed {
 		src.Close()
 		return nil, errors.New("the engine is closed")
@@ -523,17 +529,25 @@ func (e *Engine) poll() {
 	}
 }
 
-// queue makes s ready, and finds or starts a worker for it. e.mu is held.
+// queue makes s ready, and calls a worker for it. e.mu is held.
 func (e *Engine) queue(s *Source) {
 	if e.closed {
 		return
 	}
 	s.state = queued
 	e.ready = append(e.ready, s)
+	e.call()
+}
+
+// call has one more worker come, unless one is on its way: that one calls the next where there is work for it. e.mu is held.
+func (e *Engine) call() {
 	switch {
-	case e.waiting >= len(e.ready):
+	case e.coming:
+	case e.waiting > 0:
+		e.coming = true
 		e.idle.Signal()
 	case e.workers < mostWorkers:
+		e.coming = true
 		e.workers++
 		e.extra.Add(1)
 		go e.work()

@@ -65,19 +65,14 @@ func (st *stage) room() int {
 // copyFrom copies at most n bytes of the pipe src, which keeps them, into the empty stage. It does not block: EAGAIN where
 // there is nothing. 0 is the pipe's end.
 func (st *stage) copyFrom(src, n int) (int, error) {
-	for {
-		k, err := unix.Tee(src, st.w.Int(), n, unix.SPLICE_F_NONBLOCK)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		st.n += max(int(k), 0)
-		return int(k), err
-	}
+	k, err := tee(src, st.w.Int(), n)
+	st.n += k
+	return k, err
 }
 
 // moveFrom is copyFrom for a pipe that does not keep the bytes.
 func (st *stage) moveFrom(src, n int) (int, error) {
-	k, err := move(src, st.w.Int(), n)
+	k, err := splice(src, st.w.Int(), n)
 	st.n += k
 	return k, err
 }
@@ -86,7 +81,7 @@ func (st *stage) moveFrom(src, n int) (int, error) {
 func (st *stage) drain(to int) (int, error) {
 	total := 0
 	for st.n > 0 {
-		k, err := move(st.r.Int(), to, st.n)
+		k, err := splice(st.r.Int(), to, st.n)
 		if errors.Is(err, unix.EAGAIN) {
 			break
 		}
@@ -105,7 +100,7 @@ func (st *stage) drain(to int) (int, error) {
 // shrink throws away the oldest bytes, until rest are left. Of no stage there are none.
 func (st *stage) shrink(rest, null int) error {
 	for st.room() > rest {
-		k, err := move(st.r.Int(), null, st.n-rest)
+		k, err := splice(st.r.Int(), null, st.n-rest)
 		if err == nil && k == 0 {
 			err = io.ErrUnexpectedEOF
 		}
@@ -115,14 +110,4 @@ func (st *stage) shrink(rest, null int) error {
 		st.n -= k
 	}
 	return nil
-}
-
-// move is splice(2) without blocking.
-func move(from, to, n int) (int, error) {
-	for {
-		k, err := unix.Splice(from, nil, to, nil, n, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
-		if !errors.Is(err, unix.EINTR) {
-			return max(int(k), 0), err
-		}
-	}
 }

@@ -43,7 +43,7 @@ func (o *onward) take(s *Source, from, n int) (int, error) {
 	if o.to == nil {
 		return 0, unix.EPIPE
 	}
-	k, err := move(from, o.to.Int(), n)
+	k, err := splice(from, o.to.Int(), n)
 	if !errors.Is(err, unix.EAGAIN) {
 		return k, err
 	}

@@ -18,12 +18,14 @@ import (
 //
 //	armed    in the epoll set; poll moves it to queued when there is something to read
 //	queued   in the ready list; a worker moves it to running
-//	running  with a worker, which moves it to armed (nothing left), queued (its turn is over) or ended
+//	running  with a worker, which moves it to armed (nothing left), resting (little came), queued (its turn is over) or ended
+//	resting  left alone for a moment; the worker that naps moves it to queued
 //	ended    the handler's Done has been called, or is about to be
 const (
 	armed = iota
 	queued
 	running
+	resting
 	ended
 )
 
@@ -43,10 +45,11 @@ type Source struct {
 	gaps   *gaps.Memory // nil: nothing is missing
 	done   latch.Latch
 
-	state int          // of the state machine above; eng.mu
-	cut   atomic.Bool  // EAGAIN is the end
-	leave atomic.Int32 // stays, asked to leave, or leaving
-	quit  atomic.Bool  // given up: done is closed
+	state int           // of the state machine above; eng.mu
+	since time.Duration // when it began to rest, after the engine did; eng.mu
+	cut   atomic.Bool   // EAGAIN is the end
+	leave atomic.Int32  // stays, asked to leave, or leaving
+	quit  atomic.Bool   // given up: done is closed
 
 	resume *pair // a predecessor's, with what it left of this source; eng.mu
 
@@ -181,8 +184,12 @@ func (s *Source) Cut() {
 func (s *Source) kick() {
 	s.eng.mu.Lock()
 	defer s.eng.mu.Unlock()
-	if s.state == armed && !s.eng.closed {
+	switch {
+	case s.eng.closed:
+	case s.state == armed:
 		s.eng.queue(s)
+	case s.state == resting:
+		s.eng.disturb(s)
 	}
 }
 

@@ -15,11 +15,7 @@ type worker struct {
 	one Chunk // that it has in hand
 }
 
-// Batching. A reader that wakes for every small write costs five times the CPU of one that waits a moment, and slows
-// the writer. So after a short read a worker waits before it looks again; the first read after a silence
-// is never delayed, and no read is after one that filled much of the pipe.
 const (
-	batchWait  = time.Millisecond
 	roundsMost = 32      // chunks of one source before others get their turn
 	ptyLone    = 256     // a read of less from a terminal is an echo, which somebody is waiting for
 	ptyRead    = 4 << 10 // a read of a terminal gives no more (N_TTY_BUF_SIZE), and the kernel allocates what is asked for
@@ -32,21 +28,14 @@ func (e *Engine) work() {
 	defer e.extra.Done()
 	w := &worker{eng: e}
 	e.mu.Lock()
-	for {
-		for (len(e.ready) == 0 || e.paused != nil) && !e.closed {
-			if e.workers > permanent() && len(e.ready) == 0 {
-				break
-			}
-			e.waiting++
-			e.idle.Wait()
-			e.waiting--
-		}
-		if len(e.ready) == 0 || e.closed {
-			break
-		}
+	e.coming = false
+	for w.next() {
 		s := e.ready[0]
 		e.ready = e.ready[1:]
 		s.state = running
+		if len(e.ready) > 0 {
+			e.call()
+		}
 		if !w.takePair(s) {
 			// Out of descriptors. A worker that has a pair will serve s when it is free.
 			s.state = queued
@@ -69,6 +58,32 @@ func (e *Engine) work() {
 		e.pairs = append(e.pairs, w.pair)
 	}
 	e.mu.Unlock()
+}
+
+// next waits until a source is ready, and naps for those that rest where nobody else does. It says false where the worker is to
+// end. Engine.mu is held, and let go meanwhile.
+func (w *worker) next() bool {
+	e := w.eng
+	for !e.closed {
+		there := len(e.ready) > 0 && e.paused == nil
+		switch {
+		case len(e.resting) > 0 && !e.napping:
+			if there {
+				e.call()
+			}
+			e.nap()
+		case there:
+			return true
+		case len(e.ready) == 0 && e.workers > permanent():
+			return false
+		default:
+			e.waiting++
+			e.idle.Wait()
+			e.waiting--
+			e.coming = false
+		}
+	}
+	return false
 }
 
 // takePair gives the worker the pair that it needs for s. Engine.mu is held, and let go while a pair is made.
@@ -113,9 +128,9 @@ func (w *worker) takePair(s *Source) bool {
 
 // serve reads s until it has nothing, has ended, or others wait.
 func (w *worker) serve(s *Source) {
-	w.eng.mem.bind(w.i, s.k)
+	w.hold(s)
 	w.eng.step(StepBound)
-	defer w.eng.mem.bind(w.i, -1)
+	defer w.letGo()
 	if over, err := w.resume(s); over || err != nil {
 		if err != nil {
 			s.finish(err)
@@ -135,9 +150,11 @@ func (w *worker) serve(s *Source) {
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			w.eng.step(StepEmpty)
+			w.letGo()
 			if s.rearm() {
 				return
 			}
+			w.hold(s)
 			if cut || s.leaves() {
 				w.end(s)
 				return
@@ -161,12 +178,20 @@ func (w *worker) serve(s *Source) {
 		case n >= s.much(w.size):
 			w.speedUp(s)
 		case n >= s.lone && !s.isCut():
-			w.eng.count.waits.Add(1)
-			time.Sleep(batchWait)
+			w.letGo()
+			w.eng.leaveAlone(s)
+			return
 		}
 	}
+	w.letGo()
 	s.again()
 }
+
+// hold records that the stage is s's, and letGo, before another worker may have s, that it is nobody's: a successor looks for what
+// is left of a source in one stage.
+func (w *worker) hold(s *Source) { w.eng.mem.bind(w.i, s.k) }
+
+func (w *worker) letGo() { w.eng.mem.bind(w.i, -1) }
 
 // read fills the stage from s.
 func (w *worker) read(s *Source) (int, error) {
