@@ -16,16 +16,18 @@ func limitMain(args []string) error {
 	runtime.LockOSThread()
 	unix.FcntlInt(0, unix.F_SETPIPE_SZ, big) // an ordinary user may be over the budget: then it stays as it is
 	switch args[0] {
-	case "copy": // FILE WAIT: read and write, with a pause of WAIT after a read that did not fill much of the pipe
-		out, err := unix.Open(args[1], unix.O_WRONLY|unix.O_CREAT|unix.O_APPEND|unix.O_CLOEXEC, 0o600)
-		if err != nil {
-			return fmt.Errorf("open %s: %w", args[1], err)
-		}
-		wait, err := time.ParseDuration(args[2])
+	case "copy": // WAIT FILE...: read, and write to each file, with a pause of WAIT after a read that did not fill much of the pipe
+		outs, wait, err := files(args[1:], unix.O_APPEND)
 		if err != nil {
 			return err
 		}
-		return copyLoop(out, wait)
+		return copyLoop(outs, wait)
+	case "splice": // WAIT FILE...: the same with tee(2) and splice(2), which do not append: nobody else may write to the files
+		outs, wait, err := files(args[1:], 0)
+		if err != nil {
+			return err
+		}
+		return spliceLoop(outs, wait)
 	case "drain": // read, and throw away
 		_, err := drain(0)
 		return err
@@ -33,24 +35,79 @@ func limitMain(args []string) error {
 	return fmt.Errorf("unknown loop %q", args[0])
 }
 
-func copyLoop(out int, wait time.Duration) error {
+// files makes the files of a loop's arguments, WAIT FILE....
+func files(args []string, flags int) (outs []int, wait time.Duration, err error) {
+	if wait, err = time.ParseDuration(args[0]); err != nil {
+		return nil, 0, err
+	}
+	for _, path := range args[1:] {
+		out, err := unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_CLOEXEC|flags, 0o600)
+		if err != nil {
+			return nil, 0, fmt.Errorf("open %s: %w", path, err)
+		}
+		outs = append(outs, out)
+	}
+	return outs, wait, nil
+}
+
+func copyLoop(outs []int, wait time.Duration) error {
 	buf := make([]byte, big)
 	for {
 		n, err := read(0, buf)
 		if err != nil || n == 0 {
 			return err
 		}
-		for rest := buf[:n]; len(rest) > 0; {
-			w, err := unix.Write(out, rest)
-			if err != nil {
-				return fmt.Errorf("write: %w", err)
+		for _, out := range outs {
+			for rest := buf[:n]; len(rest) > 0; {
+				w, err := unix.Write(out, rest)
+				if err != nil {
+					return fmt.Errorf("write: %w", err)
+				}
+				rest = rest[w:]
 			}
-			rest = rest[w:]
 		}
-		if wait > 0 && n < big/2 {
-			ts := unix.NsecToTimespec(int64(wait))
-			unix.Nanosleep(&ts, nil)
+		rest(n, wait)
+	}
+}
+
+// spliceLoop has every byte copied once for each of outs, by the kernel, and nowhere else.
+func spliceLoop(outs []int, wait time.Duration) error {
+	pipes := make([][2]int, len(outs))
+	for i := range pipes {
+		if err := unix.Pipe2(pipes[i][:], unix.O_CLOEXEC); err != nil {
+			return fmt.Errorf("pipe: %w", err)
 		}
+		unix.FcntlInt(uintptr(pipes[i][0]), unix.F_SETPIPE_SZ, big)
+	}
+	first := pipes[0]
+	for {
+		n, err := unix.Splice(0, nil, first[1], nil, big, 0)
+		if err != nil || n == 0 {
+			return err
+		}
+		for _, p := range pipes[1:] {
+			if k, err := unix.Tee(first[0], p[1], int(n), 0); err != nil || k != n {
+				return fmt.Errorf("tee of %d bytes: %d, %w", n, k, err)
+			}
+		}
+		for i, p := range pipes {
+			for left := n; left > 0; {
+				k, err := unix.Splice(p[0], nil, outs[i], nil, int(left), unix.SPLICE_F_MOVE)
+				if err != nil || k == 0 {
+					return fmt.Errorf("splice into a file: %d bytes left, %w", left, err)
+				}
+				left -= k
+			}
+		}
+		rest(int(n), wait)
+	}
+}
+
+// rest waits after a read that gave n bytes, where that is little.
+func rest(n int, wait time.Duration) {
+	if wait > 0 && n < big/2 {
+		ts := unix.NsecToTimespec(int64(wait))
+		unix.Nanosleep(&ts, nil)
 	}
 }
 

@@ -18,6 +18,14 @@ const (
 	cpuCost = "CPU s/GB" // of whoever reads, not of the child
 )
 
+// waitingLoop is what the kernel can do for a child that writes little at a time.
+const waitingLoop = "read-write loop, 1 ms wait"
+
+// boundByChild says, by shape, why no sink can be faster than some peers by much.
+var boundByChild = map[string]string{
+	"lines": "the child takes most of the time for its own writes, so that the limit, which puts nothing before the lines, is what can be reached",
+}
+
 // flow is a child's output on its way into files.
 type flow struct {
 	*bench
@@ -198,18 +206,18 @@ func (b *bench) fileTrials() []*trial {
 	for _, s := range shapes {
 		loop := func(name, wait string) contender {
 			return b.intoFile(name, limit, s, plain, func(ctx context.Context, f *flow) (values, error) {
-				return f.piped(ctx, "", f.self, "limit", "copy", f.path("out"), wait)
+				return f.piped(ctx, "", f.self, "limit", "copy", wait, f.path("out"))
 			})
 		}
 		cat := b.intoFile("cat", peer, s, plain, func(ctx context.Context, f *flow) (values, error) {
 			return f.piped(ctx, "out", "cat")
 		})
 		raw := &trial{name: "file raw, " + s.name, contenders: []contender{
-			b.muxdFile(s, "format=raw", plain), cat, loop("read-write loop", "0"), loop("read-write loop, 1 ms wait", "1ms"),
+			b.muxdFile(s, "format=raw", plain), cat, loop("read-write loop", "0"), loop(waitingLoop, "1ms"),
 		}}
 		if s.name == "lines" {
 			raw.lines = []line{
-				{metric: speed, against: "cat", target: 1},
+				{metric: speed, against: "cat", target: 1, unmet: boundByChild[s.name]},
 				{metric: cpuCost, against: "cat", target: 0.3, atMost: true},
 			}
 		} else {
@@ -233,8 +241,9 @@ func (b *bench) fileTrials() []*trial {
 		cri := &trial{name: "file cri, " + s.name, contenders: []contender{
 			b.muxdFile(s, "format=cri", fromCRI),
 			b.intoFile("conmon", peer, s, fromCRI, func(ctx context.Context, f *flow) (values, error) { return f.conmon(ctx) }),
+			loop(waitingLoop, "1ms"),
 		}, lines: []line{
-			{metric: speed, against: "conmon", target: atLeast},
+			{metric: speed, against: "conmon", target: atLeast, unmet: boundByChild[s.name]},
 			{metric: cpuCost, against: "conmon", target: 0.5, atMost: true},
 		}}
 		all = append(all, raw, direct, cri)
@@ -254,7 +263,8 @@ func (b *bench) fileTrials() []*trial {
 					}
 					return v, f.join("log", "out")
 				}),
-			}, lines: []line{{metric: speed, against: "s6-log " + st.flag, target: 4}}})
+				loop(waitingLoop, "1ms"),
+			}, lines: []line{{metric: speed, against: "s6-log " + st.flag, target: 4, unmet: boundByChild[s.name]}}})
 			if st.format == "tai64n" && s.name == "lines" { // svlogd takes longer than all others together
 				last := all[len(all)-1]
 				last.contenders = append(last.contenders, b.intoFile("svlogd -t", peer, s, st.unwrap, func(ctx context.Context, f *flow) (values, error) {
