@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"sync"
 	"time"
@@ -37,6 +38,7 @@ type server struct {
 	mu        sync.Mutex
 	openings  map[string]*opening
 	watcher   *watcher
+	options   Values              // of the latest request
 	recovered map[string][]*fd.FD // what a predecessor parked, and nobody has taken yet
 	live      map[string]bool     // the openings of a predecessor that come again
 	crashed   bool                // the predecessor did
@@ -83,12 +85,23 @@ func (s *server) Describe(context.Context, *sinkpb.DescribeRequest) (*sinkpb.Des
 	return s.plugin.describe(), nil
 }
 
+// shared is v, or the map of the request before that says the same: thousands of children with the same sink have one.
+func (s *server) shared(v Values) Values {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !maps.Equal(s.options, v) {
+		s.options = v
+	}
+	return s.options
+}
+
 // check parses a spec and asks the author for the wiring.
 func (s *server) check(sp *sinkpb.Spec, child *sinkpb.Child, streams []sinkpb.Stream) (*Request, Wiring, error) {
 	r, err := s.plugin.request(sp, child, streams)
 	if err != nil {
 		return nil, 0, status.Error(codes.InvalidArgument, err.Error())
 	}
+	r.Options = s.shared(r.Options)
 	wiring := Pipe
 	switch p := s.plugin; {
 	case p.OpenConsole != nil:

@@ -160,7 +160,7 @@ type Request struct {
 	Drops bool
 }
 
-// Values are the options of a spec, parsed, with defaults filled in.
+// Values are the options of a spec, parsed, with defaults filled in. They are shared with other requests, and not to be changed.
 type Values map[string]any
 
 // String returns the option of that name; "" where it has neither value nor default.

@@ -63,7 +63,7 @@ func BenchmarkPut(b *testing.B) {
 		for shape, line := range map[string]int{"lines": 99, "long": 64<<10 - 1} {
 			b.Run(name+"/"+shape, func(b *testing.B) {
 				data := []byte(strings.Repeat(strings.Repeat("x", line)+"\n", 1<<20/(line+1)))
-				w, err := newStream(quick(), settings{format: formats[name], perm: 0o640, maxLine: 16 << 10}, target{sink.Stdout, "/dev/null"}, &troubles{})
+				w, err := newStream(quick(), &settings{format: formats[name], perm: 0o640, maxLine: 16 << 10}, target{sink.Stdout, "/dev/null"}, &troubles{})
 				if err != nil {
 					b.Fatal(err)
 				}

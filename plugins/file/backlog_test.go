@@ -156,10 +156,10 @@ func (w *queueWorld) live(t *testing.T, again bool) {
 	fs := quick()
 	ended := &troubles{report: func(error) {}}
 	target := target{sink.Stdout, w.path}
-	writer := bareStream(fs, w.s, target, ended)
+	writer := bareStream(fs, &w.s, target, ended)
 	if !again {
 		var err error
-		if writer, err = newStream(fs, w.s, target, ended); err != nil {
+		if writer, err = newStream(fs, &w.s, target, ended); err != nil {
 			t.Fatal(err)
 		}
 	}

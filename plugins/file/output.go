@@ -34,10 +34,11 @@ type files struct {
 	untidyOrder []series
 }
 
-// buffers is memory for rendering.
+// buffers is memory for a chunk that is put out.
 type buffers struct {
 	out  []byte
 	join []byte
+	work writing
 }
 
 func newFiles() *files {

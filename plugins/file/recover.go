@@ -191,7 +191,7 @@ func beginsLine(f io.ReaderAt, at uint64) bool {
 // another file, or none.
 func (w *writing) find(ctx context.Context, id identity) error {
 	if w.out == nil || w.out.id != id {
-		out, err := w.files.acquireRenamed(filepath.Dir(w.at), id, w.settings)
+		out, err := w.files.acquireRenamed(filepath.Dir(w.at), id, *w.settings)
 		if err != nil && !missing(err) {
 			return err
 		}

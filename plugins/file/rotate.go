@@ -131,7 +131,7 @@ func (w *writing) renew(ctx context.Context) error {
 	if err := w.synced(ctx); err != nil {
 		return err
 	}
-	if err := w.out.rotate(w.at, w.settings, w.part.time); err != nil {
+	if err := w.out.rotate(w.at, *w.settings, w.part.time); err != nil {
 		w.out.stuck = time.Now()
 		fmt.Fprintf(os.Stderr, "sink file: rotate %s: %v\n", w.at, err)
 		return nil
@@ -171,7 +171,7 @@ func (s *stream) rotate(ctx context.Context) error {
 
 // rotateOnce returns a channel to wait for where somebody has to write to the file first.
 func (s *stream) rotateOnce(ctx context.Context, path string) (<-chan struct{}, error) {
-	out, err := s.files.acquire(path, s.settings)
+	out, err := s.files.acquire(path, *s.settings)
 	if err != nil {
 		return nil, err
 	}
@@ -183,9 +183,9 @@ func (s *stream) rotateOnce(ctx context.Context, path string) (<-chan struct{}, 
 	if settled := s.files.unsettled(out.id, claim{}); settled != nil || out.retired.Load() {
 		return settled, nil // of a retired one, somebody else has just done it
 	}
-	if err := out.rotate(path, s.settings, time.Now()); err != nil {
+	if err := out.rotate(path, *s.settings, time.Now()); err != nil {
 		return nil, explain(err, path)
 	}
-	s.files.tidy(seriesOf(s.path), s.settings)
+	s.files.tidy(seriesOf(s.path), *s.settings)
 	return nil, nil
 }

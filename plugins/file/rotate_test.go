@@ -322,7 +322,7 @@ func lives(t *testing.T, s settings, path string, chunks []string, next int, slo
 			fs.recovered([]sink.Pending{{Opening: "o", Stream: sink.Stdout, Intent: mark}})
 		}
 		var err error
-		if w, err = newStream(fs, s, target{sink.Stdout, path}, quiet(t)); err != nil {
+		if w, err = newStream(fs, &s, target{sink.Stdout, path}, quiet(t)); err != nil {
 			t.Error(err)
 			return
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -26,7 +27,6 @@ type port interface {
 // fileSink is the streams of one opening.
 type fileSink struct {
 	writers []*stream
-	streams map[sink.Stream]*stream  // with the policy block, each with a writer of its own
 	queues  map[sink.Stream]*backlog // with the others: streams that share a file share a queue, and a writer
 	rings   [][]byte                 // that are mapped from files
 }
@@ -34,7 +34,7 @@ type fileSink struct {
 // newFileSink opens the file of every stream, so that what cannot work fails before the child starts. Where the child
 // runs already, since an earlier process of this plugin had the streams, they wait instead until it works.
 func newFileSink(open *files, s settings, id string, p port, again bool) (*fileSink, error) {
-	k := &fileSink{streams: map[sink.Stream]*stream{}, queues: map[sink.Stream]*backlog{}}
+	k := &fileSink{}
 	shared := &troubles{report: p.Trouble}
 	for _, t := range s.targets {
 		if s.policy != block && !s.apart && len(k.writers) > 0 {
@@ -42,9 +42,9 @@ func newFileSink(open *files, s settings, id string, p port, again bool) (*fileS
 			w.carried = append(w.carried, t.stream)
 			continue
 		}
-		w, err := newStream(open, s, t, shared)
+		w, err := newStream(open, &s, t, shared)
 		if err != nil && again {
-			w, err = bareStream(open, s, t, shared), nil
+			w, err = bareStream(open, &s, t, shared), nil
 		}
 		if err != nil {
 			k.Close()
@@ -52,7 +52,6 @@ func newFileSink(open *files, s settings, id string, p port, again bool) (*fileS
 		}
 		w.claim, w.fresh = claim{id, t.stream}, !again
 		k.writers = append(k.writers, w)
-		k.streams[t.stream] = w
 	}
 	if s.policy == block {
 		return k, nil
@@ -66,6 +65,7 @@ func newFileSink(open *files, s settings, id string, p port, again bool) (*fileS
 
 // queue puts a queue before every writer.
 func (k *fileSink) queue(s settings, p port, shared *troubles) error {
+	k.queues = map[sink.Stream]*backlog{}
 	n, ring := len(k.writers), s.queue
 	if s.policy == spill {
 		ring = 0
@@ -140,7 +140,12 @@ func (k *fileSink) Write(ctx context.Context, c *sink.Chunk) error {
 	if q := k.queues[c.Stream]; q != nil {
 		return q.put(ctx, c.Stream, p, c)
 	}
-	return k.streams[c.Stream].put(ctx, p, c)
+	return k.writer(c.Stream).put(ctx, p, c)
+}
+
+// writer is what writes a stream, with the policy block.
+func (k *fileSink) writer(st sink.Stream) *stream {
+	return k.writers[slices.IndexFunc(k.writers, func(w *stream) bool { return w.stream == st })]
 }
 
 // Rotate rotates the file of each stream, once where they share it.

@@ -59,7 +59,7 @@ func quiet(t *testing.T) *troubles {
 
 func openStream(t *testing.T, fs *files, s settings, stream sink.Stream, path string) *testStream {
 	t.Helper()
-	w, err := newStream(fs, s, target{stream, path}, quiet(t))
+	w, err := newStream(fs, &s, target{stream, path}, quiet(t))
 	if err != nil {
 		t.Fatal(err)
 	}

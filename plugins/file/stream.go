@@ -42,7 +42,7 @@ type memory interface {
 // enough for a successor to tell how far the writing came (see recover).
 type stream struct {
 	files    *files
-	settings settings
+	settings *settings // its sink's, which nobody changes
 	target
 	carried  []sink.Stream // whose output it writes
 	troubles *troubles
@@ -55,26 +55,24 @@ type stream struct {
 	day    [3]int    // of which at is: year, month, day
 	stamp  []byte    // memory for records.stamp
 	mark   [intentSize]byte
-	work   writing // of the chunk that is put out
-	try    retry   // and its waits
 }
 
 // newStream opens the stream's file.
-func newStream(open *files, s settings, t target, shared *troubles) (*stream, error) {
+func newStream(open *files, s *settings, t target, shared *troubles) (*stream, error) {
 	now := time.Now()
 	at := pathAt(t.path, now)
-	out, err := open.acquire(at, s)
+	out, err := open.acquire(at, *s)
 	if err != nil {
 		return nil, err
 	}
-	open.tidy(seriesOf(t.path), s)
+	open.tidy(seriesOf(t.path), *s)
 	w := bareStream(open, s, t, shared)
 	w.at, w.out, w.looked = at, out, now
 	return w, nil
 }
 
 // bareStream is a stream whose file is opened with its first output.
-func bareStream(open *files, s settings, t target, shared *troubles) *stream {
+func bareStream(open *files, s *settings, t target, shared *troubles) *stream {
 	return &stream{files: open, settings: s, target: t, carried: []sink.Stream{t.stream}, troubles: shared, fresh: true}
 }
 
@@ -139,18 +137,22 @@ func (s *stream) put(ctx context.Context, p part, m memory) error {
 // putOut is put, and says how much of the chunk's rendering stands in the file. Of a record that is not whole nothing does.
 func (s *stream) putOut(ctx context.Context, p part, m memory) (reached uint64, err error) {
 	buf := s.files.buffers.Get().(*buffers)
-	defer s.files.buffers.Put(buf)
+	defer func() {
+		buf.work = writing{}
+		s.files.buffers.Put(buf)
+	}()
 
-	s.try = retry{shared: s.troubles, next: s.files.retryFirst, most: s.files.retryMost}
+	w := &buf.work
+	*w = writing{
+		stream: s, part: p, memory: m, try: retry{shared: s.troubles, next: s.files.retryFirst, most: s.files.retryMost},
+	}
 	defer func() {
 		if ctx.Err() == nil {
-			s.try.over() // otherwise it is why the stream was given up
+			w.try.over() // otherwise it is why the stream was given up
 		}
 	}()
 
 	s.date(p.time)
-	w := &s.work
-	*w = writing{stream: s, part: p, memory: m}
 	defer w.finish()
 	var done uint64
 	if p.again {
@@ -195,6 +197,6 @@ func (s *stream) date(now time.Time) {
 	if s.at = at; s.out != nil {
 		s.out.release() // as in drop
 		s.out = nil
-		s.files.tidy(seriesOf(s.path), s.settings)
+		s.files.tidy(seriesOf(s.path), *s.settings)
 	}
 }

@@ -171,7 +171,7 @@ func TestFullDisk(t *testing.T) {
 				t.Fatal(err)
 			}
 			troubles := make(told, 10)
-			w, err := newStream(quick(), settings{format: cri{}, perm: 0o640, maxLine: 8 << 10},
+			w, err := newStream(quick(), &settings{format: cri{}, perm: 0o640, maxLine: 8 << 10},
 				target{sink.Stdout, path}, troubles.shared())
 			if err != nil {
 				t.Fatal(err)
@@ -241,7 +241,7 @@ func TestGivenUp(t *testing.T) {
 	fs := quick()
 	troubles := make(told, 10)
 	s := settings{format: cri{}, perm: 0o640, maxLine: 24 << 10}
-	w, err := newStream(fs, s, target{sink.Stdout, path}, troubles.shared())
+	w, err := newStream(fs, &s, target{sink.Stdout, path}, troubles.shared())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -297,7 +297,7 @@ func TestComesAgainWithoutAFile(t *testing.T) {
 	}
 	done := make(chan error)
 	go func() {
-		done <- k.streams[sink.Stdout].put(context.Background(), part{data: []byte("x"), time: noon}, &slot{})
+		done <- k.writer(sink.Stdout).put(context.Background(), part{data: []byte("x"), time: noon}, &slot{})
 	}()
 	if err := troubles.next(t); !errors.Is(err, unix.ENOTDIR) {
 		t.Errorf("told %v", err)
@@ -316,7 +316,7 @@ func TestComesAgainWithoutAFile(t *testing.T) {
 
 func TestDevFull(t *testing.T) {
 	troubles := make(told, 10)
-	w, err := newStream(quick(), settings{}, target{sink.Stdout, "/dev/full"}, troubles.shared())
+	w, err := newStream(quick(), &settings{}, target{sink.Stdout, "/dev/full"}, troubles.shared())
 	if err != nil {
 		t.Skipf("open /dev/full: %v", err)
 	}

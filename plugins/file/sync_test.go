@@ -99,7 +99,7 @@ func TestSyncFails(t *testing.T) {
 	troubles := make(told, 10)
 	fs, d := quick(), disk{fail: []error{unix.EIO, unix.ENOSPC}}
 	fs.fsync = d.fsync
-	w, err := newStream(fs, syncing(syncAlways), target{sink.Stdout, path}, troubles.shared())
+	w, err := newStream(fs, new(syncing(syncAlways)), target{sink.Stdout, path}, troubles.shared())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ type writing struct {
 	*stream
 	part    part
 	memory  memory
+	try     retry  // its waits
 	held    bool   // the turn of stream.out is ours
 	intent  intent // what was recorded last
 	dirty   bool   // something of the chunk may be in stream.out and not on the disk yet
@@ -47,7 +48,7 @@ func (w *writing) hold(ctx context.Context) error {
 			w.drop()
 		}
 		if w.out == nil {
-			out, err := w.files.acquire(w.at, w.settings)
+			out, err := w.files.acquire(w.at, *w.settings)
 			if err != nil {
 				if err := w.try.wait(ctx, err); err != nil {
 					return err
@@ -191,7 +192,7 @@ func (w *writing) prepare(ctx context.Context, text []byte, from uint64) (int, e
 	w.out.wrote = w.part.time
 	if w.renewed {
 		w.renewed = false
-		w.files.tidy(seriesOf(w.path), w.settings)
+		w.files.tidy(seriesOf(w.path), *w.settings)
 	}
 	return n, nil
 }
