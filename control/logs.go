@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/muxd/muxd/control/controlpb"
@@ -40,6 +41,7 @@ type LogReader struct {
 	buf    []byte
 	redial func(ctx context.Context, o LogOptions) (*net.UnixConn, error)
 	asked  LogOptions
+	onWait func()
 	told   int // bytes of text since the record with the cursor in asked
 	skip   int // of those, how many come again
 
@@ -98,10 +100,40 @@ func (r *LogReader) Close() error {
 	return r.conn.Close()
 }
 
+// OnWait has f called whenever Next is going to wait: whoever collects what it writes writes it then, and is never late.
+func (r *LogReader) OnWait(f func()) { r.onWait = f }
+
+// read is a read of the connection.
+func (r *LogReader) read() (n int, err error) {
+	if r.onWait == nil {
+		return r.conn.Read(r.buf)
+	}
+	raw, err := r.conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var readErr error
+	if err := raw.Read(func(fd uintptr) bool {
+		n, readErr = unix.Read(int(fd), r.buf)
+		return true
+	}); err != nil {
+		return 0, err
+	}
+	switch {
+	case readErr == nil && n == 0:
+		return 0, io.EOF
+	case readErr == nil:
+		return n, nil
+	case readErr == unix.EAGAIN:
+		r.onWait()
+	}
+	return r.conn.Read(r.buf)
+}
+
 // Next blocks for the next record. Its error is io.EOF at the end of the log.
 func (r *LogReader) Next() (LogRecord, error) {
 	for {
-		n, err := r.conn.Read(r.buf)
+		n, err := r.read()
 		if errors.Is(err, io.EOF) {
 			if err := r.reconnect(); err != nil {
 				return LogRecord{}, err

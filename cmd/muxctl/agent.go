@@ -160,7 +160,7 @@ func (a *app) pluginListCmd() *cobra.Command {
 				return printPlugins(resp.Plugins)
 			}
 			if verbose {
-				return describePlugins(resp.Plugins)
+				return describePlugins(resp.Plugins, resp.Common)
 			}
 			t := newTable("NAME", "STATE", "PID", "AGE", "STREAMS", "RESTARTS", "COMMAND")
 			for _, p := range resp.Plugins {
@@ -252,7 +252,7 @@ func printPlugins(plugins []*controlpb.Plugin) error {
 	return printJSON(out)
 }
 
-func describePlugins(plugins []*controlpb.Plugin) error {
+func describePlugins(plugins []*controlpb.Plugin, common []*controlpb.PluginOption) error {
 	for i, p := range plugins {
 		if i > 0 {
 			fmt.Println()
@@ -264,26 +264,16 @@ func describePlugins(plugins []*controlpb.Plugin) error {
 		if text := trustText(p); text != "" {
 			fmt.Println("  " + text)
 		}
-		t := newTable("  OPTION", "TYPE", "DEFAULT", "WHAT IT DOES")
 		if p.Arg != nil {
 			fmt.Printf("  %s:%s  %s\n", p.Name, strings.ToUpper(p.Arg.Name), p.Arg.Help)
 		}
-		for _, o := range p.Options {
-			typ := o.Type
-			if len(o.Values) > 0 {
-				typ = strings.Join(o.Values, "|")
-			}
-			t.row("  "+o.Name, typ, o.Default, o.Help)
-		}
-		if len(p.Options) > 0 {
-			if err := t.print(); err != nil {
-				return err
-			}
+		if err := describeOptions(p.Options); err != nil {
+			return err
 		}
 		if len(p.Metrics) == 0 {
 			continue
 		}
-		t = newTable("  METRIC", "WHAT IT IS")
+		t := newTable("  METRIC", "WHAT IT IS")
 		for _, m := range p.Metrics {
 			t.row("  "+m.Name, m.Help)
 		}
@@ -291,7 +281,23 @@ func describePlugins(plugins []*controlpb.Plugin) error {
 			return err
 		}
 	}
-	return nil
+	fmt.Println("\nany sink that has the child on a pipe:")
+	return describeOptions(common)
+}
+
+func describeOptions(options []*controlpb.PluginOption) error {
+	if len(options) == 0 {
+		return nil
+	}
+	t := newTable("  OPTION", "TYPE", "DEFAULT", "WHAT IT DOES")
+	for _, o := range options {
+		typ := o.Type
+		if len(o.Values) > 0 {
+			typ = strings.Join(o.Values, "|")
+		}
+		t.row("  "+o.Name, typ, o.Default, o.Help)
+	}
+	return t.print()
 }
 
 // trustText says what the plugin may, where that is less than what muxd may.

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bufio"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -100,17 +102,26 @@ func parseTime(flag, s string, now time.Time) (time.Time, error) {
 }
 
 // printLog prints records until the log ends.
-func (a *app) printLog(r *control.LogReader, times, guard, showCursor bool) error {
+func (a *app) printLog(r *control.LogReader, times, guard, showCursor bool) (err error) {
+	out := bufio.NewWriterSize(os.Stdout, 64<<10) // written when no more is there: a lone line at once
+	r.OnWait(func() { out.Flush() })              // an error comes again
+	defer func() {
+		if flushErr := out.Flush(); err == nil {
+			err = flushErr
+		}
+	}()
+	objects := json.NewEncoder(out)
+	objects.SetEscapeHTML(false)
 	cursor := ""
 	for begin := true; ; {
 		rec, err := r.Next()
 		switch {
 		case errors.Is(err, io.EOF):
 			if !begin {
-				fmt.Println()
+				fmt.Fprintln(out)
 			}
 			if showCursor && cursor != "" && a.output != "json" {
-				fmt.Println("-- cursor: " + cursor)
+				fmt.Fprintln(out, "-- cursor: "+cursor)
 			}
 			return nil
 		case err != nil:
@@ -129,7 +140,7 @@ func (a *app) printLog(r *control.LogReader, times, guard, showCursor bool) erro
 			if !rec.Time.IsZero() {
 				v["time"] = rec.Time.Format(time.RFC3339Nano)
 			}
-			if err := printJSONLine(v); err != nil {
+			if err := objects.Encode(v); err != nil {
 				return err
 			}
 			continue
@@ -146,7 +157,7 @@ func (a *app) printLog(r *control.LogReader, times, guard, showCursor bool) erro
 		if begin = !rec.Partial; begin {
 			line = append(line, '\n')
 		}
-		if _, err := os.Stdout.Write(line); err != nil {
+		if _, err := out.Write(line); err != nil {
 			return err
 		}
 	}

@@ -23,6 +23,7 @@ func TestBadFiles(t *testing.T) {
 		{"unknown key at the top", "plugin_dir = []", []string{`1: plugin_dir: unknown key; did you mean "plugin_dirs"?`}},
 		{"plugin_dirs in a table", "[agent]\nplugin_dirs = []",
 			[]string{"2: [agent] plugin_dirs: unknown key; it stands at the top of the file, before the first table"}},
+		{"a key of agent's at the top", "runtime_dir = \"/run/x\"", []string{"1: runtime_dir: unknown key; it stands under [agent]"}},
 		{"dotted key", "agent.drian = \"1s\"", []string{`1: [agent] drian: unknown key; did you mean "drain"?`}},
 		{"all problems, in order", child + "restart = \"onfailure\"\numsk = \"0\"\n[agent]\ndrain = \"soon\"\nsize = \"80\"", []string{
 			`4: [[child]] restart: "onfailure" is not one of no, on-failure, always; did you mean "on-failure"?`,

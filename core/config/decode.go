@@ -92,6 +92,8 @@ func (d *decoder) unknown(at path, value any, known []string) {
 	switch {
 	case len(at) > 1 && key == "plugin_dirs":
 		hint = "; it stands at the top of the file, before the first table"
+	case len(at) == 1 && slices.Contains(keysOf(fields(reflect.TypeFor[Agent]())), key):
+		hint = "; it stands under [agent]"
 	case hint == "":
 		hint = "; known are " + strings.Join(known, ", ")
 	}

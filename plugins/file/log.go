@@ -1,6 +1,7 @@
 package file
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -22,19 +23,20 @@ type log struct {
 	since  time.Time
 	until  time.Time
 
-	place place
-	file  *opened // nil where there is none at the place
-	first []byte  // its beginning, as far as it was there
-	lines scanner
-	long  sink.Record // of a line that is told in several pieces
-	inner bool        // the next piece goes on with long
-	watch *watch
-	done  func(*log)  // takes a file that was replaced from outside, to be read on
-	alone bool        // it is such a file
-	found bool        // there was a file
-	last  sink.Record // the latest one that was told, without its text
-	told  bool        // that the open file is damaged
-	bad   error       // of the first file that is
+	place  place
+	file   *opened // nil where there is none at the place
+	first  []byte  // its beginning, as far as it was there
+	lines  scanner
+	long   sink.Record // of a line that is told in several pieces
+	inner  bool        // the next piece goes on with long
+	watch  *watch
+	done   func(*log)  // takes a file that was replaced from outside, to be read on
+	alone  bool        // it is such a file
+	found  bool        // there was a file
+	closed time.Time   // when the open one was, as its name says; zero: it is written
+	last   sink.Record // the latest one that was told, without its text
+	told   bool        // that the open file is damaged
+	bad    error       // of the first file that is
 }
 
 // explainRead adds a way out.
@@ -63,6 +65,7 @@ func (l *log) open(m member, p place) error {
 	}
 	l.close()
 	l.place, l.file, l.first, l.inner, l.told, l.found = p, f, nil, false, false, true
+	l.closed = m.closed
 	l.lines = scanner{file: f.text, buf: l.lines.buf}
 	l.lines.seek(p.offset)
 	if f.pack == nil {
@@ -283,7 +286,29 @@ func (l *log) followed() (bool, error) {
 	}
 	all = whole(all)
 	i := slices.IndexFunc(all, l.place.of)
-	return i >= 0 && (!all[i].closed.IsZero() || i < len(all)-1), nil
+	return i >= 0 && (!all[i].closed.IsZero() || i < len(all)-1 || l.deleted(all[i])), nil
+}
+
+// deleted says whether the file that is open is none of the series any more, so that m, which is in its place, comes behind it.
+func (l *log) deleted(m member) bool {
+	switch {
+	case !l.closed.IsZero():
+		return !m.closed.Equal(l.closed)
+	case m.closed.IsZero(): // is written, as the open one was
+		return false
+	}
+	// The open one was rotated since. It is m, or m is what it was packed to, where they begin alike.
+	f, err := openMember(l.dir, m)
+	if err != nil {
+		return false
+	}
+	defer f.close()
+	if f.id == l.file.id {
+		return false
+	}
+	ours, err := l.file.head()
+	theirs, theirErr := f.head()
+	return m.packed == "" || err == nil && theirErr == nil && !bytes.Equal(ours, theirs)
 }
 
 // leave goes from a file that was left to the next one of the series.
@@ -295,6 +320,11 @@ func (l *log) leave() error {
 	all = whole(all)
 	i := slices.IndexFunc(all, l.place.of)
 	if i < 0 {
+		return nil
+	}
+	if l.deleted(all[i]) {
+		l.close()
+		l.place.offset = 0
 		return nil
 	}
 	old := *l

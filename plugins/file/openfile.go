@@ -174,6 +174,8 @@ func explain(err error, path string) error {
 		hint = "the file system is mounted read-only; choose another path"
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		hint = "free some space, or choose another path"
+	case errors.Is(err, unix.EIO):
+		hint = "the disk or its file system fails (see the kernel's log); mend that, or choose another path"
 	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
 		hint = "raise the limit of open files"
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/muxd/muxd/sink"
@@ -19,7 +20,8 @@ import (
 type files struct {
 	mu      sync.Mutex
 	open    map[identity]*output
-	buffers sync.Pool // of *buffers; an idle stream has none
+	sinks   map[*fileSink]func(error) // those that write, and what they tell trouble to
+	buffers sync.Pool                 // of *buffers; an idle stream has none
 	pending pending
 
 	retryFirst, retryMost time.Duration // back-off while a file cannot be written
@@ -43,7 +45,8 @@ type buffers struct {
 
 func newFiles() *files {
 	return &files{
-		open: map[identity]*output{},
+		open:  map[identity]*output{},
+		sinks: map[*fileSink]func(error){},
 		buffers: sync.Pool{New: func() any {
 			return &buffers{out: make([]byte, 0, pieceSize+recordMost), join: make([]byte, 0, sink.StateMost)}
 		}},
@@ -196,6 +199,19 @@ func (o *output) write(ctx context.Context, b []byte) (int, error) {
 		o.file.SetWriteDeadline(time.Time{})
 	}
 	return n, err
+}
+
+// deleted says whether a regular file has no name any more: nobody finds what is appended to it.
+func (o *output) deleted() bool {
+	if !o.regular {
+		return false
+	}
+	info, err := o.file.Stat()
+	if err != nil {
+		return false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && st.Nlink == 0
 }
 
 // end is the length of the file; 0 of what has none.

@@ -23,6 +23,7 @@ package file
 
 import (
 	"context"
+	"errors"
 	"os"
 	"slices"
 
@@ -99,7 +100,11 @@ func Plugin() sink.Plugin {
 			if err != nil {
 				return err
 			}
-			return readLogs(ctx, s, q, emit)
+			err = readLogs(ctx, s, q, emit)
+			if errors.Is(err, errDamaged) {
+				open.damaged(s, err)
+			}
+			return err
 		},
 	}
 }

@@ -26,6 +26,7 @@ type port interface {
 
 // fileSink is the streams of one opening.
 type fileSink struct {
+	open    *files
 	writers []*stream
 	queues  map[sink.Stream]*backlog // with the others: streams that share a file share a queue, and a writer
 	rings   [][]byte                 // that are mapped from files
@@ -34,7 +35,7 @@ type fileSink struct {
 // newFileSink opens the file of every stream, so that what cannot work fails before the child starts. Where the child
 // runs already, since an earlier process of this plugin had the streams, they wait instead until it works.
 func newFileSink(open *files, s settings, id string, p port, again bool) (*fileSink, error) {
-	k := &fileSink{}
+	k := &fileSink{open: open}
 	shared := &troubles{report: p.Trouble}
 	for _, t := range s.targets {
 		if s.policy != block && !s.apart && len(k.writers) > 0 {
@@ -53,13 +54,15 @@ func newFileSink(open *files, s settings, id string, p port, again bool) (*fileS
 		w.claim, w.fresh = claim{id, t.stream}, !again
 		k.writers = append(k.writers, w)
 	}
-	if s.policy == block {
-		return k, nil
+	if s.policy != block {
+		if err := k.queue(s, p, shared); err != nil {
+			k.Close()
+			return nil, err
+		}
 	}
-	if err := k.queue(s, p, shared); err != nil {
-		k.Close()
-		return nil, err
-	}
+	open.mu.Lock()
+	defer open.mu.Unlock()
+	open.sinks[k] = p.Trouble
 	return k, nil
 }
 
@@ -165,6 +168,9 @@ func (k *fileSink) Rotate(ctx context.Context) error {
 // Close closes the files that no other opening writes.
 func (k *fileSink) Close() error {
 	var all []error
+	k.open.mu.Lock()
+	delete(k.open.sinks, k)
+	k.open.mu.Unlock()
 	for _, q := range k.queues {
 		q.halt()
 	}

@@ -2,6 +2,7 @@ package file
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -61,5 +62,20 @@ func (r *retry) over() {
 	if r.begun {
 		r.begun = false
 		r.shared.end()
+	}
+}
+
+// damaged tells those who write a log of s that a file of it, which was rotated, cannot be read: until something else is the matter, or their
+// end.
+func (fs *files) damaged(s settings, why error) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for k, tell := range fs.sinks {
+		for _, w := range k.writers {
+			if slices.ContainsFunc(s.targets, func(t target) bool { return t.path == w.path }) {
+				tell(why)
+				break
+			}
+		}
 	}
 }

@@ -44,7 +44,7 @@ func (w *writing) drop() {
 // the plugin had begun to write to the file comes first.
 func (w *writing) hold(ctx context.Context) error {
 	for {
-		if w.out != nil && time.Since(w.looked) >= w.files.lookAgain && w.moved() {
+		if w.out != nil && (w.out.deleted() || time.Since(w.looked) >= w.files.lookAgain && w.moved()) {
 			w.drop()
 		}
 		if w.out == nil {
