@@ -14,12 +14,13 @@ import (
 // Input takes what a child shall read as its stdin. Its methods may be called from different goroutines.
 type Input struct {
 	file   *os.File
-	closed func() // told once, when the child can be given end-of-file
+	stage  *inputStage // of an input that is a socket; nil: it is a pipe
+	closed func()      // told once, when the child can be given end-of-file
 	once   sync.Once
 }
 
-// newInput takes ownership of f, the write end of a pipe, and sets O_NONBLOCK on it. closed is called when the input has
-// been closed: muxd has a copy of f, and the child gets its end-of-file when that is gone too.
+// newInput takes ownership of f, the write end of a pipe or a stream socket, and sets O_NONBLOCK on it. closed is called when the input has
+// been closed: muxd has a copy of f, and gives the child its end-of-file then.
 func newInput(f *fd.FD, closed func()) (*Input, error) {
 	if err := unix.SetNonblock(f.Int(), true); err != nil {
 		f.Close()
@@ -39,7 +40,16 @@ func NewInput(f *os.File) (*Input, error) {
 
 // Write blocks until the child, or the pipe before it, has taken all of p. After Close, and once the child has
 // exited or closed its stdin, it returns an error.
-func (in *Input) Write(p []byte) (int, error) { return in.file.Write(p) }
+func (in *Input) Write(p []byte) (int, error) {
+	if in.stage != nil {
+		in.stage.mu.Lock()
+		defer in.stage.mu.Unlock()
+		if err := in.stage.drain(in.file); err != nil {
+			return 0, err
+		}
+	}
+	return in.file.Write(p)
+}
 
 // ErrInputOver says that the child takes no more input: Close was called, or the child has exited or closed its stdin.
 var ErrInputOver = errors.New("the child takes no more input")
@@ -54,7 +64,7 @@ func (in *Input) over() bool {
 	raw.Control(func(n uintptr) { // an error: it is closed
 		p := []unix.PollFd{{Fd: int32(n)}}
 		got, err := unix.Poll(p, 0)
-		over = err == nil && got == 1 && p[0].Revents&unix.POLLERR != 0
+		over = err == nil && got == 1 && p[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0
 	})
 	return over
 }
@@ -72,6 +82,9 @@ func (in *Input) SpliceFrom(c syscall.Conn) error {
 	to, err := in.file.SyscallConn()
 	if err != nil {
 		return ErrInputOver
+	}
+	if in.stage != nil {
+		return in.stage.spliceFrom(from, in.file)
 	}
 	for {
 		n, spliceErr := 0, error(nil)

@@ -141,6 +141,9 @@ func (o *opening) openPipes(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.
 		}
 		in, err := newInput(d.FDs[i], o.inputClosed)
 		d.FDs[i] = nil
+		if err == nil {
+			err = o.stageInput(in)
+		}
 		if err != nil {
 			return fail(fmt.Errorf("take stdin: %w", err))
 		}
@@ -374,6 +377,9 @@ func (o *opening) close(forget bool) {
 		o.srv.mu.Lock()
 		o.shut = true
 		o.srv.mu.Unlock()
+		if o.pub.Input != nil {
+			o.pub.Input.stage.close()
+		}
 		if forget {
 			for _, f := range o.flows {
 				f.src.Forget()

@@ -559,7 +559,7 @@ func (s *api) Events(req *controlpb.EventsRequest, out grpc.ServerStreamingServe
 
 func (s *api) Plugins(ctx context.Context, req *controlpb.PluginsRequest) (*controlpb.PluginsResponse, error) {
 	var common []*controlpb.PluginOption
-	for _, o := range branchOptions {
+	for _, o := range append([]*sinkpb.Option{wiringDescription}, branchOptions...) {
 		common = append(common, optionForClients(o))
 	}
 	return &controlpb.PluginsResponse{

@@ -238,7 +238,7 @@ func (a *Agent) drained(c *child, run uint32) {
 // exit with Forget; or before that with Cut, at the drain deadline.
 func (o *opening) wantsEnd() bool {
 	ch := o.choice
-	return ch.wiring != wiringPipe || ch.copies || ch.from != nil ||
+	return !ch.piped() || ch.copies || ch.from != nil ||
 		slices.ContainsFunc(o.streams, func(s *stream) bool { return s.kind == sinkpb.Stream_STDIN })
 }
 

@@ -69,13 +69,17 @@ const (
 // Wirings that plugins name.
 const (
 	wiringPipe   = "pipe"
+	wiringPair   = "socketpair" // as pipe for the plugin; the core's own (wiring.go)
 	wiringPTY    = "pty"
 	wiringSocket = "console_socket"
 )
 
+// piped says whether the core makes what the plugin reads and writes.
+func (c *choice) piped() bool { return c.wiring == wiringPipe || c.wiring == wiringPair }
+
 // onPipe says whether the plugin reads or writes far ends that somebody else made.
 func (c *choice) onPipe() bool {
-	return c.wiring == wiringPipe || c.wiring == wiringAdopt && !slices.Contains(c.streams, sinkpb.Stream_CONSOLE)
+	return c.piped() || c.wiring == wiringAdopt && !slices.Contains(c.streams, sinkpb.Stream_CONSOLE)
 }
 
 // choose decides which sink carries which stream of a child. It starts the plugins that it must ask. Its errors are
@@ -188,7 +192,13 @@ func (a *Agent) resolve(ctx context.Context, text string, streams []sinkpb.Strea
 	if c.branching, err = takeBranching(c.spec, string(cs.Cwd)); err != nil {
 		return c, err
 	}
-	if n := c.spec.Name; n == wiringInherit || n == wiringNull {
+	pair, err := takeWiring(c.spec)
+	if err != nil {
+		return c, err
+	}
+	if n := c.spec.Name; pair && (n == wiringInherit || n == wiringNull) {
+		return c, fmt.Errorf("sink %s: the child has something else than a pipe, which %s=%s could stand for", n, wiringOption, wiringPair)
+	} else if n == wiringInherit || n == wiringNull {
 		c.wiring = n
 		return c, c.spec.Check(nil, nil)
 	}
@@ -244,6 +254,13 @@ func (a *Agent) resolve(ctx context.Context, text string, streams []sinkpb.Strea
 		return c, fmt.Errorf("sink %s: %w", c.spec.Name, err)
 	}
 	c.wiring, c.location = strings.ToLower(resp.Wiring.String()), resp.Location
+	switch {
+	case !pair:
+	case c.wiring != wiringPipe:
+		return c, fmt.Errorf("sink %s: %s=%s stands for pipes, and this has the child get something else (%s)", c.text, wiringOption, wiringPair, c.wiring)
+	default:
+		c.wiring = wiringPair
+	}
 	a.remember(q, p, cfg, c)
 	return c, nil
 }

@@ -48,7 +48,7 @@ func (s *api) Rotate(ctx context.Context, req *controlpb.RotateRequest) (*contro
 	s.a.mu.Unlock()
 	resp := &controlpb.RotateResponse{}
 	for _, o := range openings {
-		if o.choice.wiring != "pipe" || o.plugin.Load() == nil {
+		if !o.choice.piped() || o.plugin.Load() == nil {
 			continue
 		}
 		switch _, err := o.sinks().Rotate(ctx, &sinkpb.RotateRequest{Opening: o.id}); status.Code(err) {

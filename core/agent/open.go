@@ -63,7 +63,7 @@ func (a *Agent) open(ctx context.Context, c *child, ch *choice, n int, pbChild *
 		Opening: o.id, Spec: wireSpec(ch.spec), Child: pbChild, Streams: ch.streams,
 		Size: &sinkpb.Size{Rows: c.spec.Size.Rows, Cols: c.spec.Size.Cols},
 	}
-	if ch.wiring == wiringPipe {
+	if ch.piped() {
 		err = a.openPipes(ctx, c, o, req, near)
 	} else {
 		err = a.openMade(ctx, c, o, req, near)
@@ -201,22 +201,17 @@ func inherited(c *child) []sinkpb.Stream {
 	return out
 }
 
-// openPipes makes a pipe for each stream and gives the far ends to the plugin.
+// openPipes makes the ends of each stream and gives the far ones to the plugin.
 func (a *Agent) openPipes(ctx context.Context, c *child, o *opening, req *sinkpb.OpenRequest, near *nearEnds) error {
-	var far []int
-	for _, s := range o.choice.streams {
-		r, w, err := fd.Pipe()
-		if err != nil {
-			return spawnError(err)
-		}
-		if s == sinkpb.Stream_STDIN {
-			r, w = w, r
-		}
-		near.std[int(s)-1] = w
-		near.keep(farPrefix(c.id())+o.id+"/"+streamName(s), r)
-		far = append(far, r.Int())
+	ours, far, err := o.choice.ends()
+	for i, s := range o.choice.streams[:len(ours)] {
+		near.std[int(s)-1] = ours[i]
+		near.keep(farPrefix(c.id())+o.id+"/"+streamName(s), far[i])
 	}
-	return o.plugin.Load().Give(ctx, far, func(ctx context.Context, ticket []byte) error {
+	if err != nil {
+		return spawnError(err)
+	}
+	return o.plugin.Load().Give(ctx, fd.Ints(far), func(ctx context.Context, ticket []byte) error {
 		req.Ticket = ticket
 		_, err := o.sinks().Open(ctx, req)
 		return err

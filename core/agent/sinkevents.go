@@ -139,10 +139,9 @@ func count[N uint32 | uint64](n N, thing string) string {
 	return fmt.Sprintf("%d %s", n, thing)
 }
 
-// dropInput lets the keeper's copy of a stdin go, which its sink has closed: with it goes the last of the far end, and the child
-// reads end-of-file.
+// dropInput lets the keeper's copy of a stdin go, which its sink has closed.
 func (a *Agent) dropInput(o *opening, s *stream) {
-	a.follow(func() { a.keeper.Drop(a.ctx, o.farName(s), false) })
+	a.follow(func() { a.endInput(o, s) })
 }
 
 // undoneIfDone tells undo that an opening has ended. Agent.mu is held.

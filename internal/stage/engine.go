@@ -401,6 +401,7 @@ func (e *Engine) add(src *fd.FD, key string, h Handler, o with) (*Source, error)
 		s.lone, s.noGrow = ptyLone, true
 		_, err := unix.IoctlGetInt(src.Int(), unix.TIOCGPTN)
 		s.pty = err == nil
+		s.unix = isUnix(src.Int())
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

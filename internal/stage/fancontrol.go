@@ -27,7 +27,7 @@ func (f *Fan) Add(src *fd.FD, key string, branches []Branch, h FanHandler) (*Fan
 	size, err := unix.FcntlInt(uintptr(src.Int()), unix.F_GETPIPE_SZ, 0)
 	s := &FanSource{fan: f, src: src, h: h, pipeSize: size}
 	if err != nil { // a socket
-		s.pipeSize, s.noGrow = pipeSmall, true
+		s.pipeSize, s.noGrow, s.unix = pipeSmall, true, isUnix(src.Int())
 		if err = unix.SetNonblock(src.Int(), true); err != nil {
 			return fail(fmt.Errorf("set O_NONBLOCK on a stream: %w", err))
 		}

@@ -26,6 +26,7 @@ type FanSource struct {
 	mu       sync.Mutex
 	branches []*branch
 	pipeSize int
+	unix     bool // a Unix socket
 	noGrow   bool
 	eof      bool // the stream has ended, and the branches may still hold some of it
 	told     bool // Handler.Eof was called
@@ -74,6 +75,8 @@ func (s *FanSource) turnLocked() (later bool) {
 		case errors.Is(err, errAlone), errors.Is(err, errStarved):
 			s.watch(false)
 			return false
+		case errors.Is(err, unix.ECONNRESET) && s.unix:
+			continue // as in worker.serve
 		case errors.Is(err, unix.EAGAIN) && s.cut, err == nil && n == 0:
 			s.eof, s.told = true, true
 			s.h.Eof(s.slot.committed())

@@ -39,6 +39,7 @@ type Source struct {
 	k      int   // slot number
 	gen    int32 // tells it from an earlier source of the same slot
 	pty    bool
+	unix   bool         // a Unix socket
 	lone   int          // a read of fewer bytes is not waited after
 	unseen bool         // its chunks are moved, and not looked at
 	out    *onward      // nil: what is put out goes nowhere else; eng.mu
@@ -132,7 +133,7 @@ func (s *Source) with(f func(src int) (int, error)) (int, error) {
 	s.srcMu.Lock()
 	defer s.srcMu.Unlock()
 	if s.fresh {
-		s.fresh, s.lone, s.noGrow, s.pty, s.pipeSize = false, 0, false, false, capacity(s.src.Int())
+		s.fresh, s.lone, s.noGrow, s.pty, s.unix, s.pipeSize = false, 0, false, false, false, capacity(s.src.Int())
 	}
 	return f(s.src.Int())
 }

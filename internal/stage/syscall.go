@@ -60,6 +60,12 @@ func pending(n int) (int, error) {
 	return int(k), nil
 }
 
+// isUnix says whether a descriptor is a Unix socket.
+func isUnix(n int) bool {
+	domain, err := unix.GetsockoptInt(n, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	return err == nil && domain == unix.AF_UNIX
+}
+
 // yield lets another thread have the CPU.
 func yield() { unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
 

@@ -160,6 +160,8 @@ func (w *worker) serve(s *Source) {
 				return
 			}
 			continue // it was cut meanwhile, or asked to leave, and then to stay
+		case errors.Is(err, unix.ECONNRESET) && s.unix:
+			continue // its peer left unread what came to it (unix(7)); the end follows
 		case errors.Is(err, unix.EIO) && s.pty, err == nil && n == 0:
 			w.end(s) // a master without a terminal side gives EIO: pty(7)
 			return
