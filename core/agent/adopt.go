@@ -124,14 +124,19 @@ func adopted(req *controlpb.AdoptRequest, d *fdchan.Delivery) (map[sinkpb.Stream
 
 // takeIn has the keeper hold the far ends of c, and gives them to the sinks. On an error everything is as it was.
 func (a *Agent) takeIn(ctx context.Context, c *child, pid int32, far map[sinkpb.Stream]*fd.FD, d *fdchan.Delivery) (err error) {
+	sinksCtx, abort := context.WithCancelCause(ctx) // as in start
+	defer abort(nil)
 	a.mu.Lock()
 	c.rec.Run, c.rec.Pid, c.rec.Adopted = 1, pid, true
 	c.key = fmt.Sprintf("child/%s/1", c.id())
+	if c.abort = abort; c.stopping {
+		abort(errStopped)
+	}
 	a.mu.Unlock()
 	if master := far[sinkpb.Stream_CONSOLE]; master != nil {
-		c.sinks, err = a.chooseConsole(ctx, c, master)
+		c.sinks, err = a.chooseConsole(sinksCtx, c, master)
 	} else {
-		c.sinks, err = a.chooseFar(ctx, c, far)
+		c.sinks, err = a.chooseFar(sinksCtx, c, far)
 	}
 	if err != nil {
 		return invalid(err)
@@ -202,7 +207,11 @@ func (a *Agent) takeIn(ctx context.Context, c *child, pid int32, far map[sinkpb.
 	for n := len(openings); n > 0; n-- { // what is copied to first
 		o := openings[n-1]
 		// A plugin that dies over it may have read some of the stream, which its successor has then.
-		if err := a.giveFar(ctx, o, ends); err != nil && !pluginGone(err) {
+		err := a.giveFar(sinksCtx, o, ends)
+		switch {
+		case context.Cause(sinksCtx) == errStopped:
+			return errStopped
+		case err != nil && !pluginGone(err):
 			return plainStatus(err)
 		}
 		left = openings[:n-1]
