@@ -12,6 +12,7 @@ import (
 
 	"github.com/muxd/muxd/internal/fd"
 	"github.com/muxd/muxd/internal/fdchan"
+	"github.com/muxd/muxd/internal/peercred"
 )
 
 // channel is the process's fd channel: the one that it was born with, until a muxd that comes later opens another.
@@ -99,11 +100,7 @@ func (c *channel) serve(l *net.UnixListener) {
 // hello takes ownership of uc, and makes it the channel once its peer has said hello.
 func (c *channel) hello(uc *net.UnixConn) error {
 	conn := fdchan.NewConn(uc)
-	cred, err := conn.Peer()
-	if err == nil && cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
-		err = fmt.Errorf("process %d belongs to user %d", cred.Pid, cred.Uid)
-	}
-	if err != nil {
+	if _, err := peercred.Check(uc); err != nil {
 		conn.Close()
 		return err
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/muxd/muxd/core/keeper/keeperpb"
 	"github.com/muxd/muxd/internal/fd"
 	"github.com/muxd/muxd/internal/localrpc"
+	"github.com/muxd/muxd/internal/peercred"
 )
 
 // Options are what an agent gets at birth.
@@ -182,7 +183,7 @@ func (a *Agent) run() error {
 	if err != nil {
 		return err
 	}
-	server := grpc.NewServer(append(localrpc.Server(), grpc.Creds(clients{}), grpc.MaxRecvMsgSize(16<<20))...)
+	server := grpc.NewServer(append(localrpc.Server(), grpc.Creds(peercred.Server{}), grpc.MaxRecvMsgSize(16<<20))...)
 	controlpb.RegisterControlServer(server, &api{a: a})
 	_, processes, err := a.keeper.List(a.ctx) // from the first call on the keeper forwards signals
 	if err == nil && from != ownFirst {

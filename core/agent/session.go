@@ -7,14 +7,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/muxd/muxd/core/keeper"
 	"github.com/muxd/muxd/internal/fdchan"
+	"github.com/muxd/muxd/internal/peercred"
 	"github.com/muxd/muxd/sink/sinkpb"
 )
 
@@ -78,13 +77,7 @@ func (s *sessions) serve(l net.Listener, log *slog.Logger) {
 // session is one client's connection from its hello to its end.
 func (s *sessions) session(c *net.UnixConn) error {
 	conn := fdchan.NewConn(c)
-	cred, err := conn.Peer()
-	if err == nil && cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
-		err = fmt.Errorf("process %d belongs to user %d", cred.Pid, cred.Uid)
-	}
-	if err == nil {
-		err = keeper.CheckPeer(c)
-	}
+	cred, err := peercred.Check(c)
 	if err != nil {
 		conn.Close()
 		return err

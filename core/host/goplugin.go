@@ -23,6 +23,7 @@ import (
 	"github.com/muxd/muxd/core/keeper"
 	"github.com/muxd/muxd/core/keeper/keeperpb"
 	"github.com/muxd/muxd/internal/fd"
+	"github.com/muxd/muxd/internal/peercred"
 )
 
 // This file is all that muxd knows of go-plugin's peculiarities:
@@ -226,8 +227,8 @@ func (r *keeperRunner) Start(ctx context.Context) error {
 		r.stdout.Close()
 		return err
 	}
-	if sp.Confine != nil {
-		sp.Rlimits = append(slices.Clone(sp.Rlimits), keeper.MarkLimit())
+	if sp.Confine != nil && peercred.CanMark() {
+		sp.Rlimits = append(slices.Clone(sp.Rlimits), &keeperpb.Rlimit{Resource: peercred.MarkResource, Soft: peercred.Mark, Hard: peercred.Mark})
 	}
 	h.mu.Lock()
 	h.waiting[r.p.key] = r.p

@@ -4,17 +4,13 @@ package peercred
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
-	"os"
 
 	"google.golang.org/grpc/credentials"
-
-	"github.com/muxd/muxd/internal/fdchan"
 )
 
-// Server lets in only processes of this process's own user and of root (SO_PEERCRED, unix(7)), in place of mTLS: the
-// sockets are private, and with mTLS no agent could take over the plugins of another.
+// Server lets in whoever Check does, in place of mTLS: the sockets are private, and with mTLS no agent could take over the plugins of
+// another.
 type Server struct{}
 
 func (Server) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
@@ -22,12 +18,8 @@ func (Server) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error
 	if !ok {
 		return nil, nil, errors.New("not a Unix socket")
 	}
-	cred, err := fdchan.PeerCred(uc)
-	if err != nil {
+	if _, err := Check(uc); err != nil {
 		return nil, nil, err
-	}
-	if cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
-		return nil, nil, fmt.Errorf("process %d belongs to user %d", cred.Pid, cred.Uid)
 	}
 	return c, info{}, nil
 }

@@ -90,7 +90,7 @@ func (s *session) finish(o *opening, want traffic) error {
 // forAll is a context for all bytes of o.
 func (s *session) forAll(o *opening) (context.Context, context.CancelFunc) {
 	if o.long && s.o.Full {
-		return s.within(10 * s.o.Timeout)
+		return s.within(30 * s.o.Timeout) // a log is read back record by record
 	}
 	return s.soon()
 }
