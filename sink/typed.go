@@ -49,6 +49,19 @@ func (t *typist) count(offset uint64, n int) {
 	t.entry.next.Store(end)
 }
 
+// countAgain counts what the viewer has typed up to offset, as far as that is not counted. Without a table nobody knows how far it is.
+func (t *typist) countAgain(offset uint64) {
+	if t == nil {
+		return
+	}
+	t.op.srv.mu.Lock()
+	known := t.op.typedTable != nil
+	t.op.srv.mu.Unlock()
+	if known {
+		t.count(0, int(min(offset, typedAtOnce)))
+	}
+}
+
 // types makes a typist of a viewer that may type, whose input has that name.
 func (o *opening) types(id []byte, who *sinkpb.Viewer) *typist {
 	o.srv.mu.Lock()

@@ -209,6 +209,7 @@ func (v *Viewer) typedItself(offset uint64) (e ViewerEvent, ok bool, err error) 
 	if !v.begun {
 		if v.begun, v.inputNext = true, v.typed; v.Replay == "again" {
 			v.inputNext = max(offset, v.typed) // an earlier connection was told of most of it
+			v.typist.countAgain(offset)
 		}
 	}
 	if offset <= v.inputNext {
