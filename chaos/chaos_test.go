@@ -534,7 +534,7 @@ func (m *muxd) settle(t *testing.T, before uint32) uint32 {
 		for _, c := range children.Children {
 			for _, s := range c.Sinks {
 				if s.Error != "" && !m.ails[c.Name] {
-					wrong = c.Name + ": " + s.Error
+					wrong = c.Name + ", " + s.Spec + ": " + s.Error
 				}
 			}
 		}

@@ -310,8 +310,8 @@ func (a *Agent) moveTo(ctx context.Context, c *child, from *opening, s *stream, 
 		rec.Error = ""
 	}
 	from.choice.streams = slices.DeleteFunc(slices.Clone(from.choice.streams), func(k sinkpb.Stream) bool { return k == s.kind })
-	s.done, s.rec.State, next.closed = true, "moved", s.closed
-	if s.as != from.choice { // it was a branch of its own
+	s.done, s.rec.State, s.rec.Error, next.closed = true, "moved", "", s.closed // whatever trouble it had, it has none any more
+	if s.as != from.choice {                                                    // it was a branch of its own
 		c.sinks = slices.DeleteFunc(c.sinks, func(ch *choice) bool { return ch == s.as })
 		s.as = from.choice
 	}
