@@ -142,14 +142,14 @@ func (o *opening) openPipes(ctx context.Context, ticket fdchan.Ticket) (*sinkpb.
 		in, err := newInput(d.FDs[i], o.inputClosed)
 		d.FDs[i] = nil
 		if err == nil {
+			o.srv.mu.Lock()
+			o.pub.Input = in
+			o.srv.mu.Unlock()
 			err = o.stageInput(in)
 		}
 		if err != nil {
 			return fail(fmt.Errorf("take stdin: %w", err))
 		}
-		o.srv.mu.Lock()
-		o.pub.Input = in
-		o.srv.mu.Unlock()
 	}
 	if o.srv.plugin.Copies {
 		far, ends := d.FDs[0], slices.Clone(d.FDs[1:])
