@@ -68,7 +68,7 @@ type child struct {
 	pidfd      *fd.FD                  // while it runs
 	killed     *time.Timer             // SIGKILL at the end of the grace time
 	drain      *time.Timer             // the drain deadline
-	abort      context.CancelCauseFunc // ends what its start waits for of plugins; nil: it was never started here
+	abort      context.CancelCauseFunc // ends what its start waits for of plugins; nil: none is under way
 	restart    *time.Timer
 	stopping   bool
 	ending     bool          // its openings are being forgotten

@@ -227,7 +227,12 @@ func (a *Agent) start(ctx context.Context, c *child, by caller) (err error) {
 	c.openings, c.rec.Sinks, c.cut, c.pending, c.started = nil, nil, false, nil, 0
 	c.key = fmt.Sprintf("child/%s/%d", c.id(), run)
 	sinksCtx, abort := context.WithCancelCause(ctx) // what waits for plugins ends when the child is stopped
-	defer abort(nil)
+	defer func() {
+		abort(nil)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		c.abort = nil // with it goes the call that asked for the start
+	}()
 	if c.abort = abort; c.stopping {
 		abort(errStopped)
 	}
