@@ -84,7 +84,8 @@ func (b *bench) idleTrials() []*trial {
 				pss, err := pssOf(pids)
 				return values{"KiB": float64(pss) / 1024 / peerChildren}, err
 			}},
-		}, lines: []line{{metric: "KiB", target: 8, atMost: true}}},
+		}, lines: []line{{metric: "KiB", target: 8, atMost: true,
+			unmet: "the heaps: about 5 KiB in the agent, 5 in the plugin and 2 in the keeper"}}},
 		{name: fmt.Sprintf("idle console, of %d", manyConsoles), once: true, contenders: []contender{
 			{name: "muxd", role: subject, run: apiece(manyConsoles, sinks{"": {"pty"}})},
 			{name: "tmux", role: peer, run: func(ctx context.Context) (v values, err error) {
