@@ -509,7 +509,11 @@ func (a *Agent) connect(ctx context.Context, o *opening, session, ticket []byte,
 		}
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	if err := wait(); err != nil {
+	err = wait()
+	switch {
+	case status.Code(err) == codes.NotFound: // it ended in this moment; the ticket is used, so the client asks again with another
+		return status.Error(codes.Unavailable, err.Error())
+	case err != nil:
 		return plainStatus(err)
 	}
 	return nil
