@@ -16,10 +16,21 @@ import (
 type secureConn struct {
 	*tls.Conn
 	under *net.TCPConn
+	early []byte // what came with the peer's verdict, and is to be read first
+}
+
+// Read gives what the peer has sent, first that which came early. One goroutine at a time may read.
+func (c *secureConn) Read(b []byte) (int, error) {
+	if len(c.early) > 0 {
+		n := copy(b, c.early)
+		c.early = c.early[n:]
+		return n, nil
+	}
+	return c.Conn.Read(b)
 }
 
 // SyscallConn gives the socket below, for what the kernel knows of it.
-func (c secureConn) SyscallConn() (syscall.RawConn, error) { return c.under.SyscallConn() }
+func (c *secureConn) SyscallConn() (syscall.RawConn, error) { return c.under.SyscallConn() }
 
 // parseTLS reads the certificates, so that what is wrong with them is said before the child is started.
 func (s *settings) parseTLS(r *sink.Request) error {
@@ -67,13 +78,20 @@ func (s *settings) parseTLS(r *sink.Request) error {
 func handshake(ctx context.Context, c *net.TCPConn, config *tls.Config, server bool) (conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	t := tls.Client(c, config)
-	if server {
-		t = tls.Server(c, config)
+	var v *verdict
+	t := tls.Server(c, config)
+	if !server {
+		v, config = awaitVerdict(c, config)
+		t = tls.Client(c, config)
 	}
 	if err := t.HandshakeContext(ctx); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("TLS handshake: %w", err)
 	}
-	return secureConn{t, c}, nil
+	early, err := v.of(t)
+	if err != nil {
+		c.Close()
+		return nil, fmt.Errorf("TLS handshake: the peer does not let us in: %w; give cert= and key= of a certificate that it accepts", cause(err))
+	}
+	return &secureConn{t, c, early}, nil
 }

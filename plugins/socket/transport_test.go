@@ -337,6 +337,22 @@ func TestTLS(t *testing.T) {
 	}
 	shut(t, d)
 
+	// A server that does not take our certificate, or wants one that we do not have: in TLS 1.3 it says so when our handshake is over.
+	for what, with := range map[string]map[string]string{
+		"a strange certificate": {"ca": caFile, "cert": strangeFile, "key": strangeKey, "framing": "lines"},
+		"no certificate":        {"ca": caFile, "framing": "lines"},
+	} {
+		go func() {
+			if c, err := ln.Accept(); err == nil {
+				c.(*tls.Conn).Handshake()
+				c.Close()
+			}
+		}()
+		if _, err := openDialled(t.Context(), spec(arg, with), p, false); err == nil || !strings.Contains(err.Error(), "the peer does not let us in: tls: ") {
+			t.Errorf("with %s: %v", what, err)
+		}
+	}
+
 	// A server whose certificate nobody we know has signed.
 	go func() {
 		if c, err := ln.Accept(); err == nil {
