@@ -118,14 +118,16 @@ func (o *opening) sinks() sinkpb.SinkClient { return o.plugin.Load().Sinks() }
 type stream struct {
 	kind   sinkpb.Stream
 	rec    *controlpb.Sink
-	holder holderID // of the near end
-	as     *choice  // what it is of: its opening's, or where only this stream of it is a branch, one of its own
-	branch string   // of a branch: the name that it has for what copies the stream; unique for ever
-	closed bool     // of a branch: the keeper is told to drop its input
-	next   bool     // its sink is being given another far end, which the keeper has as nextName
-	armed  bool     // the keeper tells when its far end has something to read
-	moving bool     // it is leaving its sink for another
-	done   bool     // flushed or failed, or nothing will be told of it
+	holder holderID      // of the near end
+	as     *choice       // what it is of: its opening's, or where only this stream of it is a branch, one of its own
+	branch string        // of a branch: the name that it has for what copies the stream; unique for ever
+	closed bool          // of a branch: the keeper is told to drop its input
+	next   bool          // its sink is being given another far end, which the keeper has as nextName
+	armed  bool          // the keeper tells when its far end has something to read
+	moving bool          // it is leaving its sink for another
+	left   bool          // it has left it, and is none that a successor of its plugin gets
+	end    *sinkpb.Event // what is told of its end while it is moving
+	done   bool          // flushed or failed, or nothing will be told of it
 
 	eventsFrom time.Time // see emitSome
 }

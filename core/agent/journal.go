@@ -266,6 +266,7 @@ func childFrom(m *agentpb.Child) (*child, error) {
 				as: as, branch: s.Branch, next: s.Next,
 				kind: sinkpb.Stream(s.Kind), rec: c.rec.Sinks[s.Sink], done: s.Done,
 				moving: m.Move != nil && m.Move.How == "" && partOf(c.rec.Sinks[s.Sink]) == m.Move.Stream && !s.Done,
+				left:   m.GetMove().GetLeft() && partOf(c.rec.Sinks[s.Sink]) == m.Move.Stream && !s.Done,
 				holder: holderID{dev: s.Dev, ino: s.Ino, rdev: s.Rdev},
 			})
 		}

@@ -48,7 +48,11 @@ func (a *Agent) redirect(ctx context.Context, c *child, m *agentpb.Move) (err er
 		c.moveOver(m, err)
 		for _, o := range c.openings {
 			for _, s := range o.streams {
-				s.moving = false
+				end := s.end
+				s.moving, s.left, s.end = false, false, nil
+				if end != nil && err != nil && !m.Left && !pluginGone(err) { // it was not that it leaves
+					a.streamEvent(o, s, end)
+				}
 			}
 		}
 		if a.children[c.id()] == c {
@@ -72,32 +76,59 @@ func (a *Agent) redirect(ctx context.Context, c *child, m *agentpb.Move) (err er
 	}
 	defer far.Close()
 
-	a.setMoving(s, true)
-	leaveCtx, cancel := context.WithTimeout(ctx, leaveTimeout)
-	resp, err := o.sinks().Leave(leaveCtx, &sinkpb.LeaveRequest{Opening: o.id, Stream: s.kind})
-	cancel()
-	switch {
-	case err != nil:
-		a.setMoving(s, false)
-		return plainStatus(err)
-	case !resp.Left:
-		a.setMoving(s, false)
-		return status.Errorf(codes.FailedPrecondition, "%s of %s stays with %s, which is still busy with what it has taken (see muxctl inspect)",
-			name, c.rec.Name, o.choice.text)
+	ctx = a.ctx // whoever asked may go away: what has left one sink comes to another
+	if !m.Left {
+		if err := a.leave(ctx, c, m, o, s); err != nil {
+			return err
+		}
 	}
-	a.mu.Lock()
-	s.rec.Bytes = resp.Bytes
-	a.mu.Unlock()
 	back := *s.as
 	back.streams = []sinkpb.Stream{s.kind}
 	openErr := a.moveTo(ctx, c, o, s, &to, far, m.Opening)
 	if openErr != nil {
-		if err := a.moveTo(context.WithoutCancel(ctx), c, o, s, &back, far, m.Back); err != nil {
+		if err := a.moveTo(ctx, c, o, s, &back, far, m.Back); err != nil {
 			return status.Errorf(codes.Internal, "move %s of %s to %s: %v; and back to %s: %v", name, c.rec.Name, text,
 				plainError(openErr), back.text, plainError(err))
 		}
 		return plainStatus(openErr)
 	}
+	return nil
+}
+
+// leave has s leave its sink, if that can be rid of what it has in hand. From then on nobody reads the stream but the sink that m opens, also
+// where an agent takes over. Where the plugin dies over it the stream stays, for its successor; what the plugin had told of the
+// stream's end, since it was leaving, has been heard by then.
+func (a *Agent) leave(ctx context.Context, c *child, m *agentpb.Move, o *opening, s *stream) error {
+	a.mu.Lock()
+	s.moving = true
+	a.mu.Unlock()
+	p := o.plugin.Load()
+	call := func() (*sinkpb.LeaveResponse, error) {
+		ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+		defer cancel()
+		return p.Sinks().Leave(ctx, &sinkpb.LeaveRequest{Opening: o.id, Stream: s.kind})
+	}
+	resp, err := call()
+	for status.Code(err) == codes.DeadlineExceeded && ctx.Err() == nil { // it may have left all the same, and says so when it is asked again
+		resp, err = call()
+	}
+	switch {
+	case pluginGone(err) && ctx.Err() == nil:
+		select {
+		case <-p.Gone():
+		case <-ctx.Done():
+		}
+		return plainStatus(err)
+	case err != nil:
+		return plainStatus(err)
+	case !resp.Left:
+		return status.Errorf(codes.FailedPrecondition, "%s of %s stays with %s, which is still busy with what it has taken (see muxctl inspect)",
+			m.Stream, c.rec.Name, o.choice.text)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s.rec.Bytes, s.left, m.Left = resp.Bytes, true, true
+	a.save(c)
 	return nil
 }
 
@@ -190,13 +221,6 @@ func (a *Agent) isMoving(id string) bool {
 	child, _, _ := strings.Cut(id, "/")
 	c := a.children[child]
 	return c != nil && c.move != nil && (c.move.Opening == id || c.move.Back == id)
-}
-
-// setMoving says whether what a plugin tells of s's end is only that it leaves.
-func (a *Agent) setMoving(s *stream, moving bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	s.moving = moving
 }
 
 // movable finds the opening and the stream of that name, and says why it cannot be moved.

@@ -293,7 +293,7 @@ func (a *Agent) reopen(ctx context.Context, o *opening, p *host.Plugin) error {
 	why := map[*stream]string{}
 	for _, s := range o.streams {
 		why[s] = s.rec.Error
-		if input := s.kind == sinkpb.Stream_STDIN; !s.done || input && !exited && s.rec.State == "open" {
+		if input := s.kind == sinkpb.Stream_STDIN; !s.done && !s.left || input && !exited && s.rec.State == "open" {
 			req.Streams = append(req.Streams, s.kind)
 		}
 	}

@@ -25,7 +25,11 @@ func (a *Agent) sinkEvent(plugin string, ev *sinkpb.Event) {
 		return
 	}
 	for _, s := range o.streams {
-		if s.kind == ev.Stream && !s.moving {
+		switch {
+		case s.kind != ev.Stream:
+		case s.moving:
+			s.noteEnd(ev)
+		default:
 			a.streamEvent(o, s, ev)
 		}
 	}
@@ -33,6 +37,14 @@ func (a *Agent) sinkEvent(plugin string, ev *sinkpb.Event) {
 	a.retire(o)
 	a.streamsOver(o.child)
 	a.maybeFinish(o.child)
+}
+
+// noteEnd keeps what is told of the end of a stream that is being moved. Agent.mu is held.
+func (s *stream) noteEnd(ev *sinkpb.Event) {
+	switch ev.What.(type) {
+	case *sinkpb.Event_Flushed, *sinkpb.Event_Failed:
+		s.end = ev
+	}
 }
 
 // discardsMost is how many openings that nobody knows are ended at a time. What is not ended then is when its plugin is watched anew.

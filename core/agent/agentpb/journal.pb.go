@@ -360,6 +360,7 @@ type Move struct {
 	Back          string                 `protobuf:"bytes,6,opt,name=back,proto3" json:"back,omitempty"`       // that the old sink gets where the new one cannot be opened
 	RequestId     string                 `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	Choice        *Choice                `protobuf:"bytes,8,opt,name=choice,proto3" json:"choice,omitempty"` // what the spec was understood as, from before the old sink is asked to leave; without what is the stream's own
+	Left          bool                   `protobuf:"varint,9,opt,name=left,proto3" json:"left,omitempty"`    // the old sink has left the stream, which the new one may read already
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -448,6 +449,13 @@ func (x *Move) GetChoice() *Choice {
 		return x.Choice
 	}
 	return nil
+}
+
+func (x *Move) GetLeft() bool {
+	if x != nil {
+		return x.Left
+	}
+	return false
 }
 
 type Choice struct {
@@ -783,7 +791,7 @@ const file_core_agent_agentpb_journal_proto_rawDesc = "" +
 	"backoffMax\x12'\n" +
 	"\x04move\x18\x0f \x01(\v2\x13.muxd.agent.v1.MoveR\x04move\x12'\n" +
 	"\x0fprocess_started\x18\x10 \x01(\x04R\x0eprocessStarted\x12\x14\n" +
-	"\x05moved\x18\x11 \x01(\tR\x05moved\"\xd2\x01\n" +
+	"\x05moved\x18\x11 \x01(\tR\x05moved\"\xe6\x01\n" +
 	"\x04Move\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\tR\x06stream\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\tR\x04spec\x12\x10\n" +
@@ -793,7 +801,8 @@ const file_core_agent_agentpb_journal_proto_rawDesc = "" +
 	"\x04back\x18\x06 \x01(\tR\x04back\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\a \x01(\tR\trequestId\x12-\n" +
-	"\x06choice\x18\b \x01(\v2\x15.muxd.agent.v1.ChoiceR\x06choice\"\xeb\x02\n" +
+	"\x06choice\x18\b \x01(\v2\x15.muxd.agent.v1.ChoiceR\x06choice\x12\x12\n" +
+	"\x04left\x18\t \x01(\bR\x04left\"\xeb\x02\n" +
 	"\x06Choice\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
