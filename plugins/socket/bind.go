@@ -162,15 +162,25 @@ func clearStale(path string) error {
 		return fmt.Errorf("something that is not a socket is there (%s), and is not replaced; choose another path",
 			info.Mode())
 	}
-	c, err := net.DialTimeout("unix", path, dialTimeout)
-	if err == nil {
-		c.Close()
+	switch err := probe(path); {
+	case err == nil, errors.Is(err, unix.EPROTOTYPE), errors.Is(err, unix.EPERM):
 		return fmt.Errorf("somebody listens there already; choose another path, or connect with socket:unix:%s", path)
-	}
-	if !errors.Is(err, unix.ECONNREFUSED) {
-		return fmt.Errorf("find out whether somebody listens there: %w; choose another path, or remove it", cause(err))
+	case !errors.Is(err, unix.ECONNREFUSED):
+		return fmt.Errorf("find out whether somebody listens there: %w; choose another path, or remove it", err)
 	}
 	return os.Remove(path)
+}
+
+// probe connects a datagram socket to the socket file at path. With ECONNREFUSED no socket has that file any more; where one of
+// another type has it,
+// the error is EPROTOTYPE (unix_find_other in net/unix/af_unix.c), and who listens there does not notice, as it would a connection.
+func probe(path string) error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Connect(fd, &unix.SockaddrUnix{Name: path})
 }
 
 // lockDir keeps every other muxd from replacing a socket file in dir at the same time: between finding that nobody

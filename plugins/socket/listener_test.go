@@ -229,6 +229,11 @@ func TestBind(t *testing.T) {
 	}
 	defer live.Close()
 	refused("a live socket", live.Addr().String(), newPaths(), "somebody listens there")
+	control(live.(*net.UnixListener), func(fd int) {
+		if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0); n != 0 {
+			t.Errorf("who listens there was connected to: %d, %v", n, err)
+		}
+	})
 	if _, err := os.Lstat(live.Addr().String()); err != nil {
 		t.Errorf("the live socket's file: %v", err)
 	}
