@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -189,15 +190,18 @@ func (a *Agent) run() error {
 	if err == nil && from != ownFirst {
 		err = a.recover(a.ctx, processes, from, parent)
 	}
-	select {
-	case <-a.keeper.Done(): // it died over that
-		return a.becomeKeeper()
-	default:
-	}
 	if err == nil {
 		err = a.keeper.Ready(a.ctx)
 	}
 	if err != nil {
+		if errors.Is(err, keeper.ErrGone) { // it died over that
+			return a.becomeKeeper()
+		}
+		select {
+		case <-a.keeper.Done(): // and something else failed of it
+			return a.becomeKeeper()
+		default:
+		}
 		return fmt.Errorf("take over from the agent before: %w", err)
 	}
 	a.takeExits()
