@@ -76,9 +76,14 @@ func moveRewire(s *session) error {
 	if _, err := next.Write(rest); err != nil {
 		return fmt.Errorf("write to the pipe that it was given by Rewire: %w", err)
 	}
-	for range 2 {
+	for i := range 2 {
 		if err := s.write(o, first(l, 20_000), 0); err != nil {
 			return err
+		}
+		if i == 0 { // it reads that itself, and not only its successor
+			if err := s.taken(ctx, o); err != nil {
+				return err
+			}
 		}
 		if err := s.succeed(h); err != nil {
 			return err

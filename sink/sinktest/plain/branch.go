@@ -30,12 +30,10 @@ func (p *plain) Rewire(ctx context.Context, req *sinkpb.RewireRequest) (*sinkpb.
 		s.turn.Lock()
 		old := s.far
 		s.far = d.FDs[0]
+		s.loses = p.is("move.rewire")
 		s.turn.Unlock()
 		s.rewired.Store(true)
 		unix.Write(s.wake.Int(), []byte{0})
-		if p.is("move.rewire") { // what is in the old one is lost
-			unix.Read(old.Int(), make([]byte, 64<<10))
-		}
 		old.Close()
 		return &sinkpb.RewireResponse{}, d.Ack()
 	}

@@ -31,6 +31,7 @@ type plainStream struct {
 
 	wake, woken *fd.FD
 	rewired     atomic.Bool  // woken has a byte for that
+	loses       bool         // the first that comes from another far end is lost; turn is held
 	asked       atomic.Value // cut or leave
 	quit        atomic.Bool
 
@@ -184,6 +185,10 @@ func (s *plainStream) chunk() (over bool, err error) {
 		return true, nil
 	}
 	n, err := unix.Splice(s.far.Int(), nil, s.kept[2].Int(), nil, stageMost, unix.SPLICE_F_NONBLOCK)
+	if s.loses && n > 0 {
+		s.loses = false
+		unix.Read(s.kept[1].Int(), make([]byte, n))
+	}
 	switch {
 	case errors.Is(err, unix.EINTR), n > 0:
 		return false, nil
