@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	soon     = 40 * time.Second      // for what happens at once, on a machine that may be busy
+	soon     = 20 * time.Second      // for what happens at once, on a machine that may be busy
 	interval = 20 * time.Millisecond // between two looks at something that cannot be waited for
 )
 
