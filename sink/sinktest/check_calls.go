@@ -227,11 +227,8 @@ func callsTicket(s *session) error {
 }
 
 func callsAgain(s *session) error {
-	h, o, err := s.openNew()
+	h, o, err := s.openWritten(&lines{}, 1000)
 	if err != nil {
-		return err
-	}
-	if err := s.write(o, first(&lines{}, 1000), 0); err != nil {
 		return err
 	}
 	ctx, cancel := s.soon()
@@ -284,11 +281,8 @@ func (o *opening) openedAgain(ctx context.Context) error {
 }
 
 func callsWatch(s *session) error {
-	h, o, err := s.openNew()
+	h, o, err := s.openWritten(&lines{}, 500)
 	if err != nil {
-		return err
-	}
-	if err := s.write(o, first(&lines{}, 500), 0); err != nil {
 		return err
 	}
 	ctx, cancel := s.soon()

@@ -117,11 +117,8 @@ func consoleFrames(s *session) error {
 }
 
 func consoleReopen(s *session) error {
-	h, o, err := s.openNew()
+	h, o, err := s.openWritten(&lines{}, 1000)
 	if err != nil {
-		return err
-	}
-	if err := s.write(o, first(&lines{}, 1000), 0); err != nil {
 		return err
 	}
 	o.closeNear()

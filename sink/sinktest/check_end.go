@@ -34,11 +34,8 @@ func endOrder(s *session) error {
 }
 
 func endWriters(s *session) error {
-	h, o, err := s.openNew()
+	h, o, err := s.openWritten(&lines{}, 1000)
 	if err != nil {
-		return err
-	}
-	if err := s.write(o, first(&lines{}, 1000), 0); err != nil {
 		return err
 	}
 	ctx, cancel := s.soon()
@@ -256,11 +253,8 @@ func endStuck(s *session) error {
 }
 
 func endOpen(s *session) error {
-	_, o, err := s.openNew()
+	_, o, err := s.openWritten(&lines{}, 1000)
 	if err != nil {
-		return err
-	}
-	if err := s.write(o, first(&lines{}, 1000), 0); err != nil {
 		return err
 	}
 	ctx, cancel := s.soon()

@@ -393,11 +393,8 @@ func killEnd(s *session) error {
 }
 
 func killTold(s *session) error {
-	h, o, err := s.openNew()
+	h, o, err := s.openWritten(&lines{}, 20_000)
 	if err != nil {
-		return err
-	}
-	if err := s.write(o, first(&lines{}, 20_000), 0); err != nil {
 		return err
 	}
 	ctx, cancel := s.soon()

@@ -91,12 +91,9 @@ func moveLeave(s *session) error {
 }
 
 func moveRepark(s *session) error {
-	h, o, err := s.openNew()
-	if err != nil {
-		return err
-	}
 	l := &lines{}
-	if err := s.write(o, first(l, 31_000), 0); err != nil {
+	h, o, err := s.openWritten(l, 31_000)
+	if err != nil {
 		return err
 	}
 	ctx, cancel := s.soon()
@@ -215,12 +212,9 @@ func (h *host) reconnect(ctx context.Context) error {
 }
 
 func moveAlone(s *session) error {
-	h, o, err := s.openNew()
-	if err != nil {
-		return err
-	}
 	l := &lines{}
-	if err := s.write(o, first(l, 30_000), 0); err != nil {
+	h, o, err := s.openWritten(l, 30_000)
+	if err != nil {
 		return err
 	}
 	h.leaveAlone()
@@ -283,12 +277,9 @@ func moveIdle(s *session) error {
 }
 
 func movePause(s *session) error {
-	h, o, err := s.openNew()
-	if err != nil {
-		return err
-	}
 	l := &lines{}
-	if err := s.write(o, first(l, 2000), 0); err != nil {
+	h, o, err := s.openWritten(l, 2000)
+	if err != nil {
 		return err
 	}
 	ctx, cancel := s.soon()

@@ -55,6 +55,15 @@ func (s *session) openNew() (*host, *opening, error) {
 	return h, o, err
 }
 
+// openWritten is openNew, and writes n bytes of l to the target's stream.
+func (s *session) openWritten(l *lines, n int64) (*host, *opening, error) {
+	h, o, err := s.openNew()
+	if err != nil {
+		return nil, nil, err
+	}
+	return h, o, s.write(o, first(l, n), 0)
+}
+
 // write writes all of r to the opening's output stream, in writes of that size. It fails when the sink takes nothing for the time-out.
 func (s *session) write(o *opening, r io.Reader, size int) error {
 	ctx, cancel := context.WithCancel(s)
