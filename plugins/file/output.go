@@ -9,8 +9,9 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/muxd/muxd/sink"
 )
@@ -73,12 +74,13 @@ type output struct {
 	sync    syncer
 
 	// Guarded by turn.
-	begun  bool      // somebody of this process has written
-	torn   bool      // it was found torn
-	wrote  time.Time // when it was written last; zero while it is empty
-	stuck  time.Time // when it could not be rotated
-	placed bool      // after is known
-	after  time.Time // when the file before it in its series was closed
+	begun  bool          // somebody of this process has written
+	links  func() uint64 // how many names it has; nil until somebody asks
+	torn   bool          // it was found torn
+	wrote  time.Time     // when it was written last; zero while it is empty
+	stuck  time.Time     // when it could not be rotated
+	placed bool          // after is known
+	after  time.Time     // when the file before it in its series was closed
 }
 
 // acquire opens path and returns its output, which the caller must release. It does not wait for a turn.
@@ -201,17 +203,35 @@ func (o *output) write(ctx context.Context, b []byte) (int, error) {
 	return n, err
 }
 
-// deleted says whether a regular file has no name any more: nobody finds what is appended to it.
+// deleted says whether a regular file has no name any more: nobody finds what is appended to it. It is asked before each piece.
 func (o *output) deleted() bool {
 	if !o.regular {
 		return false
 	}
-	info, err := o.file.Stat()
-	if err != nil {
-		return false
+	if o.links == nil {
+		o.links = linksOf(o.file)
 	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && st.Nlink == 0
+	return o.links() == 0
+}
+
+// linksOf returns what tells how many names a file has, without allocating; 1 where that is not known.
+func linksOf(f *os.File) func() uint64 {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return func() uint64 { return 1 }
+	}
+	var links uint64
+	count := func(n uintptr) {
+		var st unix.Stat_t
+		if unix.Fstat(int(n), &st) == nil {
+			links = uint64(st.Nlink)
+		}
+	}
+	return func() uint64 {
+		links = 1
+		raw.Control(count)
+		return links
+	}
 }
 
 // end is the length of the file; 0 of what has none.
