@@ -12,7 +12,8 @@ type line struct {
 	told bool // that it is too long
 }
 
-// typed says whether p makes a line too long for a terminal with these modes, once a line. It is called for all that is typed.
+// typed says whether p makes a line too long for a terminal with these modes, once a line. It is called for all that comes to the plugin: what a viewer
+// types on the master itself is not seen here.
 func (l *line) typed(modes *unix.Termios, p []byte) (lost bool) {
 	if modes.Lflag&unix.ICANON == 0 {
 		*l = line{}
