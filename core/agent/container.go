@@ -166,6 +166,9 @@ func (s *containerStart) close() {
 func (s *containerStart) await(deadline <-chan time.Time, timeout time.Duration) error {
 	wants, leaves := s.o != nil, s.c.runtime.pidFile
 	for {
+		s.a.mu.Lock()
+		p := s.c.pending // before it is looked: what a runtime that has ended had sent is there
+		s.a.mu.Unlock()
 		if wants {
 			got, err := s.look()
 			if err != nil {
@@ -173,9 +176,6 @@ func (s *containerStart) await(deadline <-chan time.Time, timeout time.Duration)
 			}
 			wants = !got
 		}
-		s.a.mu.Lock()
-		p := s.c.pending
-		s.a.mu.Unlock()
 		switch {
 		case p == nil && !wants && !leaves:
 			return nil
