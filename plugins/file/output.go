@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -73,14 +74,17 @@ type output struct {
 	retired atomic.Bool   // it was rotated: nobody may write to it; set under turn
 	sync    syncer
 
+	raw      syscall.RawConn
+	look     func(n uintptr) // sets nameless
+	nameless atomic.Bool
+
 	// Guarded by turn.
-	begun  bool          // somebody of this process has written
-	links  func() uint64 // how many names it has; nil until somebody asks
-	torn   bool          // it was found torn
-	wrote  time.Time     // when it was written last; zero while it is empty
-	stuck  time.Time     // when it could not be rotated
-	placed bool          // after is known
-	after  time.Time     // when the file before it in its series was closed
+	begun  bool      // somebody of this process has written
+	torn   bool      // it was found torn
+	wrote  time.Time // when it was written last; zero while it is empty
+	stuck  time.Time // when it could not be rotated
+	placed bool      // after is known
+	after  time.Time // when the file before it in its series was closed
 }
 
 // acquire opens path and returns its output, which the caller must release. It does not wait for a turn.
@@ -124,9 +128,16 @@ func (fs *files) acquireOnce(path string, s settings) (*output, error) {
 		return o, nil
 	}
 	o := &output{files: fs, file: f, id: id, regular: info.Mode().IsRegular(), holders: 1, turn: make(chan struct{}, 1)}
-	if o.birth, err = birthOf(f); err != nil {
+	if o.birth, err = birthOf(f); err == nil {
+		o.raw, err = f.SyscallConn()
+	}
+	if err != nil {
 		f.Close()
 		return nil, err
+	}
+	o.look = func(n uintptr) {
+		var st unix.Stat_t
+		o.nameless.Store(unix.Fstat(int(n), &st) == nil && st.Nlink == 0)
 	}
 	if info.Size() > 0 {
 		o.wrote = info.ModTime()
@@ -203,35 +214,14 @@ func (o *output) write(ctx context.Context, b []byte) (int, error) {
 	return n, err
 }
 
-// deleted says whether a regular file has no name any more: nobody finds what is appended to it. It is asked before each piece.
+// deleted says whether a regular file has no name any more: nobody finds what is appended to it. It is asked before each chunk, by
+// several streams at once, and allocates nothing.
 func (o *output) deleted() bool {
 	if !o.regular {
 		return false
 	}
-	if o.links == nil {
-		o.links = linksOf(o.file)
-	}
-	return o.links() == 0
-}
-
-// linksOf returns what tells how many names a file has, without allocating; 1 where that is not known.
-func linksOf(f *os.File) func() uint64 {
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return func() uint64 { return 1 }
-	}
-	var links uint64
-	count := func(n uintptr) {
-		var st unix.Stat_t
-		if unix.Fstat(int(n), &st) == nil {
-			links = uint64(st.Nlink)
-		}
-	}
-	return func() uint64 {
-		links = 1
-		raw.Control(count)
-		return links
-	}
+	o.raw.Control(o.look)
+	return o.nameless.Load()
 }
 
 // end is the length of the file; 0 of what has none.
